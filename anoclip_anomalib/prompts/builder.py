@@ -1,0 +1,196 @@
+"""From a class name to the normal and abnormal sentences that describe it. Strings only, no torch."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TypedDict
+
+from anoclip_anomalib.prompts import vocabulary
+
+
+class PromptSettings(TypedDict, total=False):
+    """What can be changed about the prompts from YAML or the command line; what is left out keeps the authors' words.
+
+    The keys are the arguments of :class:`PromptBuilder`.
+    """
+
+    normal_states: list[str]
+    abnormal_states: list[str]
+    extra_normal_states: dict[str, list[str]]
+    extra_abnormal_states: dict[str, list[str]]
+    industrial_domains: list[str]
+    texture_domains: list[str]
+    templates: list[str]
+    class_names: dict[str, str]
+    texture_classes: list[str]
+    texture: bool | None
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """The sentences of one class, grouped by the state that they express.
+
+    Attributes:
+        class_name: The name as it stands in the sentences.
+        texture: Whether the texture domains were used.
+        normal: State phrase -> its sentences, for the normal states.
+        abnormal: The same for the abnormal states.
+    """
+
+    class_name: str
+    texture: bool
+    normal: dict[str, tuple[str, ...]]
+    abnormal: dict[str, tuple[str, ...]]
+
+    @property
+    def normal_sentences(self) -> list[str]:
+        """All normal sentences, in the order of the states."""
+        return [sentence for sentences in self.normal.values() for sentence in sentences]
+
+    @property
+    def abnormal_sentences(self) -> list[str]:
+        """All abnormal sentences, in the order of the states."""
+        return [sentence for sentences in self.abnormal.values() for sentence in sentences]
+
+
+class PromptBuilder:
+    """Builds the domain-aware prompts of a class: states x domains x templates.
+
+    With the default words there are 7 states x 3 domains x 22 templates = 462 sentences for each polarity
+    (authors' ``prompt_ensemble.py``).
+
+    Args:
+        normal_states: State phrases with ``{}`` for the class name.
+        abnormal_states: The same for defective parts.
+        extra_normal_states: Class name -> further normal states of that class (knowledge about a product). The class is
+            named as in the data set, before ``class_names`` is applied; ``"*"`` stands for every class.
+        extra_abnormal_states: Class name -> further abnormal states, for instance
+            ``{"cookie": ["cracked {}", "{} with a bite mark"]}``.
+        industrial_domains: Noun phrases for ``{domain}`` in prompts of objects.
+        texture_domains: Noun phrases for ``{domain}`` in prompts of textures.
+        templates: Sentences with ``{}`` for the state phrase and, if the domain matters, ``{domain}``. ``a {domain}``
+            becomes ``an`` before a vowel.
+        class_names: Data set name -> name in the sentences. Other names are used verbatim, underscores included, as
+            the authors do.
+        texture_classes: Classes that use the texture domains.
+        texture: ``True`` or ``False`` decides for every class; ``None`` leaves it to ``texture_classes``.
+
+    Raises:
+        ValueError: If a state or template lacks ``{}``, or a list is empty.
+    """
+
+    def __init__(
+        self,
+        *,
+        normal_states: Sequence[str] = vocabulary.NORMAL_STATES,
+        abnormal_states: Sequence[str] = vocabulary.ABNORMAL_STATES,
+        extra_normal_states: Mapping[str, Sequence[str]] | None = None,
+        extra_abnormal_states: Mapping[str, Sequence[str]] | None = None,
+        industrial_domains: Sequence[str] = vocabulary.INDUSTRIAL_DOMAINS,
+        texture_domains: Sequence[str] = vocabulary.TEXTURE_DOMAINS,
+        templates: Sequence[str] = vocabulary.TEMPLATES,
+        class_names: Mapping[str, str] = vocabulary.CLASS_NAMES,
+        texture_classes: Sequence[str] = vocabulary.TEXTURE_CLASSES,
+        texture: bool | None = None,
+    ) -> None:
+        self.extra_normal_states = _checked_extra_states("extra_normal_states", extra_normal_states)
+        self.extra_abnormal_states = _checked_extra_states("extra_abnormal_states", extra_abnormal_states)
+        self.normal_states = _checked_list("normal_states", normal_states, slot=True)
+        self.abnormal_states = _checked_list("abnormal_states", abnormal_states, slot=True)
+        self.industrial_domains = _checked_list("industrial_domains", industrial_domains)
+        self.texture_domains = _checked_list("texture_domains", texture_domains)
+        self.templates = _checked_list("templates", templates, slot=True)
+        self.class_names = dict(class_names)
+        self.texture_classes = tuple(texture_classes)
+        self.texture = texture
+
+    @classmethod
+    def from_settings(cls, settings: PromptSettings | Mapping | None) -> "PromptBuilder":
+        """Build from plain data, as it comes from YAML or the command line.
+
+        Args:
+            settings: Some of the constructor's arguments by name; ``None`` for the authors' prompts.
+
+        Raises:
+            ValueError: If a key is unknown (the closest known one is named) or a value is not usable.
+        """
+        settings = {key: value for key, value in (settings or {}).items() if value is not None}
+        known = list(PromptSettings.__annotations__)
+        for key in settings:
+            if key not in known:
+                close = get_close_matches(key, known, n=1)
+                hint = f"did you mean {close[0]!r}?" if close else f"known settings: {', '.join(known)}"
+                msg = f"Unknown prompt setting {key!r}; {hint}"
+                raise ValueError(msg)
+        return cls(**settings)
+
+    def sentences(self, class_name: str) -> PromptSet:
+        """All sentences for one class.
+
+        Args:
+            class_name: The class as the data set names it, such as ``"metal_nut"``.
+
+        Returns:
+            The sentences by polarity and state; repeated sentences are kept once per state.
+
+        Raises:
+            ValueError: If the name is empty.
+        """
+        if not class_name or not class_name.strip():
+            msg = "The class name is empty: give the name of the product, such as class_name='metal_nut'"
+            raise ValueError(msg)
+        class_name = class_name.strip()
+        texture = class_name in self.texture_classes if self.texture is None else self.texture
+        name = self.class_names.get(class_name, class_name)
+        domains = self.texture_domains if texture else self.industrial_domains
+
+        def expand(states: Iterable[str]) -> dict[str, tuple[str, ...]]:
+            phrases = (state.replace("{}", name) for state in states)
+            return {phrase: self._expand(phrase, domains) for phrase in phrases}
+
+        return PromptSet(
+            class_name=name,
+            texture=texture,
+            normal=expand((*self.normal_states, *_extra(self.extra_normal_states, class_name))),
+            abnormal=expand((*self.abnormal_states, *_extra(self.extra_abnormal_states, class_name))),
+        )
+
+    def _expand(self, phrase: str, domains: Sequence[str]) -> tuple[str, ...]:
+        sentences = (
+            _with_domain(template, domain).replace("{}", phrase) for domain in domains for template in self.templates
+        )
+        return tuple(dict.fromkeys(sentences))
+
+
+def _with_domain(template: str, domain: str) -> str:
+    article = "an" if domain[0].lower() in "aeiou" else "a"
+    words = template.replace("{domain}", domain)
+    if template.startswith("a {domain}"):
+        return article + words[1:]
+    return words.replace(f" a {domain}", f" {article} {domain}")
+
+
+def _extra(states: Mapping[str, Sequence[str]], class_name: str) -> tuple[str, ...]:
+    return (*states.get("*", ()), *states.get(class_name, ()))
+
+
+def _checked_extra_states(name: str, states: Mapping[str, Sequence[str]] | None) -> dict[str, tuple[str, ...]]:
+    return {key: _checked_list(f"{name}[{key!r}]", value, slot=True) for key, value in (states or {}).items()}
+
+
+def _checked_list(name: str, values: Sequence[str], *, slot: bool = False) -> tuple[str, ...]:
+    if isinstance(values, str):
+        msg = f"Prompt setting {name} must be a list of strings, got the single string {values!r}"
+        raise ValueError(msg)
+    if not values:
+        msg = f"Prompt setting {name} is empty: at least one entry is needed"
+        raise ValueError(msg)
+    for value in values:
+        if not isinstance(value, str) or not value.strip():
+            msg = f"Prompt setting {name} has an entry that is not a non-empty string: {value!r}"
+            raise ValueError(msg)
+        if slot and "{}" not in value:
+            what = "the state phrase" if name == "templates" else "the class name"
+            msg = f"Prompt setting {name} has the entry {value!r} without '{{}}', where {what} goes"
+            raise ValueError(msg)
+    return tuple(values)

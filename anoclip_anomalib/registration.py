@@ -1,0 +1,59 @@
+"""Make anomalib accept the models of this package.
+
+anomalib 2.7 has no entry point for models: ``get_model("Name")`` and the command line look at the subclasses of
+``AnomalibModule`` that happen to be imported, and the dictionary form asks a list of allowed modules. Both are served
+here, without slowing down ``import anoclip_anomalib`` by the seconds that anomalib and torch take to load.
+"""
+
+import sys
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+
+PACKAGE = "anoclip_anomalib"
+MODELS: dict[str, str] = {"AnoClip": f"{PACKAGE}.anoclip.lightning_model"}
+_ANOMALIB_MODELS = "anomalib.models"
+
+
+def register_with_anomalib() -> None:
+    """Register the models now if ``anomalib.models`` is loaded, else right after it will be."""
+    if _ANOMALIB_MODELS in sys.modules:
+        _register(sys.modules[_ANOMALIB_MODELS])
+    elif not any(isinstance(finder, _AfterAnomalibModels) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _AfterAnomalibModels())
+
+
+def _register(anomalib_models: ModuleType) -> None:
+    anomalib_models.ALLOWED_MODULES.add(PACKAGE)
+    for name, module in MODELS.items():
+        model_class = getattr(import_module(module), name)
+        setattr(anomalib_models, name, model_class)
+
+
+class _AfterAnomalibModels(MetaPathFinder):
+    """Finds ``anomalib.models`` as Python would, and registers our models after it has been executed."""
+
+    def find_spec(self, fullname: str, path=None, target=None) -> ModuleSpec | None:  # noqa: ANN001
+        if fullname != _ANOMALIB_MODELS:
+            return None
+        sys.meta_path.remove(self)
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _RegisteringLoader(spec.loader)
+        return spec
+
+
+class _RegisteringLoader(Loader):
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._loader, name)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        self._loader.exec_module(module)
+        _register(module)
