@@ -1,0 +1,272 @@
+"""A validator of MVTec AD 2 submissions, written from the format's rules: every fault in one pass, folder or archive."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+from .entries import DAMAGED_ARCHIVE, Entry, archive_entries, folder_entries
+from .faults import Report
+from .mvtec_ad2_contents import check_map, check_mask
+from .mvtec_ad2_layout import (
+    EXTENSIONS,
+    IMAGES_PER_SPLIT,
+    MAPS,
+    MASKS,
+    SPLIT_SUFFIXES,
+    expected_stems,
+    file_path,
+)
+
+MAX_FILE_BYTES = 1 << 30
+ARCHIVE_SUFFIX = ".tar.gz"
+
+ImageSize = Callable[[str, str, str], tuple[int, int] | None]
+"""(object, split, stem) -> (height, width) of the original image, None if there is no such image."""
+
+
+def validate(
+    path: str | Path,
+    *,
+    counts: Mapping[str, int] = IMAGES_PER_SPLIT,
+    image_size: ImageSize | None = None,
+    require_masks: bool = True,
+    contents: bool = True,
+    progress: Callable[[str], None] | None = None,
+) -> Report:
+    """Check a submission folder or ``.tar.gz`` archive.
+
+    Args:
+        path: The folder ``<name>/`` or the archive ``<name>.tar.gz``; an archive is streamed, nothing is unpacked.
+        counts: Objects that must be there, with the number of images in each of their splits.
+        image_size: Looks up the size of the original image; without it a mask is only compared with its map.
+        require_masks: Whether the thresholded maps' absence is an error (SegF1 needs them) or a warning (the website's checker).
+        contents: Whether files are opened; False checks names and counts alone.
+        progress: Called with the path of each file.
+
+    Returns:
+        The report with all faults.
+
+    Raises:
+        FileNotFoundError: If there is nothing at ``path``.
+    """
+    path = Path(path)
+    if not path.exists() and not path.is_symlink():
+        raise FileNotFoundError(f"there is no submission at {path}")
+    report = Report(str(path))
+    check = _Check(report, counts, image_size, require_masks, contents, progress)
+    if path.is_dir():
+        if path.is_symlink():
+            report.add("link", str(path), "the submission folder is a symbolic link; give the folder itself")
+        check.prefix = f"{path}/"
+        for entry in folder_entries(path):
+            check.entry(entry, entry.path)
+    elif _is_gzip(path):
+        try:
+            for entry, check.prefix, below_top in _below_top_folder(archive_entries(path), path, report):
+                check.entry(entry, below_top)
+        except DAMAGED_ARCHIVE as error:
+            report.add("truncated", str(path), f"the archive is truncated or damaged ({error}); pack it anew")
+    else:
+        report.add("wrong-format", str(path), "neither a folder nor a gzip-compressed tar archive")
+        return report
+    check.finish()
+    return report
+
+
+def unsafe_name(name: str) -> str | None:
+    """Why a path from an archive must not be unpacked, or None if it is harmless."""
+    if name.startswith("/") or re.match(r"[A-Za-z]:", name):
+        return "an absolute path"
+    if "\\" in name or any(ord(character) < 32 for character in name):
+        return "a backslash or control character in the path"
+    parts = name.rstrip("/").split("/")
+    if ".." in parts:
+        return "'..' in the path leads out of the folder"
+    if "" in parts or "." in parts:
+        return "an empty or '.' component in the path"
+    return None
+
+
+def _is_gzip(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        return stream.read(2) == b"\x1f\x8b"
+
+
+def _below_top_folder(entries: Iterable[Entry], archive: Path, report: Report) -> Iterator[tuple[Entry, str, str]]:
+    """Strip the top folder, which must be the only one and bear the archive's name; path tricks and doubles are reported.
+
+    Yields:
+        The entry, its top folder with a slash (empty where it is missing), and its path below that.
+    """
+    expected = archive.name[: -len(ARCHIVE_SUFFIX)] if archive.name.endswith(ARCHIVE_SUFFIX) else None
+    if expected is None:
+        report.add("wrong-format", str(archive), f"the archive's name must end in {ARCHIVE_SUFFIX}")
+    top: str | None = None
+    foreign: set[str] = set()
+    seen: set[str] = set()
+    for entry in entries:
+        name = entry.path
+        if name in {".", "./"}:
+            continue
+        name = name[2:] if name.startswith("./") else name
+        reason = unsafe_name(name)
+        if reason:
+            report.add("path-trick", entry.path, reason)
+            continue
+        name = name.rstrip("/")
+        if name in seen and entry.kind != "folder":
+            report.add("duplicate", entry.path, "the archive holds this path twice")
+        seen.add(name)
+        first, _, rest = name.partition("/")
+        if first in EXTENSIONS:
+            # Packed from inside the folder: the content can still be checked.
+            if first not in foreign:
+                foreign.add(first)
+                report.add("wrong-top-folder", first, f"must lie in a top folder '{expected or '<name>'}/'")
+            yield entry, "", name
+            continue
+        if top is None and (rest or entry.kind == "folder"):
+            top = first
+            if expected is not None and top != expected:
+                report.add("wrong-top-folder", first, f"the top folder must bear the archive's name, '{expected}/'")
+        if first == top and (rest or entry.kind == "folder"):
+            if rest:
+                yield entry, f"{top}/", rest
+        elif entry.kind == "link":
+            report.add("link", entry.path, "a symbolic or hard link; only plain files may be submitted")
+        elif not rest and entry.kind != "folder":
+            report.add("extra-file", entry.path, "superfluous: the archive's top holds one folder and nothing else")
+        elif first not in foreign:
+            foreign.add(first)
+            report.add("wrong-top-folder", first, f"a second folder at the top, beside '{top}/'")
+
+
+class _Check:
+    """State of one validation: what has been seen, to tell in the end what is missing."""
+
+    def __init__(
+        self,
+        report: Report,
+        counts: Mapping[str, int],
+        image_size: ImageSize | None,
+        require_masks: bool,
+        contents: bool,
+        progress: Callable[[str], None] | None,
+    ) -> None:
+        self.report, self.counts, self.image_size = report, counts, image_size
+        self.require_masks, self.contents, self.progress = require_masks, contents, progress
+        self.prefix = ""
+        self.folders: set[tuple[str, ...]] = set()
+        self.stems: dict[tuple[str, str, str], set[str]] = {}
+        self.numbers: dict[tuple[str, str, str], int] = {}
+        self.sizes: dict[str, dict[tuple[str, str, str], tuple[int, int]]] = {MAPS: {}, MASKS: {}}
+
+    def entry(self, entry: Entry, path: str) -> None:
+        """Check one entry; ``path`` is relative to the submission folder."""
+        shown = self.prefix + path
+        parts = tuple(path.split("/")) if path else ()
+        if entry.kind in {"link", "special"}:
+            what = "a symbolic or hard link" if entry.kind == "link" else "neither a file nor a folder"
+            self.report.add(entry.kind, shown, f"{what}; only plain files may be submitted")
+        elif entry.kind == "folder":
+            self._folder(parts)
+        else:
+            self.report.files += 1
+            if self.progress:
+                self.progress(shown)
+            # An archive need not list its folders, so they are known from the files too.
+            for depth in range(1, len(parts)):
+                self._folder(parts[:depth])
+            self._file(entry, parts, shown)
+
+    def _folder(self, parts: tuple[str, ...]) -> None:
+        if parts in self.folders:
+            return
+        self.folders.add(parts)
+        if self._is_superfluous(parts):
+            if not self._is_superfluous(parts[:-1]):
+                self.report.add("extra-folder", self.prefix + "/".join(parts), "superfluous, with all that is in it")
+        elif len(parts) == 3:
+            self.numbers[parts[0], parts[1], parts[2]] = 0
+            self.stems[parts[0], parts[1], parts[2]] = set()
+
+    def _is_superfluous(self, folder: tuple[str, ...]) -> bool:
+        allowed: tuple[Iterable[str], ...] = (EXTENSIONS, self.counts, SPLIT_SUFFIXES)
+        return len(folder) > 3 or any(part not in names for part, names in zip(folder, allowed, strict=False))
+
+    def _file(self, entry: Entry, parts: tuple[str, ...], shown: str) -> None:
+        if self._is_superfluous(parts[:-1]):
+            return
+        place = (parts[0], parts[1], parts[2]) if len(parts) == 4 else None
+        if place is None:
+            self.report.add("extra-file", shown, "superfluous file: nothing may lie here")
+            return
+        kind, object_name, split = place
+        stem, dot, extension = parts[3].rpartition(".")
+        if dot + extension != EXTENSIONS[kind]:
+            self.report.add("extra-file", shown, f"superfluous file: only {EXTENSIONS[kind]} files may lie here")
+            return
+        self.numbers[place] += 1
+        suffix, count = SPLIT_SUFFIXES[split], self.counts[object_name]
+        if not re.fullmatch(rf"[0-9]{{3}}_{suffix}", stem):
+            self.report.add("wrong-stem", shown, f"the name must be NNN_{suffix}{EXTENSIONS[kind]} with three digits")
+        elif int(stem[:3]) >= count:
+            self.report.add("wrong-stem", shown, f"numbers run from 000 to {count - 1:03d} in {object_name}/{split}")
+        else:
+            self.stems[place].add(stem)
+        if self.contents:
+            self._content(entry, place, stem, shown)
+
+    def _content(self, entry: Entry, place: tuple[str, str, str], stem: str, shown: str) -> None:
+        kind, object_name, split = place
+        if entry.size > MAX_FILE_BYTES:
+            self.report.add("implausible-size", shown, f"{entry.size} bytes are too many for one image")
+            return
+        size, faults = (check_map if kind == MAPS else check_mask)(entry.read())
+        for rule, message in faults:
+            self.report.add(rule, shown, message)
+        if size is None:
+            return
+        self.sizes[kind][object_name, split, stem] = size
+        original = self.image_size(object_name, split, stem) if self.image_size else None
+        if original is not None and original != size:
+            self.report.add("wrong-size", shown, f"{_by(size)}, but the original image is {_by(original)}")
+
+    def finish(self) -> None:
+        """Report what is missing, and masks whose size differs from their map's."""
+        for kind in (MAPS, MASKS):
+            if (kind,) not in self.folders:
+                is_error = kind == MAPS or self.require_masks
+                self.report.add("missing-folder", f"{self.prefix}{kind}", "this folder is missing", is_error=is_error)
+                continue
+            for object_name, count in self.counts.items():
+                self._finish_object(kind, object_name, count)
+        for (object_name, split, stem), size in self.sizes[MASKS].items():
+            map_size = self.sizes[MAPS].get((object_name, split, stem))
+            if map_size is not None and map_size != size:
+                shown = f"{self.prefix}{file_path(MASKS, object_name, split, stem)}"
+                self.report.add("wrong-size", shown, f"{_by(size)}, but its map is {_by(map_size)}")
+
+    def _finish_object(self, kind: str, object_name: str, count: int) -> None:
+        if (kind, object_name) not in self.folders:
+            self.report.add("missing-object", f"{self.prefix}{kind}/{object_name}", f"object '{object_name}' is missing")
+            return
+        for split in SPLIT_SUFFIXES:
+            place = (kind, object_name, split)
+            folder = f"{self.prefix}{'/'.join(place)}"
+            if place not in self.numbers:
+                self.report.add("missing-split", folder, f"split '{split}' of '{object_name}' is missing")
+                continue
+            if self.numbers[place] != count:
+                message = f"{self.numbers[place]} {EXTENSIONS[kind]} files, {count} are expected"
+                self.report.add("wrong-count", folder, message)
+            if self.numbers[place]:
+                for stem in expected_stems(split, count):
+                    if stem not in self.stems[place]:
+                        self.report.add("missing-file", f"{folder}/{stem}{EXTENSIONS[kind]}", "this file is missing")
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[1]} x {size[0]} pixels"
