@@ -10,25 +10,35 @@ from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
+from typing import TypeVar
 
 PACKAGE = "anoclip_anomalib"
-MODELS: dict[str, str] = {"AnoClip": f"{PACKAGE}.anoclip.lightning_model"}
+MODEL_MODULES = (f"{PACKAGE}.anoclip.lightning_model",)
 _ANOMALIB_MODELS = "anomalib.models"
+ModelClass = TypeVar("ModelClass", bound=type)
 
 
 def register_with_anomalib() -> None:
     """Register the models now if ``anomalib.models`` is loaded, else right after it will be."""
     if _ANOMALIB_MODELS in sys.modules:
-        _register(sys.modules[_ANOMALIB_MODELS])
+        _import_models()
     elif not any(isinstance(finder, _AfterAnomalibModels) for finder in sys.meta_path):
         sys.meta_path.insert(0, _AfterAnomalibModels())
 
 
-def _register(anomalib_models: ModuleType) -> None:
+def register_model(model_class: ModelClass) -> ModelClass:
+    """Class decorator that lets anomalib find a model by its short name and by ``anoclip_anomalib.<name>``."""
+    anomalib_models = import_module(_ANOMALIB_MODELS)
     anomalib_models.ALLOWED_MODULES.add(PACKAGE)
-    for name, module in MODELS.items():
-        model_class = getattr(import_module(module), name)
-        setattr(anomalib_models, name, model_class)
+    setattr(anomalib_models, model_class.__name__, model_class)
+    return model_class
+
+
+def _import_models() -> None:
+    for module in MODEL_MODULES:
+        # A module that is being imported is the reason why anomalib.models is: it registers itself when it gets there.
+        if module not in sys.modules:
+            import_module(module)
 
 
 class _AfterAnomalibModels(MetaPathFinder):
@@ -56,4 +66,4 @@ class _RegisteringLoader(Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         self._loader.exec_module(module)
-        _register(module)
+        _import_models()

@@ -156,9 +156,7 @@ class PromptBuilder:
         )
 
     def _expand(self, phrase: str, domains: Sequence[str]) -> tuple[str, ...]:
-        sentences = (
-            _with_domain(template, domain).replace("{}", phrase) for domain in domains for template in self.templates
-        )
+        sentences = (_with_domain(template, domain).replace("{}", phrase) for domain in domains for template in self.templates)
         return tuple(dict.fromkeys(sentences))
 
 

@@ -35,9 +35,7 @@ _SKELETONS = (
     "a {domain} of ARTICLE {} for visual inspection",
     "a {domain} of ARTICLE {} for anomaly detection",
 )
-TEMPLATES: tuple[str, ...] = tuple(
-    skeleton.replace("ARTICLE", article) for skeleton in _SKELETONS for article in ("a", "the")
-)
+TEMPLATES: tuple[str, ...] = tuple(skeleton.replace("ARTICLE", article) for skeleton in _SKELETONS for article in ("a", "the"))
 
 TEXTURE_CLASSES: tuple[str, ...] = ("carpet", "leather", "grid", "tile", "wood")
 

@@ -1,0 +1,86 @@
+"""Reading weight files without running code from them."""
+
+import hashlib
+import pickle
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+
+
+class WeightFileError(ValueError):
+    """A weight file that cannot be used; the message says which one and why."""
+
+
+def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
+    """Read the tensors of a ``.safetensors``, ``.pt``, ``.pth`` or ``.bin`` file onto the CPU.
+
+    Args:
+        path: The file. A training checkpoint with a ``"state_dict"`` entry is unwrapped, and the ``module.`` prefix of
+            data-parallel training is removed.
+
+    Returns:
+        Name -> tensor.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        WeightFileError: If the file is truncated, holds pickled Python objects, or is of another format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        msg = f"Weight file not found: {path}"
+        raise FileNotFoundError(msg)
+    if path.suffix not in SUFFIXES:
+        msg = f"Weight file {path} has the unknown suffix {path.suffix!r}; supported: {', '.join(SUFFIXES)}"
+        raise WeightFileError(msg)
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not content or not all(torch.is_tensor(v) for v in content.values()):
+        msg = f"Weight file {path} does not hold a state dictionary (names and tensors)"
+        raise WeightFileError(msg)
+    return {name.removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, ValueError, OSError) as error:
+        msg = f"Weight file {path} is damaged or truncated ({error}); get it again"
+        raise WeightFileError(msg) from error
+
+
+def _read_torch(path: Path) -> object:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Weights only load failed" in str(error) or "Unsupported" in str(error):
+            msg = (
+                f"Weight file {path} holds pickled Python objects besides tensors, which could run code when loaded; "
+                "it is refused. Save its tensors as .safetensors where you trust it, and use that file"
+            )
+            raise WeightFileError(msg) from error
+        msg = f"Weight file {path} is damaged or truncated ({error}); get it again"
+        raise WeightFileError(msg) from error
+    except Exception as error:
+        if "TorchScript" in str(error):
+            msg = (
+                f"Weight file {path} is a TorchScript archive; name the open_clip tag instead (such as 'openai'), "
+                "or save its state_dict() as .safetensors"
+            )
+        else:
+            msg = f"Weight file {path} is damaged or truncated ({type(error).__name__}: {error}); get it again"
+        raise WeightFileError(msg) from error
+
+
+def state_dict_digest(state_dict: dict[str, torch.Tensor]) -> str:
+    """SHA-256 (hex) of names, shapes, types and values, independent of the file format and the order of the tensors."""
+    digest = hashlib.sha256()
+    for name in sorted(state_dict):
+        tensor = state_dict[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,245 @@
+"""From the names of a backbone and its weights to a frozen CLIP."""
+
+import copy
+import json
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import lru_cache
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.model import convert_to_custom_text_state_dict
+from open_clip.pretrained import download_pretrained_from_url, get_pretrained_cfg
+from torch import nn
+
+from anoclip_anomalib.clip.state_dict import SUFFIXES, WeightFileError, read_state_dict, state_dict_digest
+from anoclip_anomalib.clip.visual_encoder import check_visual
+
+logger = logging.getLogger(__name__)
+
+DEMO = "demo"
+RANDOM = "random"
+HF_HUB = "hf-hub:"
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class WeightsUnavailableError(RuntimeError):
+    """Weights were named that are neither on this machine nor could be downloaded; the message says what to do."""
+
+
+@dataclass
+class LoadedClip:
+    """A frozen CLIP in float32 on the CPU, as it was loaded.
+
+    Attributes:
+        model: open_clip's model, in evaluation mode, without gradients.
+        tokenize: Sentences -> (N, context) token ids.
+        backbone: The architecture's name.
+        pretrained: Where the weights came from: a tag, a file, ``"demo"`` or ``"random"``.
+        digest: SHA-256 of the weights, to tell two sets of weights with one name apart.
+    """
+
+    model: nn.Module
+    tokenize: Callable[[list[str]], torch.Tensor]
+    backbone: str
+    pretrained: str
+    digest: str
+    _towers: dict[str, nn.Module] = field(default_factory=dict, repr=False)
+
+    def visual_tower(self, precision: str = "float32") -> nn.Module:
+        """The image tower in ``"float32"``, ``"bfloat16"`` or ``"float16"``; each is made once and then shared.
+
+        Raises:
+            ValueError: If the precision is unknown.
+        """
+        if precision not in PRECISIONS:
+            msg = f"Unknown precision {precision!r}; choose one of {', '.join(map(repr, PRECISIONS))}"
+            raise ValueError(msg)
+        if precision not in self._towers:
+            visual = self.model.visual
+            self._towers[precision] = visual if precision == "float32" else copy.deepcopy(visual).to(PRECISIONS[precision])
+        return self._towers[precision]
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """What to keep with a result: backbone, weights, their digest and the version of open_clip."""
+        return {
+            "backbone": self.backbone,
+            "pretrained": self.pretrained,
+            "weights_digest": self.digest,
+            "open_clip": open_clip.__version__,
+        }
+
+
+def load_clip(backbone: str = "ViT-B-16-plus-240", pretrained: str | None = "laion400m_e32") -> LoadedClip:
+    """Load a CLIP, once per process; later calls with the same names return the same object.
+
+    Args:
+        backbone: An open_clip architecture with a ViT image tower, ``hf-hub:<organisation>/<name>``, or ``"demo"`` for
+            the small encoder in this package.
+        pretrained: An open_clip tag (downloaded when it is not in the cache), a local ``.safetensors``, ``.pt`` or ``.bin``
+            file, or ``"random"`` for untrained weights (speed measurements). It has no meaning for ``hf-hub:`` and for
+            ``backbone="demo"`` with any other value than ``"random"``.
+
+    Returns:
+        The frozen model with its tokenizer and the digest of its weights.
+
+    Raises:
+        ValueError: If the backbone or the tag is unknown (the closest names are listed), or it is not a supported ViT.
+        FileNotFoundError: If the local weight file does not exist.
+        WeightFileError: If the local weight file is damaged, unsafe, or made for another architecture.
+        WeightsUnavailableError: If the weights must be downloaded and cannot be.
+    """
+    stamp = None
+    if pretrained is not None and _is_file_name(pretrained) and not backbone.startswith(HF_HUB) and backbone != DEMO:
+        path = Path(pretrained).expanduser().resolve()
+        if not path.is_file():
+            msg = f"Weight file not found: {path}"
+            raise FileNotFoundError(msg)
+        pretrained, stamp = str(path), path.stat().st_mtime_ns
+    return _load_clip(backbone, pretrained or "", stamp)
+
+
+@lru_cache(maxsize=2)
+def _load_clip(backbone: str, pretrained: str, file_stamp: int | None) -> LoadedClip:
+    del file_stamp  # only part of the key: a file that was replaced is loaded again
+    if backbone == DEMO:
+        model, source = _demo_model(random=pretrained == RANDOM), RANDOM if pretrained == RANDOM else DEMO
+    elif backbone.startswith(HF_HUB):
+        model, source = _hub_model(backbone), backbone
+    else:
+        _check_backbone(backbone)
+        model, source = _named_model(backbone, pretrained), pretrained
+    check_visual(model.visual)
+    model.requires_grad_(requires_grad=False).eval()
+    tokenizer = _tokenizer(backbone, model)
+    digest = state_dict_digest(model.state_dict())
+    logger.info("Loaded CLIP %s with weights %s, SHA-256 %s", backbone, source, digest)
+    return LoadedClip(model, tokenizer, backbone, source, digest)
+
+
+def _named_model(backbone: str, pretrained: str) -> nn.Module:
+    if pretrained == RANDOM:
+        logger.warning("Untrained random weights for %s: the scores will mean nothing", backbone)
+        return _untrained(backbone)
+    if _is_file_name(pretrained):
+        return _load_into(_untrained(backbone), Path(pretrained), backbone)
+    tags = open_clip.list_pretrained_tags_by_model(backbone)
+    if pretrained not in tags:
+        close = get_close_matches(pretrained, tags, n=3) or tags
+        msg = f"Unknown weights {pretrained!r} for {backbone}; name a local file or one of the tags: {', '.join(close)}"
+        raise ValueError(msg)
+    config = get_pretrained_cfg(backbone, pretrained)
+    url, repository = config.get("url", ""), config.get("hf_hub", "")
+    try:
+        if pretrained in url and repository and pretrained not in repository:
+            # open_clip >= 2.27 answers this tag with other weights from the Hub (e31 for e32): take the tag's own file.
+            return _load_into(_untrained(backbone), Path(download_pretrained_from_url(url)), backbone)
+        return open_clip.create_model(backbone, pretrained=pretrained, force_quick_gelu=bool(config.get("quick_gelu", False)))
+    except WeightFileError:
+        raise
+    except Exception as error:
+        raise WeightsUnavailableError(_how_to_get(backbone, pretrained, url, repository, error)) from error
+
+
+def _how_to_get(backbone: str, pretrained: str, url: str, repository: str, error: Exception) -> str:
+    reason = f"Weights {pretrained!r} of {backbone} are not on this machine and could not be downloaded ({error})."
+    if url:
+        target = Path("~/.cache/clip").expanduser() / Path(url).name
+        return f"{reason} Download {url} and put it at {target}, or anywhere and name that file as `pretrained`."
+    return (
+        f"{reason} Download the weights from https://huggingface.co/{repository.strip('/')} "
+        "(open_clip_model.safetensors or open_clip_pytorch_model.bin) and name that file as `pretrained`."
+    )
+
+
+def _hub_model(backbone: str) -> nn.Module:
+    name = backbone.removeprefix(HF_HUB)
+    try:
+        return open_clip.create_model(backbone, require_pretrained=True)
+    except Exception as error:
+        msg = (
+            f"Could not get {backbone} from the Hugging Face Hub ({error}). Without a connection, download "
+            f"https://huggingface.co/{name} into the Hub's cache elsewhere and copy the cache, or name an open_clip "
+            "architecture as `backbone` and the local weight file as `pretrained`."
+        )
+        raise WeightsUnavailableError(msg) from error
+
+
+def _demo_model(*, random: bool) -> nn.Module:
+    folder = files("anoclip_anomalib") / "demo" / "weights"
+    config: dict[str, Any] = json.loads((folder / "demo_clip.json").read_text())
+    model = _seeded(lambda: open_clip.model.CLIP(**config))
+    if random:
+        return model
+    with as_file(folder / "demo_clip.safetensors") as path:
+        return _load_into(model, path, DEMO)
+
+
+def _untrained(backbone: str) -> nn.Module:
+    return _seeded(lambda: open_clip.create_model(backbone, pretrained=None))
+
+
+def _seeded(build: Callable[[], nn.Module]) -> nn.Module:
+    """Build a model from a fixed seed, without touching the caller's random numbers or open_clip's warning."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return build()
+
+
+def _load_into(model: nn.Module, path: Path, backbone: str) -> nn.Module:
+    state = read_state_dict(path)
+    if hasattr(model, "text") and "positional_embedding" in state:
+        state = convert_to_custom_text_state_dict(state)
+    if "logit_scale" in state:
+        state["logit_scale"] = state["logit_scale"].reshape(model.logit_scale.shape)
+    own = model.state_dict()
+    shapes = [
+        f"{k}: {tuple(v.shape)} for {tuple(own[k].shape)}" for k, v in state.items() if k in own and v.shape != own[k].shape
+    ]
+    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    if shapes or missing or unexpected:
+        faults = [
+            f"{what} {len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+            for what, names in (("other shape", shapes), ("missing", missing), ("unknown", unexpected))
+            if names
+        ]
+        msg = f"Weight file {path} was not made for {backbone}: {'; '.join(faults)}"
+        raise WeightFileError(msg)
+    model.load_state_dict(state)
+    return model
+
+
+def _check_backbone(backbone: str) -> None:
+    known = open_clip.list_models()
+    if backbone not in known:
+        close = get_close_matches(backbone, [DEMO, *known], n=3, cutoff=0.4)
+        hint = f"closest names: {', '.join(close)}" if close else f"known: {DEMO}, {', '.join(known)}"
+        msg = f"Unknown backbone {backbone!r}; {hint}"
+        raise ValueError(msg)
+    vision = open_clip.get_model_config(backbone)["vision_cfg"]
+    trunk = vision.get("timm_model_name") or ("ResNet" if isinstance(vision.get("layers"), list) else None)
+    if trunk:
+        # Said before anything is downloaded.
+        msg = (
+            f"Backbone {backbone} has the image tower {trunk}, not open_clip's VisionTransformer; supported are ViT towers "
+            "with a class token, such as ViT-B-16-plus-240, ViT-L-14-336 or ViT-H-14"
+        )
+        raise ValueError(msg)
+
+
+def _tokenizer(backbone: str, model: nn.Module) -> Callable[[list[str]], torch.Tensor]:
+    if backbone == DEMO:
+        tokenizer = open_clip.SimpleTokenizer()
+        return lambda sentences: tokenizer(sentences, context_length=model.context_length)
+    return open_clip.get_tokenizer(backbone)
+
+
+def _is_file_name(pretrained: str) -> bool:
+    return pretrained.endswith(SUFFIXES) or os.sep in pretrained
