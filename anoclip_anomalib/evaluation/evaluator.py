@@ -1,0 +1,59 @@
+"""An anomalib Evaluator whose pixel metrics read each map once."""
+
+from collections.abc import Sequence
+
+from anomalib.metrics import Evaluator
+from anomalib.metrics.base import AnomalibMetric
+
+from anoclip_anomalib.evaluation.metrics import (
+    AUPRO,
+    AUPRO_paper,
+    ImageAP,
+    ImageAUROC,
+    ImageF1Max,
+    PixelAP,
+    PixelAUROC,
+    PixelF1Max,
+    PixelMetric,
+)
+
+
+def standard_metrics(prefix: str = "", resolution: str = "model") -> list[AnomalibMetric]:
+    """The field's seven (image AUROC, F1-max, AP; pixel AUROC, F1-max, AP; AUPRO) and AUPRO at 0.05 and AUPRO_paper.
+
+    Args:
+        prefix: put before every name.
+        resolution: "model" or "original".
+    """
+    image = [metric(prefix=prefix) for metric in (ImageAUROC, ImageF1Max, ImageAP)]
+    pixel = [metric(prefix=prefix, resolution=resolution) for metric in (PixelAUROC, PixelF1Max, PixelAP, AUPRO)]
+    pixel.append(AUPRO(prefix=prefix, resolution=resolution, fpr_limit=0.05))
+    return [*image, *pixel, AUPRO_paper(prefix=prefix, resolution=resolution)]
+
+
+class StreamingEvaluator(Evaluator):
+    """Evaluator that lets pixel metrics with the same fields and resolution share one histogram.
+
+    Metrics of other kinds (anomalib's own) may be mixed in; they work as ever.
+
+    Args:
+        val_metrics: metrics of validation.
+        test_metrics: metrics of the test; None means :func:`standard_metrics`.
+        compute_on_cpu: as in anomalib.
+    """
+
+    def __init__(
+        self,
+        val_metrics: Sequence[AnomalibMetric] | AnomalibMetric | None = None,
+        test_metrics: Sequence[AnomalibMetric] | AnomalibMetric | None = None,
+        compute_on_cpu: bool = True,
+    ) -> None:
+        test_metrics = standard_metrics() if test_metrics is None else test_metrics
+        super().__init__(val_metrics=val_metrics, test_metrics=test_metrics, compute_on_cpu=compute_on_cpu)
+        for metrics in (self.val_metrics, self.test_metrics):
+            leaders: dict[tuple, PixelMetric] = {}
+            for metric in metrics:
+                if isinstance(metric, PixelMetric):
+                    leader = leaders.setdefault(metric.group, metric)
+                    if leader is not metric:
+                        metric.share(leader)

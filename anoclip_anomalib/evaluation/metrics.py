@@ -1,0 +1,307 @@
+"""The metric suite as anomalib metrics: thin shells over `curves` and `accumulator`.
+
+They are used in an `Evaluator`, from Python or YAML, with any anomalib model::
+
+    evaluator:
+      class_path: anoclip_anomalib.evaluation.StreamingEvaluator
+      init_args:
+        test_metrics:
+          - class_path: anoclip_anomalib.evaluation.ImageAUROC
+          - class_path: anoclip_anomalib.evaluation.AUPRO
+
+A metric without a value (no masks, one class) is NaN and says why in `reason`; it is never 0.
+"""
+
+import logging
+from typing import Any
+
+import numpy as np
+import torch
+from anomalib.metrics.base import AnomalibMetric
+from torchmetrics import Metric
+
+from anoclip_anomalib.evaluation import curves
+from anoclip_anomalib.evaluation.accumulator import PixelAccumulator, counts_from_rows
+from anoclip_anomalib.evaluation.curves import ScoreCounts, UndefinedMetricError
+from anoclip_anomalib.evaluation.resolution import map_mask_pairs
+
+logger = logging.getLogger(__name__)
+
+
+class _Plain(Metric):
+    """Accepts the keyword arguments that AnomalibMetric hands down."""
+
+    full_state_update = False
+    higher_is_better = True
+
+
+class StreamingMetric(AnomalibMetric, _Plain):
+    """Base: reads anomalib batches, is NaN with a `reason` where undefined.
+
+    Args:
+        fields: batch fields (score, ground truth); each metric has its defaults.
+        prefix: put before the metric's name, e.g. "raw_".
+        strict: accepted for anomalib's sake; a missing field never raises here, it makes the metric NaN.
+    """
+
+    def __init__(self, fields: list[str] | None = None, prefix: str = "", strict: bool = False, **kwargs: Any) -> None:
+        super().__init__(fields=fields, prefix=prefix, strict=strict, **kwargs)
+        self.reason: str | None = None
+        self._missing: set[str] = set()
+
+    def update(self, batch: Any) -> None:
+        """Add a batch; batches without the needed fields are passed over and named in `reason`."""
+        missing = [field for field in self.fields if getattr(batch, field, None) is None]
+        if missing:
+            self._missing.update(missing)
+        else:
+            self.update_batch(batch)
+
+    def update_batch(self, batch: Any) -> None:
+        """Add a batch that has all fields."""
+        raise NotImplementedError
+
+    def counts(self) -> ScoreCounts:
+        """Counts per score of everything seen (by all processes, if synchronised)."""
+        raise NotImplementedError
+
+    def value(self, counts: ScoreCounts) -> float:
+        """The metric's value, 0..1."""
+        raise NotImplementedError
+
+    def compute(self) -> torch.Tensor:
+        """Scalar tensor, NaN with `reason` set where the metric is undefined."""
+        self.reason = None
+        try:
+            value = self.value(self.counts())
+        except UndefinedMetricError as error:
+            value = float("nan")
+            self.reason = str(error)
+            if self._missing:
+                self.reason += f" (batches lacked {', '.join(sorted(self._missing))})"
+            logger.warning("%s is undefined: %s", self.name, self.reason)
+        return torch.tensor(value)
+
+    def reset(self) -> None:
+        """Forget everything."""
+        super().reset()
+        self._missing = set()
+
+
+class ImageMetric(StreamingMetric):
+    """Base of image metrics: keeps every image's score (exact)."""
+
+    default_fields = ("pred_score", "gt_label")
+
+    def __init__(self, fields: list[str] | None = None, prefix: str = "", strict: bool = False, **kwargs: Any) -> None:
+        super().__init__(fields=fields, prefix=prefix, strict=strict, **kwargs)
+        self.add_state("scores", default=[], dist_reduce_fx="cat")
+        self.add_state("labels", default=[], dist_reduce_fx="cat")
+
+    def update_batch(self, batch: Any) -> None:
+        """Add (B,) scores and labels."""
+        score, label = (getattr(batch, field).detach().reshape(-1) for field in self.fields)
+        self.scores.append(score.double().cpu())
+        self.labels.append((label > 0).cpu())
+
+    def counts(self) -> ScoreCounts:
+        """Exact counts."""
+        scores, labels = (
+            np.concatenate([part.cpu().numpy().reshape(-1) for part in ([state] if torch.is_tensor(state) else state)])
+            if len(state)
+            else np.zeros(0)
+            for state in (self.scores, self.labels)
+        )
+        return curves.count_scores(scores, labels)
+
+
+class PixelMetric(StreamingMetric):
+    """Base of pixel metrics: keeps a histogram (bounded memory, values within 1e-4 of exact ones).
+
+    Args:
+        fields: map and mask field of the batch.
+        prefix: put before the metric's name.
+        strict: accepted for anomalib's sake, see :class:`StreamingMetric`.
+        resolution: "model" or "original", see :func:`anoclip_anomalib.evaluation.resolution.map_mask_pairs`.
+        capacity: number of histogram bins.
+    """
+
+    default_fields = ("anomaly_map", "gt_mask")
+
+    def __init__(
+        self,
+        fields: list[str] | None = None,
+        prefix: str = "",
+        strict: bool = False,
+        resolution: str = "model",
+        capacity: int = 1 << 19,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(fields=fields, prefix=prefix, strict=strict, **kwargs)
+        if resolution not in ("model", "original"):
+            raise ValueError(f'resolution must be "model" or "original", got "{resolution}"')
+        if resolution == "original" and tuple(self.fields) != PixelMetric.default_fields:
+            raise ValueError(f"the original resolution reads {PixelMetric.default_fields}, not {self.fields}")
+        self.resolution = resolution
+        self.capacity = capacity
+        self.accumulator = PixelAccumulator(capacity)
+        self.shares_accumulator = False  # another metric of the same evaluator fills it
+        self.add_state("rows", default=[], dist_reduce_fx="cat")
+
+    def share(self, other: "PixelMetric") -> None:
+        """Use the accumulator of another metric, which must be updated with the same batches."""
+        self.accumulator = other.accumulator
+        self.shares_accumulator = True
+
+    @property
+    def group(self) -> tuple:
+        """Metrics with equal groups can share one accumulator."""
+        return (*self.fields, self.resolution, self.capacity)
+
+    def update_batch(self, batch: Any) -> None:
+        """Add maps and masks."""
+        if self.shares_accumulator:
+            return
+        if tuple(self.fields) != PixelMetric.default_fields:
+            batch = type("Fields", (), dict(zip(PixelMetric.default_fields, self._values(batch), strict=True)))
+        for maps, masks in map_mask_pairs(batch, self.resolution):
+            self.accumulator.update(maps, masks)
+
+    def _values(self, batch: Any) -> list[torch.Tensor]:
+        return [getattr(batch, field) for field in self.fields]
+
+    def sync(self, *args: Any, **kwargs: Any) -> None:
+        """Merge the histograms of all processes (rows of all are concatenated)."""
+        if not self._is_synced:
+            self.rows = [torch.from_numpy(self.accumulator.rows()).to(self.device)]
+        super().sync(*args, **kwargs)
+
+    def counts(self) -> ScoreCounts:
+        """Counts per histogram bin."""
+        if self._is_synced:
+            rows: Any = self.rows if torch.is_tensor(self.rows) else torch.cat(self.rows)
+            return counts_from_rows(rows.cpu().numpy())
+        return self.accumulator.counts()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        super().reset()
+        self.accumulator.reset()
+
+
+class ImageAUROC(ImageMetric):
+    """Image AUROC, 0..1."""
+
+    def value(self, counts: ScoreCounts) -> float:
+        """Area under the ROC curve."""
+        return curves.auroc(curves.threshold_curve(counts))
+
+
+class ImageF1Max(ImageMetric):
+    """Largest image F1 over all thresholds, 0..1."""
+
+    def value(self, counts: ScoreCounts) -> float:
+        """Largest F1."""
+        return curves.f1_max(curves.threshold_curve(counts))[0]
+
+
+class ImageAP(ImageMetric):
+    """Image average precision, 0..1."""
+
+    def value(self, counts: ScoreCounts) -> float:
+        """Average precision."""
+        return curves.average_precision(curves.threshold_curve(counts))
+
+
+class PixelAUROC(PixelMetric):
+    """Pixel AUROC, 0..1."""
+
+    def value(self, counts: ScoreCounts) -> float:
+        """Area under the ROC curve."""
+        return curves.auroc(curves.threshold_curve(counts))
+
+
+class PixelF1Max(PixelMetric):
+    """Largest pixel F1 over all thresholds, 0..1."""
+
+    def value(self, counts: ScoreCounts) -> float:
+        """Largest F1."""
+        return curves.f1_max(curves.threshold_curve(counts))[0]
+
+
+class PixelAP(PixelMetric):
+    """Pixel average precision, 0..1."""
+
+    def value(self, counts: ScoreCounts) -> float:
+        """Average precision."""
+        return curves.average_precision(curves.threshold_curve(counts))
+
+
+class AUPRO(PixelMetric):
+    """Area under the PRO curve as in MVTec's evaluation code, 0..1.
+
+    Args:
+        fields: map and mask field.
+        prefix: put before the metric's name.
+        strict: see :class:`StreamingMetric`.
+        fpr_limit: integrate up to this false positive rate, then divide by it.
+        **kwargs: see :class:`PixelMetric`.
+    """
+
+    def __init__(
+        self,
+        fields: list[str] | None = None,
+        prefix: str = "",
+        strict: bool = False,
+        fpr_limit: float = 0.3,
+        resolution: str = "model",
+        capacity: int = 1 << 19,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(fields, prefix, strict, resolution, capacity, **kwargs)
+        if not 0 < fpr_limit <= 1:
+            raise ValueError(f"fpr_limit must lie in (0, 1], got {fpr_limit}")
+        self.fpr_limit = fpr_limit
+        if fpr_limit != 0.3:
+            self.name += f"_{fpr_limit:g}"
+
+    def value(self, counts: ScoreCounts) -> float:
+        """Area up to the limit, divided by it."""
+        return curves.aupro(curves.threshold_curve(counts), self.fpr_limit)
+
+
+class AUPRO_paper(PixelMetric):  # noqa: N801 - the name under which the field's two conventions are told apart
+    """AUPRO of the zero-shot papers, 0..1: 200 thresholds, stretched axis. See :func:`curves.aupro_paper`."""
+
+    def value(self, counts: ScoreCounts) -> float:
+        """Stretched area."""
+        return curves.aupro_paper(counts)
+
+
+class SegF1(PixelMetric):
+    """Pixel F1, 0..1, at a threshold fixed beforehand (see `thresholds` for rules without labels).
+
+    Args:
+        threshold: pixels above it are called anomalous.
+        fields: map and mask field.
+        prefix: put before the metric's name.
+        strict: see :class:`StreamingMetric`.
+        **kwargs: see :class:`PixelMetric`.
+    """
+
+    def __init__(
+        self,
+        threshold: float,
+        fields: list[str] | None = None,
+        prefix: str = "",
+        strict: bool = False,
+        resolution: str = "model",
+        capacity: int = 1 << 19,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(fields, prefix, strict, resolution, capacity, **kwargs)
+        self.threshold = threshold
+
+    def value(self, counts: ScoreCounts) -> float:
+        """F1 at the threshold."""
+        return curves.f1_at(counts, self.threshold)

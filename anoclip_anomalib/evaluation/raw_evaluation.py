@@ -1,0 +1,71 @@
+"""Raw-score metrics beside anomalib's own, for any model: a callback."""
+
+import logging
+from typing import Any
+
+import torch
+from anomalib.metrics.base import AnomalibMetric
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from anoclip_anomalib.evaluation.evaluator import StreamingEvaluator, standard_metrics
+from anoclip_anomalib.evaluation.raw_batch import raw_maps, raw_scores, require_before_post_processor
+from anoclip_anomalib.evaluation.resolution import mask_paths_of, restored_mask_paths
+
+logger = logging.getLogger(__name__)
+
+
+class RawEvaluation(Callback):
+    """Measure a model's own scores, before anomalib normalises and clamps them to 0..1.
+
+    Works with every anomalib model that predicts images::
+
+        anomalib test --model Padim --trainer.callbacks anoclip_anomalib.evaluation.RawEvaluation ...
+
+    Args:
+        prefix: put before the logged names of the standard metrics.
+        resolution: "model" or "original": the size at which maps and masks are compared.
+        metrics: metrics to use instead of :func:`standard_metrics`.
+    """
+
+    def __init__(self, prefix: str = "raw_", resolution: str = "model", metrics: list[AnomalibMetric] | None = None) -> None:
+        self._mask_paths: dict[str, str] = {}
+        chosen = standard_metrics(prefix, resolution) if metrics is None else metrics
+        self.evaluator = StreamingEvaluator(test_metrics=chosen)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Metrics on the CPU unless several devices need to agree."""
+        self.evaluator.setup(trainer, pl_module, stage)
+        if trainer.num_devices > 1:
+            self.evaluator.to(pl_module.device)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check that scores will still be raw here."""
+        require_before_post_processor(self, trainer.callbacks)
+        self._mask_paths = mask_paths_of(trainer.test_dataloaders)
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        """Add a batch.
+
+        Raises:
+            ValueError: if a score or map is not finite.
+        """
+        scores = raw_scores(batch)
+        raw_maps(batch)
+        if batch.pred_score is None:
+            batch.pred_score = torch.from_numpy(scores).float().to(batch.anomaly_map.device)
+        with restored_mask_paths(batch, self._mask_paths):
+            for metric in self.evaluator.test_metrics:
+                metric.update(batch)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the values and start anew."""
+        for metric in self.evaluator.test_metrics:
+            value = metric.compute()
+            pl_module.log(metric.name, value)
+            if trainer.barebones:  # logging is off there; anomalib's Evaluator does the same
+                trainer.callback_metrics[metric.name] = value
+                trainer.logged_metrics[metric.name] = value
+        for metric in self.evaluator.test_metrics:
+            metric.reset()

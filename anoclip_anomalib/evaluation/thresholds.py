@@ -1,0 +1,127 @@
+"""Thresholds: rules that need no labels, anomalib's adaptive one, and the natural one of a two-way softmax."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from anomalib import LearningType
+from anomalib.data.utils import ValSplitMode
+
+from anoclip_anomalib.evaluation.curves import UndefinedMetricError, count_scores, f1_max, threshold_curve
+from anoclip_anomalib.evaluation.reference import ScoreReference
+
+KINDS = ("mean_std", "quantile", "fixed", "adaptive", "natural")
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A threshold and where it comes from.
+
+    Attributes:
+        value: scores above it are anomalous; NaN if there is none.
+        rule: in words, for result rows.
+    """
+
+    value: float
+    rule: str
+
+    def label(self, score: float) -> int | None:
+        """1 anomalous, 0 normal, None without a threshold."""
+        return int(score > self.value) if np.isfinite(self.value) else None
+
+
+@dataclass(frozen=True)
+class ThresholdRule:
+    """How to choose a threshold.
+
+    Args:
+        kind: "mean_std" (mean + k standard deviations of normal images' scores; MVTec's hint for AD 2, k = 3),
+            "quantile" (of normal images' scores), "fixed" (`value`), "adaptive" (anomalib's: best F1 on *labelled*
+            validation images), "natural" (0.5, where a two-way softmax is undecided).
+        k: for "mean_std".
+        q: for "quantile", 0..1.
+        value: for "fixed".
+
+    Raises:
+        ValueError: unknown kind, k not finite, q outside [0, 1], "fixed" without a value.
+    """
+
+    kind: str = "mean_std"
+    k: float = 3.0
+    q: float = 0.99
+    value: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f'unknown threshold rule "{self.kind}"; known: {", ".join(KINDS)}')
+        if not np.isfinite(self.k):
+            raise ValueError(f"k must be a number, got {self.k}")
+        if not 0 <= self.q <= 1:
+            raise ValueError(f"q must lie in [0, 1], got {self.q}")
+        if self.kind == "fixed" and (self.value is None or not np.isfinite(self.value)):
+            raise ValueError(f'the threshold rule "fixed" needs a finite value, got {self.value}')
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether scores of normal images are needed."""
+        return self.kind in ("mean_std", "quantile")
+
+    def fit(self, reference: ScoreReference) -> Threshold:
+        """Apply the rule to normal images' scores (not for "adaptive").
+
+        Raises:
+            UndefinedMetricError: if normal images are needed and there were none.
+        """
+        if self.kind == "mean_std":
+            return Threshold(reference.mean + self.k * reference.std, f"mean + {self.k:g} std of normal images")
+        if self.kind == "quantile":
+            return Threshold(reference.quantile(self.q), f"{self.q:g} quantile of normal images")
+        if self.kind == "fixed" and self.value is not None:
+            return Threshold(float(self.value), f"fixed at {self.value:g}")
+        if self.kind == "natural":
+            return Threshold(0.5, "natural zero-shot threshold 0.5 (two-way softmax)")
+        raise ValueError("the adaptive rule needs labelled scores: use adaptive_threshold")
+
+
+def adaptive_threshold(scores: np.ndarray, labels: np.ndarray) -> Threshold:
+    """anomalib's F1AdaptiveThreshold: the threshold of the best F1 on labelled scores (N,), (N,).
+
+    Raises:
+        UndefinedMetricError: if one class is missing.
+    """
+    value = f1_max(threshold_curve(count_scores(scores, labels)))[1]
+    return Threshold(value, "anomalib adaptive: best F1 on labelled validation images")
+
+
+def choose_threshold(
+    rule: ThresholdRule,
+    reference: ScoreReference,
+    learning_type: LearningType | None,
+    labelled: tuple[np.ndarray, np.ndarray] | None = None,
+) -> Threshold:
+    """Apply a rule; where it cannot be applied, a zero-shot model gets its natural threshold, others none. Either is said.
+
+    Args:
+        rule: the rule asked for.
+        reference: scores of normal images (may be empty).
+        learning_type: of the model.
+        labelled: validation scores and labels for the adaptive rule.
+    """
+    try:
+        if rule.kind == "adaptive":
+            if labelled is None:
+                raise UndefinedMetricError("no labelled validation images")
+            return adaptive_threshold(*labelled)
+        return rule.fit(reference)
+    except UndefinedMetricError as error:
+        if learning_type == LearningType.ZERO_SHOT:
+            natural = ThresholdRule("natural").fit(reference)
+            return Threshold(natural.value, f"{natural.rule}; {rule.kind} not possible: {error}")
+        return Threshold(float("nan"), f"none; {rule.kind} not possible: {error}")
+
+
+def is_held_out(datamodule: object | None) -> bool:
+    """Whether a datamodule's validation images are other images than its test images."""
+    return datamodule is not None and getattr(datamodule, "val_split_mode", None) not in (
+        ValSplitMode.SAME_AS_TEST,
+        ValSplitMode.NONE,
+    )

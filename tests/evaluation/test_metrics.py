@@ -1,0 +1,154 @@
+import copy
+import math
+
+import anomalib.metrics as theirs_of
+import cv2
+import numpy as np
+import pytest
+import torch
+from anomalib.metrics import AUPR, AUROC, F1Max
+
+from anoclip_anomalib.evaluation import (
+    AUPRO,
+    AUPRO_paper,
+    ImageAP,
+    ImageAUROC,
+    ImageF1Max,
+    PixelAP,
+    PixelAUROC,
+    PixelF1Max,
+    SegF1,
+)
+from anoclip_anomalib.evaluation.metrics import StreamingMetric
+
+from .data import batch_of, maps_and_masks
+
+IMAGE, PIXEL = ["pred_score", "gt_label"], ["anomaly_map", "gt_mask"]
+PAIRS = [
+    (ImageAUROC, AUROC, IMAGE),
+    (ImageF1Max, F1Max, IMAGE),
+    (ImageAP, AUPR, IMAGE),
+    (PixelAUROC, AUROC, PIXEL),
+    (PixelF1Max, F1Max, PIXEL),
+    (PixelAP, AUPR, PIXEL),
+    (AUPRO, theirs_of.AUPRO, PIXEL),
+]
+
+
+@pytest.mark.parametrize(("ours", "theirs", "fields"), PAIRS, ids=lambda value: getattr(value, "__name__", ""))
+@pytest.mark.parametrize("kind", ["plain", "probability"])
+def test_values_equal_anomalibs_within_1e4(ours, theirs, fields, kind):
+    maps, masks = maps_and_masks(kind)
+    metric, reference = ours(), theirs(fields=fields)
+    for start in range(0, len(maps), 7):
+        batch = batch_of(maps[start : start + 7], masks[start : start + 7])
+        metric.update(batch)
+        reference.update(batch)
+    # anomalib's AUPR is the trapezoid under the precision-recall curve; on many pixels the two agree.
+    tolerance = 0.02 if ours is ImageAP else 1e-4
+    assert float(metric.compute()) == pytest.approx(float(reference.compute()), abs=tolerance)
+
+
+def test_undefined_is_nan_with_a_reason_never_zero():
+    maps, masks = maps_and_masks(images=4)
+    for metric in (PixelAUROC(), AUPRO(), AUPRO_paper(), SegF1(threshold=0.5)):
+        metric.update(batch_of(maps, None, gt_label=torch.tensor([0, 1, 0, 1])))
+        assert math.isnan(metric.compute())
+        assert metric.reason == "no masks (batches lacked gt_mask)"
+    for metric in (ImageAUROC(), PixelAP(), AUPRO()):
+        metric.update(batch_of(maps, np.zeros_like(masks)))
+        assert math.isnan(metric.compute())
+        assert "no anomalous" in metric.reason
+    metric = ImageF1Max()
+    assert math.isnan(metric.compute())
+    assert metric.reason == "no scores"
+
+
+def test_reason_is_forgotten_with_the_data():
+    maps, masks = maps_and_masks(images=6)
+    metric = PixelAUROC()
+    metric.update(batch_of(maps, None))
+    metric.compute()
+    metric.reset()
+    metric.update(batch_of(maps, masks))
+    assert 0.5 < metric.compute() < 1
+    assert metric.reason is None
+
+
+def test_map_of_another_size_and_nan_are_refused():
+    maps, masks = maps_and_masks(images=2)
+    batch = batch_of(maps, masks)
+    batch.anomaly_map = batch.anomaly_map[:, :50, :50]
+    with pytest.raises(ValueError, match="sizes must be equal"):
+        PixelAUROC().update(batch)
+    maps[0, 3, 3] = np.nan
+    with pytest.raises(ValueError, match="not finite"):
+        PixelAUROC().update(batch_of(maps, masks))
+
+
+@pytest.mark.parametrize("options", [{"resolution": "none"}, {"fpr_limit": 0}, {"capacity": 10}])
+def test_wrong_options_are_refused(options):
+    with pytest.raises(ValueError, match="resolution|fpr_limit|capacity"):
+        AUPRO(**options)
+
+
+def test_names_tell_conventions_apart():
+    names = [AUPRO().name, AUPRO(fpr_limit=0.05).name, AUPRO_paper().name, ImageAUROC(prefix="raw_").name]
+    assert names == ["AUPRO", "AUPRO_0.05", "AUPRO_paper", "raw_ImageAUROC"]
+
+
+def test_original_resolution_reads_the_files(tmp_path):
+    maps, masks = maps_and_masks(images=4, size=64)
+    big = np.stack([cv2.resize(mask, (150, 100), interpolation=cv2.INTER_NEAREST) for mask in masks])
+    image_paths, mask_paths = [], []
+    for i, mask in enumerate(big):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), np.zeros((100, 150, 3), np.uint8))
+        image_paths.append(str(tmp_path / f"{i}.png"))
+        cv2.imwrite(str(tmp_path / f"{i}_mask.png"), mask * 255)
+        mask_paths.append(str(tmp_path / f"{i}_mask.png") if mask.any() else None)
+    batch = batch_of(maps, masks, image_path=image_paths)
+    batch.mask_path = mask_paths
+    metric, by_hand = PixelAUROC(resolution="original"), PixelAUROC()
+    metric.update(batch)
+    resized = np.stack([cv2.resize(m, (150, 100), interpolation=cv2.INTER_LINEAR) for m in maps])
+    by_hand.update(batch_of(resized, big))
+    assert float(metric.compute()) == pytest.approx(float(by_hand.compute()), abs=1e-4)
+    batch.mask_path = [None] * 4
+    with pytest.raises(ValueError, match="names no mask file"):
+        PixelAUROC(resolution="original").update(batch)
+
+
+class _Other(StreamingMetric):
+    default_fields = ("pred_score",)
+
+
+@pytest.mark.parametrize("metric_class", [ImageAUROC, PixelAUROC, AUPRO])
+def test_two_processes_agree_with_one(metric_class):
+    """torchmetrics' own synchronisation, with the gathering function of a two-process run."""
+    maps, masks = maps_and_masks("probability")
+    whole, parts = metric_class(), [metric_class(), metric_class()]
+    whole.update(batch_of(maps, masks))
+    parts[0].update(batch_of(maps[:9], masks[:9]))
+    parts[1].update(batch_of(maps[9:], masks[9:]))
+    expected = whole.compute()
+
+    states = []
+    for part in parts:
+        part = copy.deepcopy(part)
+        recorded = {}
+        part.sync(dist_sync_fn=lambda x, group=None: [x], distributed_available=lambda: True)
+        for name in part._reductions:
+            recorded[name] = torch.as_tensor(getattr(part, name))
+        states.append(recorded)
+    order = list(states[0])
+    calls = iter(order)
+    parts[0].sync(
+        dist_sync_fn=lambda x, group=None: [s for name in [next(calls)] for s in (states[0][name], states[1][name])],
+        distributed_available=lambda: True,
+    )
+    assert float(parts[0].value(parts[0].counts())) == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_base_class_needs_its_methods():
+    with pytest.raises(NotImplementedError):
+        _Other().counts()

@@ -1,0 +1,81 @@
+import csv
+import math
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from anomalib.data import MVTecAD
+from anomalib.engine import Engine
+
+from anoclip_anomalib.evaluation import PredictionsCsv
+
+from .scorer import Brightness, write_category
+
+
+def engine_for(tmp_path, callback):
+    return Engine(default_root_dir=tmp_path / "results", callbacks=[callback], barebones=True, accelerator="cpu")
+
+
+def read(callback):
+    with callback.path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_test_run_with_held_out_normal_images(tmp_path):
+    root = write_category(tmp_path / "data", images=10)
+    callback = PredictionsCsv(save_maps="tiff")
+    datamodule = MVTecAD(root=root, category="plate", num_workers=0, val_split_mode="from_train")
+    engine_for(tmp_path, callback).test(Brightness(), datamodule=datamodule)
+    rows = read(callback)
+    assert len(rows) == 20
+    assert {row["threshold_rule"] for row in rows} == {"mean + 3 std of normal images"}
+    assert len({row["threshold"] for row in rows}) == 1
+    for row in rows:
+        assert int(row["label"]) == (float(row["score"]) > float(row["threshold"]))
+        anomaly_map = tifffile.imread(callback.path.parent / row["map"])
+        assert anomaly_map.dtype == np.float32
+        assert anomaly_map.shape == (80, 80)  # the image's size; the model's is 64
+        assert 0.49 < float(row["map_min"]) <= anomaly_map.min() <= anomaly_map.max() <= float(row["map_max"]) < 0.51
+    assert all(row["label"] == "1" for row in rows if "spot" in row["path"])
+
+
+def test_folder_predict_without_reference_uses_and_names_the_natural_threshold(tmp_path):
+    root = write_category(tmp_path / "data", images=3)
+    folder = root / "plate" / "test" / "spot"
+    callback = PredictionsCsv(save_maps="png", folder=str(tmp_path / "out"))
+    engine_for(tmp_path, callback).predict(Brightness(), data_path=folder)
+    rows = read(callback)
+    assert callback.path == tmp_path / "out" / "predictions.csv"
+    assert len(rows) == 3
+    assert all(float(row["threshold"]) == 0.5 and "natural zero-shot" in row["threshold_rule"] for row in rows)
+    assert all(row["label"] == "1" for row in rows)
+    image = cv2.imread(str(tmp_path / "out" / rows[0]["map"]), cv2.IMREAD_UNCHANGED)
+    assert image.dtype == np.uint16
+
+
+def test_validation_images_that_are_test_images_give_no_threshold_from_them(tmp_path):
+    root = write_category(tmp_path / "data", images=3)
+    callback = PredictionsCsv()
+    datamodule = MVTecAD(root=root, category="plate", num_workers=0)  # same_as_test, anomalib's default
+    engine_for(tmp_path, callback).test(Brightness(), datamodule=datamodule)
+    assert all("natural" in row["threshold_rule"] and row["map"] == "" for row in read(callback))
+
+
+def test_fixed_threshold_and_adaptive_one(tmp_path):
+    root = write_category(tmp_path / "data", images=8)
+    for options, words in (
+        ({"threshold": "fixed", "value": 0.505}, "fixed"),
+        ({"threshold": "adaptive"}, "anomalib adaptive"),
+    ):
+        callback = PredictionsCsv(**options)
+        datamodule = MVTecAD(root=root, category="plate", num_workers=0, val_split_mode="from_test")
+        engine_for(tmp_path, callback).test(Brightness(), datamodule=datamodule)
+        assert all(words in row["threshold_rule"] and math.isfinite(float(row["threshold"])) for row in read(callback))
+
+
+def test_wrong_options_fail_before_the_run():
+    with pytest.raises(ValueError, match="unknown threshold rule"):
+        PredictionsCsv(threshold="best")
+    with pytest.raises(ValueError, match="maps are saved as"):
+        PredictionsCsv(save_maps="jpeg")

@@ -1,0 +1,89 @@
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from anomalib import LearningType
+from anomalib.data import ImageBatch
+from anomalib.data.utils import ValSplitMode
+from anomalib.metrics import F1AdaptiveThreshold
+
+from anoclip_anomalib.evaluation.reference import ScoreReference
+from anoclip_anomalib.evaluation.thresholds import (
+    ThresholdRule,
+    adaptive_threshold,
+    choose_threshold,
+    is_held_out,
+)
+
+SCORES = 0.5 + 0.003 * np.random.default_rng(0).normal(size=200)
+
+
+def reference(scores=SCORES):
+    filled = ScoreReference()
+    filled.update(scores)
+    return filled
+
+
+@pytest.mark.parametrize(
+    ("rule", "value", "words"),
+    [
+        (ThresholdRule(), SCORES.mean() + 3 * SCORES.std(), "mean + 3 std of normal images"),
+        (ThresholdRule(k=2.5), SCORES.mean() + 2.5 * SCORES.std(), "mean + 2.5 std of normal images"),
+        (ThresholdRule("quantile", q=0.95), np.quantile(SCORES, 0.95, method="inverted_cdf"), "0.95 quantile"),
+        (ThresholdRule("fixed", value=0.7), 0.7, "fixed at 0.7"),
+        (ThresholdRule("natural"), 0.5, "natural zero-shot threshold 0.5"),
+    ],
+)
+def test_rules(rule, value, words):
+    threshold = rule.fit(reference())
+    assert threshold.value == pytest.approx(value)
+    assert words in threshold.rule
+    assert (threshold.label(value + 1), threshold.label(value - 1)) == (1, 0)
+
+
+def test_adaptive_equals_anomalibs():
+    rng = np.random.default_rng(1)
+    labels = rng.random(100) < 0.3
+    scores = (0.5 + 0.01 * (labels + rng.normal(size=100))).astype(np.float32)
+    metric = F1AdaptiveThreshold(fields=["pred_score", "gt_label"])
+    metric.update(
+        ImageBatch(image=torch.zeros(100, 3, 2, 2), pred_score=torch.from_numpy(scores), gt_label=torch.from_numpy(labels))
+    )
+    threshold = adaptive_threshold(scores, labels)
+    assert threshold.value == pytest.approx(float(metric.compute()))
+    assert "adaptive" in threshold.rule
+
+
+def test_without_reference_zero_shot_models_get_the_natural_threshold_and_others_none():
+    natural = choose_threshold(ThresholdRule(), ScoreReference(), LearningType.ZERO_SHOT)
+    assert natural.value == 0.5
+    assert "natural" in natural.rule
+    assert "no normal images" in natural.rule
+    nothing = choose_threshold(ThresholdRule(), ScoreReference(), LearningType.ONE_CLASS)
+    assert math.isnan(nothing.value)
+    assert nothing.label(0.3) is None
+    assert nothing.rule.startswith("none")
+    one_class = (np.array([0.1, 0.2]), np.array([0, 0]))
+    assert math.isnan(choose_threshold(ThresholdRule("adaptive"), reference(), None, one_class).value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kind": "best"}, "unknown threshold rule"),
+        ({"kind": "fixed"}, "needs a finite value"),
+        ({"kind": "quantile", "q": 2}, "q must lie"),
+        ({"k": float("nan")}, "k must be"),
+    ],
+)
+def test_wrong_rules_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        ThresholdRule(**options)
+
+
+def test_validation_images_that_are_test_images_are_not_held_out():
+    assert is_held_out(SimpleNamespace(val_split_mode=ValSplitMode.FROM_TRAIN))
+    assert not is_held_out(SimpleNamespace(val_split_mode=ValSplitMode.SAME_AS_TEST))
+    assert not is_held_out(None)
