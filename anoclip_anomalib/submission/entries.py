@@ -55,8 +55,8 @@ def archive_entries(archive: Path) -> Iterator[Entry]:
     """The members of a ``.tar.gz`` in stored order, read in one pass.
 
     Raises:
-        DAMAGED_ARCHIVE: When the archive is truncated or damaged, after the entries before the damage. The checksum at the end is
-            read as well, so that a cut anywhere is noticed.
+        DAMAGED_ARCHIVE: When the archive is truncated or damaged, after the entries before the damage. The checksum at
+            the end is read as well, so that a cut anywhere is noticed.
     """
     # gzip's own reader, since tarfile's built-in one neither checks the checksum nor notices a cut between two members.
     with gzip.open(archive, "rb") as stream:

@@ -4,10 +4,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from .entries import DAMAGED_ARCHIVE, Entry, archive_entries, folder_entries
-from .faults import Report
-from .mvtec_ad2_contents import check_map, check_mask
-from .mvtec_ad2_layout import (
+from anoclip_anomalib.submission.entries import DAMAGED_ARCHIVE, Entry, archive_entries, folder_entries
+from anoclip_anomalib.submission.faults import Report
+from anoclip_anomalib.submission.mvtec_ad2_contents import check_map, check_mask
+from anoclip_anomalib.submission.mvtec_ad2_layout import (
     EXTENSIONS,
     IMAGES_PER_SPLIT,
     MAPS,
@@ -37,9 +37,11 @@ def validate(
 
     Args:
         path: The folder ``<name>/`` or the archive ``<name>.tar.gz``; an archive is streamed, nothing is unpacked.
-        counts: Objects that must be there, with the number of images in each of their splits.
+        counts: Objects that must be there, with the number of images in each of their splits. Other objects of the
+            leaderboard are passed over.
         image_size: Looks up the size of the original image; without it a mask is only compared with its map.
-        require_masks: Whether the thresholded maps' absence is an error (SegF1 needs them) or a warning (the website's checker).
+        require_masks: Whether the thresholded maps' absence is an error (SegF1 needs them) or a warning, as for the
+            website's checker.
         contents: Whether files are opened; False checks names and counts alone.
         progress: Called with the path of each file.
 
@@ -156,6 +158,7 @@ class _Check:
         progress: Callable[[str], None] | None,
     ) -> None:
         self.report, self.counts, self.image_size = report, counts, image_size
+        self.objects = {*counts, *IMAGES_PER_SPLIT}
         self.require_masks, self.contents, self.progress = require_masks, contents, progress
         self.prefix = ""
         self.folders: set[tuple[str, ...]] = set()
@@ -193,7 +196,7 @@ class _Check:
             self.stems[parts[0], parts[1], parts[2]] = set()
 
     def _is_superfluous(self, folder: tuple[str, ...]) -> bool:
-        allowed: tuple[Iterable[str], ...] = (EXTENSIONS, self.counts, SPLIT_SUFFIXES)
+        allowed: tuple[Iterable[str], ...] = (EXTENSIONS, self.objects, SPLIT_SUFFIXES)
         return len(folder) > 3 or any(part not in names for part, names in zip(folder, allowed, strict=False))
 
     def _file(self, entry: Entry, parts: tuple[str, ...], shown: str) -> None:
@@ -204,6 +207,8 @@ class _Check:
             self.report.add("extra-file", shown, "superfluous file: nothing may lie here")
             return
         kind, object_name, split = place
+        if object_name not in self.counts:
+            return
         stem, dot, extension = parts[3].rpartition(".")
         if dot + extension != EXTENSIONS[kind]:
             self.report.add("extra-file", shown, f"superfluous file: only {EXTENSIONS[kind]} files may lie here")

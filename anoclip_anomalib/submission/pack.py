@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, cast
 
-from ..files import atomic_write
-from .entries import folder_entries
+from anoclip_anomalib.files import atomic_write
+from anoclip_anomalib.submission.entries import folder_entries
 
 
 def pack_folder(
@@ -41,24 +41,25 @@ def pack_folder(
     archive = Path(archive) if archive is not None else folder.resolve().parent / f"{name}.tar.gz"
     if archive.name != f"{name}.tar.gz":
         raise ValueError(f"the archive of '{name}/' must be called '{name}.tar.gz', not '{archive.name}'")
-    with atomic_write(archive) as temporary, temporary.open("wb") as raw:
-        with (
-            gzip.GzipFile(filename="", mode="wb", compresslevel=compression_level, fileobj=raw, mtime=0) as stream,
-            tarfile.open(fileobj=cast(IO[bytes], stream), mode="w|", format=tarfile.PAX_FORMAT) as members,
-        ):
-            members.addfile(_member(name, is_folder=True))
-            for entry in folder_entries(folder):
-                if entry.kind not in {"file", "folder"}:
-                    raise ValueError(f"{folder / entry.path} is a link or special file; only plain files can be packed")
-                member = _member(f"{name}/{entry.path}", is_folder=entry.kind == "folder")
-                if entry.kind == "folder":
-                    members.addfile(member)
-                    continue
-                member.size = entry.size
-                with (folder / entry.path).open("rb") as content:
-                    members.addfile(member, content)
-                if progress:
-                    progress(str(folder / entry.path))
+    with (
+        atomic_write(archive) as temporary,
+        temporary.open("wb") as raw,
+        gzip.GzipFile(filename="", mode="wb", compresslevel=compression_level, fileobj=raw, mtime=0) as stream,
+        tarfile.open(fileobj=cast(IO[bytes], stream), mode="w|", format=tarfile.PAX_FORMAT) as members,
+    ):
+        members.addfile(_member(name, is_folder=True))
+        for entry in folder_entries(folder):
+            if entry.kind not in {"file", "folder"}:
+                raise ValueError(f"{folder / entry.path} is a link or special file; only plain files can be packed")
+            member = _member(f"{name}/{entry.path}", is_folder=entry.kind == "folder")
+            if entry.kind == "folder":
+                members.addfile(member)
+                continue
+            member.size = entry.size
+            with (folder / entry.path).open("rb") as content:
+                members.addfile(member, content)
+            if progress:
+                progress(str(folder / entry.path))
     return archive
 
 

@@ -5,9 +5,9 @@ values. Leaderboards read ranks (AU-PRO, AUROC, F1 over thresholds), so any stri
 long as it is the same for all images of an object.
 
 Non-negative finite float16 values are ordered like their bit patterns, and 0.0 to 1.0 are the 15361 patterns 0x0000 to 0x3C00.
-A ``RankMap`` is the list of 15360 scores at which the written value moves on to the next pattern. Half of the patterns are shared out evenly
-over the range of scores, half by how many pixels lie there: the first half keeps the rare high scores apart, on which the metrics hang,
-the second half the crowded ones.
+A ``RankMap`` is the list of 15360 scores at which the written value moves on to the next pattern. Half of the patterns
+are shared out evenly over the range of scores, half by how many pixels lie there: the first half keeps the rare high
+scores apart, on which the metrics hang, the second half the crowded ones.
 """
 
 from dataclasses import dataclass

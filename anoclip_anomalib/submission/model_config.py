@@ -1,0 +1,86 @@
+"""Any anomalib model, its data and its trainer from a configuration file and the command line."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from anomalib.data import AnomalibDataModule
+from anomalib.models import AnomalibModule
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+from lightning.pytorch import Callback, Trainer, seed_everything
+
+
+class ModelConfig:
+    """The parsed options ``--model``, ``--data``, ``--trainer``, ``--ckpt_path``, ``--seed_everything`` and ``--config``.
+
+    They are anomalib's own options with anomalib's own meaning, so that the configuration of a test run can be used as it is.
+
+    Args:
+        arguments: The command line's part with these options.
+        data: Name of the data module that is meant when none is given.
+        exit_on_error: False to raise ``jsonargparse.ArgumentError`` in place of leaving the process.
+    """
+
+    def __init__(self, arguments: Sequence[str], *, data: str = "MVTecAD2", exit_on_error: bool = True) -> None:
+        self.parser = _parser(exit_on_error)
+        self.config: Namespace = self.parser.parse_args(["--data", data, *arguments])
+
+    @property
+    def seed(self) -> int:
+        """The seed of every run."""
+        return int(self.config.seed_everything)
+
+    @property
+    def ckpt_path(self) -> str | None:
+        """Checkpoint; ``{object}`` in it stands for the object's name."""
+        return self.config.ckpt_path
+
+    @property
+    def data_class(self) -> str:
+        """Class path of the data module."""
+        return self.config.data.class_path
+
+    @property
+    def data_arguments(self) -> dict[str, Any]:
+        """Arguments of the data module."""
+        return dict(self.config.data.init_args)
+
+    def build(self) -> tuple[AnomalibModule, list[Callback], dict[str, Any]]:
+        """A new model, new callbacks, and the remaining trainer arguments, seeded."""
+        seed_everything(self.seed, workers=True, verbose=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            wanted = self.config.clone()
+            del wanted["data"]
+            built = self.parser.instantiate_classes(wanted)
+        trainer = {key: value for key, value in built.trainer.items() if value is not None}
+        callbacks = trainer.pop("callbacks", None) or []
+        callbacks = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
+        for key in ("default_root_dir", "logger", "enable_progress_bar"):
+            trainer.pop(key, None)
+        return built.model, callbacks, trainer
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for provenance."""
+        return _plain(self.config.as_dict())
+
+
+def _parser(exit_on_error: bool) -> ArgumentParser:
+    parser = ArgumentParser(prog="anoclip submit", exit_on_error=exit_on_error, add_help=False)
+    parser.add_argument("-c", "--config", action=ActionConfigFile)
+    parser.add_subclass_arguments(AnomalibModule, "model", fail_untyped=False, required=True)
+    parser.add_subclass_arguments(AnomalibDataModule, "data", fail_untyped=False)
+    parser.add_class_arguments(Trainer, "trainer", fail_untyped=False, instantiate=False, sub_configs=True)
+    parser.add_argument("--seed_everything", type=int, default=0)
+    parser.add_argument("--ckpt_path", type=str | None, default=None)
+    parser.add_argument("--default_root_dir", type=str | None, default=None)
+    parser.add_argument("--logging.log_graph", type=bool, default=False)
+    return parser
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items() if key not in {"config", "trainer_config"}}
+    if isinstance(value, list | tuple | set):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, str | int | float | bool) or value is None else str(value)

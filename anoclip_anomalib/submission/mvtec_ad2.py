@@ -1,0 +1,281 @@
+"""MVTec AD 2: predict, write, validate, pack. Resumable, and shared by any number of processes."""
+
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from anoclip_anomalib.evaluation.resolution import image_size
+from anoclip_anomalib.evaluation.thresholds import ThresholdRule
+from anoclip_anomalib.submission.claims import Claims
+from anoclip_anomalib.submission.faults import Report
+from anoclip_anomalib.submission.mvtec_ad2_data import check_images, images_of
+from anoclip_anomalib.submission.mvtec_ad2_layout import IMAGES_PER_SPLIT, SPLIT_SUFFIXES
+from anoclip_anomalib.submission.mvtec_ad2_object import fit_object, write_object
+from anoclip_anomalib.submission.mvtec_ad2_validate import ImageSize, validate
+from anoclip_anomalib.submission.pack import pack_folder
+from anoclip_anomalib.submission.predict import PredictSettings, predict_object
+from anoclip_anomalib.submission.provenance import as_json, provenance_path, read_json, write_json, write_provenance
+from anoclip_anomalib.submission.raw_maps import RawMapStore
+from anoclip_anomalib.submission.versions import sha256_of
+
+
+class Progress(Protocol):
+    """Where the writer tells what it does: ``start`` a step of so many images, then ``advance``."""
+
+    def start(self, text: str, total: int) -> None:
+        """Begin a step."""
+
+    def advance(self, images: int) -> None:
+        """So many more images are done."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What to submit and where to write it.
+
+    Attributes:
+        name: Name of the folder and of the archive.
+        out: The folder that both go to.
+        predict: Model and data.
+        threshold: The rule for the PNGs, fitted on good validation images.
+        linear_share: See ``fit_rank_map``.
+        counts: Objects and images per split; the leaderboard's by default.
+        compression: TIFF compression, or None.
+        compression_level: The archive's.
+        keep_raw: Keep the raw maps when all is done.
+        claims: Options of ``Claims``.
+        poll: Seconds between two looks at what other processes do.
+    """
+
+    name: str
+    out: Path
+    predict: PredictSettings
+    threshold: ThresholdRule = field(default_factory=ThresholdRule)
+    linear_share: float = 0.5
+    counts: Mapping[str, int] = field(default_factory=lambda: dict(IMAGES_PER_SPLIT))
+    compression: str | None = None
+    compression_level: int = 6
+    keep_raw: bool = False
+    claims: Mapping[str, float] = field(default_factory=dict)
+    poll: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not self.name or self.name != Path(self.name).name or self.name.startswith("."):
+            raise ValueError(f"'{self.name}' is no name for a folder: letters, digits, '-' and '_' without any '/'")
+
+    @property
+    def folder(self) -> Path:
+        """The submission folder."""
+        return self.out / self.name
+
+    @property
+    def work(self) -> Path:
+        """Raw maps, claims and finished objects' figures, beside the submission folder."""
+        return self.out / f"{self.name}.work"
+
+    @property
+    def archive(self) -> Path:
+        """The packed submission."""
+        return self.out / f"{self.name}.tar.gz"
+
+    @property
+    def is_complete_set(self) -> bool:
+        """Whether all objects are asked for."""
+        return set(self.counts) == set(IMAGES_PER_SPLIT)
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the result, as plain data."""
+        return {
+            "configuration": self.predict.config.as_dict(),
+            "fit": self.predict.fit,
+            "data": str(self.predict.root),
+            "threshold": asdict(self.threshold),
+            "linear_share": self.linear_share,
+            "compression": self.compression,
+        }
+
+
+def original_sizes(root: Path) -> ImageSize:
+    """Look up sizes of private images in a data set, for the validator."""
+
+    def look_up(object_name: str, split: str, stem: str) -> tuple[int, int] | None:
+        path = root / object_name / split / f"{stem}.png"
+        return image_size(path) if path.is_file() else None
+
+    return look_up
+
+
+def make_submission(submission: Submission, progress: Progress, say: Callable[[str], None]) -> Report:
+    """Do all that is left to do for a submission; other processes may call this for the same one at the same time.
+
+    Args:
+        submission: What and where.
+        progress: Told about images.
+        say: Told about steps, one line each.
+
+    Returns:
+        The validator's report on the folder; nothing was packed if it is not ok.
+
+    Raises:
+        FileNotFoundError: If the data set is not complete.
+        FileExistsError: If the folder holds another submission, or this one was begun with other settings.
+    """
+    settings = submission.settings()
+    done_before = _finished(submission, settings)
+    if done_before is not None:
+        say(f"{submission.archive} is complete already")
+        return done_before
+    check_images(submission.predict.root, submission.counts)
+    _begin(submission, settings)
+    claims = Claims(submission.work / "claims", **submission.claims)
+    waiting = False
+    while True:
+        left = [name for name in submission.counts if not _figures_path(submission, name).is_file()]
+        if not left:
+            break
+        advanced = False
+        for object_name in left:
+            with claims.take(object_name) as mine:
+                if mine and not _figures_path(submission, object_name).is_file():
+                    _make_object(submission, object_name, progress, say)
+                    advanced = True
+        if not advanced:
+            if not waiting:
+                say(f"waiting for other processes: {', '.join(left)}")
+            waiting = True
+            time.sleep(submission.poll)
+    return _finish(submission, settings, claims, progress, say)
+
+
+def _figures_path(submission: Submission, object_name: str) -> Path:
+    return submission.work / "done" / f"{object_name}.json"
+
+
+def _begin(submission: Submission, settings: dict[str, Any]) -> None:
+    path = submission.work / "settings.json"
+    if not path.is_file():
+        if submission.folder.exists():
+            raise FileExistsError(
+                f"{submission.folder} exists and was not begun by this command; choose another --name or delete it"
+            )
+        write_json(path, settings)
+        return
+    before = read_json(path)
+    differing = sorted(key for key, value in settings.items() if as_json(value) != before.get(key))
+    if differing:
+        raise FileExistsError(
+            f"{submission.folder} was begun with another {', '.join(differing)} (see {path}); finish it with the same "
+            f"settings, choose another --name, or delete {submission.folder} and {submission.work}"
+        )
+
+
+def _finished(submission: Submission, settings: dict[str, Any]) -> Report | None:
+    """An empty report if an earlier run or another process has packed this very submission."""
+    path = provenance_path(submission.folder)
+    if not (path.is_file() and submission.archive.is_file() and submission.folder.is_dir()):
+        return None
+    before = read_json(path)
+    if before.get("settings") != as_json(settings):
+        raise FileExistsError(f"{submission.folder} is another, finished submission (see {path}); choose another --name")
+    if before.get("archive", {}).get("sha256") != sha256_of(submission.archive):
+        raise FileExistsError(f"{submission.archive} was changed after it was packed; delete it and {path} to pack it anew")
+    return Report(str(submission.folder))
+
+
+def _make_object(submission: Submission, object_name: str, progress: Progress, say: Callable[[str], None]) -> None:
+    begun = time.monotonic()
+    root = submission.predict.root
+    store = RawMapStore(submission.work / "raw" / object_name, root / object_name)
+    normal = images_of(root, object_name, "validation")
+    test = [(split, image) for split in SPLIT_SUFFIXES for image in images_of(root, object_name, split)]
+    progress.start(f"{object_name}: predicting", len(normal) + len(test))
+    digest_path = store.folder / "weights.json"
+    digest = predict_object(submission.predict, object_name, ["validation", *SPLIT_SUFFIXES], store, progress.advance)
+    if digest is not None:
+        if digest_path.is_file() and read_json(digest_path) != digest:
+            raise ValueError(f"the weights changed since the first maps in {store.folder}; delete it to predict them anew")
+        write_json(digest_path, digest)
+    fit = fit_object(
+        store.read_all(normal), store.read_all([image for _, image in test]), submission.threshold, submission.linear_share
+    )
+    progress.start(f"{object_name}: writing", len(test))
+    figures = write_object(
+        submission.folder,
+        object_name,
+        ((split, store.read(image)) for split, image in test),
+        fit,
+        compression=submission.compression,
+        progress=progress.advance,
+    )
+    figures["weights_digest"] = read_json(digest_path) if digest_path.is_file() else None
+    figures["seconds"] = round(time.monotonic() - begun, 1)
+    write_json(_figures_path(submission, object_name), figures)
+    if not submission.keep_raw:
+        shutil.rmtree(store.folder, ignore_errors=True)
+    say(
+        f"{object_name}: {figures['images']} images, threshold {fit.threshold:.6g} ({fit.rule}), "
+        f"{100 * figures['anomalous_pixels']:.2f} % of pixels above it, "
+        f"smallest Kendall tau {figures['smallest_kendall_tau']:.5f}"
+    )
+    for weak in figures["maps_below_tau_0.999"]:
+        say(f"warning: {object_name}/{weak['image']}: Kendall tau {weak['tau']:.4f} is below 0.999")
+
+
+def _finish(
+    submission: Submission, settings: dict[str, Any], claims: Claims, progress: Progress, say: Callable[[str], None]
+) -> Report:
+    """Validate and pack; of several processes the first one does, the others wait for it."""
+    while True:
+        with claims.take("pack") as mine:
+            done = _finished(submission, settings)
+            if done is None and mine:
+                done = _validate_and_pack(submission, settings, progress, say)
+        if done is not None:
+            if done.ok and submission.archive.is_file() and not submission.keep_raw:
+                shutil.rmtree(submission.work, ignore_errors=True)
+            return done
+        time.sleep(submission.poll)
+
+
+def _validate_and_pack(
+    submission: Submission, settings: dict[str, Any], progress: Progress, say: Callable[[str], None]
+) -> Report:
+    objects = {name: read_json(_figures_path(submission, name)) for name in submission.counts}
+    files = 4 * sum(submission.counts.values())
+    progress.start("validating", files)
+    report = validate(
+        submission.folder,
+        counts=submission.counts,
+        image_size=original_sizes(submission.predict.root),
+        progress=lambda _: progress.advance(1),
+    )
+    if not report.ok:
+        return report
+    facts = {
+        "leaderboard": "MVTec AD 2",
+        "settings": settings,
+        "weights_digest": sorted({str(figures["weights_digest"]) for figures in objects.values()}),
+        "objects": objects,
+        "counts": dict(submission.counts),
+    }
+    archive = None
+    if submission.is_complete_set:
+        progress.start("packing", files)
+        archive = pack_folder(
+            submission.folder,
+            submission.archive,
+            compression_level=submission.compression_level,
+            progress=lambda _: progress.advance(1),
+        )
+        packed = validate(archive, counts=submission.counts, contents=False)
+        if not packed.ok:
+            return packed
+        say(f"{archive}: {archive.stat().st_size / 2**20:.1f} MiB, ready to upload")
+    else:
+        absent = sorted(set(IMAGES_PER_SPLIT) - set(submission.counts))
+        say(f"{submission.folder} is valid but not packed: the leaderboard asks for {', '.join(absent)} as well")
+    write_provenance(submission.folder, facts, archive)
+    return report

@@ -1,0 +1,105 @@
+"""Predicting the images of one object with any anomalib model, as raw maps on disk."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from anomalib import LearningType
+from anomalib.engine import Engine
+
+from anoclip_anomalib.submission.model_config import ModelConfig
+from anoclip_anomalib.submission.mvtec_ad2_data import ObjectData, images_of
+from anoclip_anomalib.submission.raw_maps import KeepRawMaps, RawMapStore
+from anoclip_anomalib.submission.versions import weights_digest
+
+
+@dataclass(frozen=True)
+class PredictSettings:
+    """How objects are predicted.
+
+    Attributes:
+        config: Model, data and trainer.
+        root: The data set's folder, resolved.
+        fit: Fit the model on ``train/good`` first (one-class models without a checkpoint).
+    """
+
+    config: ModelConfig
+    root: Path
+    fit: bool = False
+
+
+def predict_object(
+    settings: PredictSettings,
+    object_name: str,
+    parts: Sequence[str],
+    store: RawMapStore,
+    progress: Callable[[int], None] | None = None,
+) -> str | None:
+    """Predict those images of an object that the store does not hold yet, with an engine and a model of their own.
+
+    Args:
+        settings: Model, data and trainer.
+        object_name: Such as ``can``; the data module's category, from which zero-shot models take the class name.
+        parts: Keys of ``mvtec_ad2_data.FOLDERS``.
+        store: Where raw maps go.
+        progress: Called with numbers of finished images.
+
+    Returns:
+        The digest of the model's weights; None if there was nothing to do.
+
+    Raises:
+        ValueError: If a model that learns is given neither a checkpoint nor ``fit``, or gives no finite map.
+        FileNotFoundError: If the checkpoint does not exist.
+    """
+    images = [image for part in parts for image in images_of(settings.root, object_name, part)]
+    left = [image for image in images if not store.has(image)]
+    if progress and len(left) < len(images):
+        progress(len(images) - len(left))
+    if not left:
+        return None
+    model, callbacks, trainer = settings.config.build()
+    checkpoint = _checkpoint(settings.config.ckpt_path, object_name)
+    learns = model.learning_type not in {LearningType.ZERO_SHOT, LearningType.FEW_SHOT}
+    if learns and checkpoint is None and not settings.fit:
+        raise ValueError(
+            f"{type(model).__name__} learns from normal images: give --fit, or --ckpt_path with a checkpoint for each object "
+            "('{object}' in the path stands for the object's name)"
+        )
+    # Raw scores are all that is asked for; pictures and metrics of unlabelled images would cost time and fail.
+    model.visualizer = None
+    model.evaluator = None
+    arguments = {key: value for key, value in settings.config.data_arguments.items() if key not in {"root", "category"}}
+    data = ObjectData(
+        parts, lambda path: store.has(path), root=settings.root, category=object_name, **_without(arguments, "test_type")
+    )
+    if settings.fit and learns and checkpoint is None:
+        Engine(callbacks=[], logger=False, default_root_dir=store.folder / "engine", enable_progress_bar=False, **trainer).fit(
+            model, datamodule=data
+        )
+    keep = KeepRawMaps(store, progress)
+    # Zero-shot models are validated before they predict, to fit a normalisation that is not used here: no batches for that.
+    engine = Engine(
+        callbacks=[keep, *callbacks],
+        logger=False,
+        default_root_dir=store.folder / "engine",
+        enable_progress_bar=False,
+        **{**trainer, "limit_val_batches": 0},
+    )
+    engine.predict(model, datamodule=data, ckpt_path=checkpoint, return_predictions=False)
+    missing = [image for image in left if not store.has(image)]
+    if missing:
+        raise ValueError(f"{type(model).__name__} left out {len(missing)} images, {missing[0]} among them")
+    return weights_digest(model)
+
+
+def _checkpoint(pattern: str | None, object_name: str) -> Path | None:
+    if pattern is None:
+        return None
+    path = Path(pattern.replace("{object}", object_name))
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint {path}")
+    return path
+
+
+def _without(arguments: dict, key: str) -> dict:
+    return {name: value for name, value in arguments.items() if name != key}
