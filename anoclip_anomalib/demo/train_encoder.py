@@ -1,0 +1,264 @@
+"""Trains the bundled encoder: a small CLIP on generated images and captions, with the contrastive loss alone.
+
+    python -m anoclip_anomalib.demo.train_encoder --out results/encoder
+
+No mask and no label enters besides the caption. The loss is CLIP's, in both directions, with every caption that fits
+an image as a positive. It is taken twice: against captions with the category's name, and against captions with a
+general or random name, which fit every image of their state.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from open_clip.model import CLIP
+from open_clip.tokenizer import SimpleTokenizer
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import DataLoader
+
+from anoclip_anomalib.demo.captions import Captioner
+from anoclip_anomalib.demo.pairs import CATEGORY_NAMES, Chunk, PairChunks
+from anoclip_anomalib.demo.weights_file import save_weights
+
+MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(1, 3, 1, 1)
+STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(1, 3, 1, 1)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training at one image size.
+
+    Attributes:
+        size: Side of the training images in pixels.
+        steps: Number of optimiser steps.
+        pairs: Pairs in a batch; twice as many images.
+        peak: Highest learning rate; it rises over ``warmup`` steps and falls to nearly 0 along a cosine.
+        warmup: Steps of rising learning rate.
+        pool: Chunks of images kept for drawing batches.
+        refresh: Steps between new chunks.
+    """
+
+    size: int
+    steps: int
+    pairs: int
+    peak: float
+    warmup: int
+    pool: int
+    refresh: int
+
+
+CHUNK_PAIRS = 256
+
+
+def model_config(image_size: int) -> dict:
+    """The encoder as an open_clip model configuration."""
+    return {
+        "embed_dim": 64,
+        "vision_cfg": {
+            "image_size": image_size,
+            "patch_size": 8,
+            "layers": 12,
+            "width": 128,
+            "head_width": 64,
+            "mlp_ratio": 2.0,
+        },
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 3},
+    }
+
+
+def multi_positive_loss(logits: Tensor, positive: Tensor) -> Tensor:
+    """Contrastive loss in both directions; ``logits`` and ``positive`` (bool) are (images, captions).
+
+    Each row's and each column's target is uniform over its positives.
+    """
+    weight = positive.float()
+    over_captions = (weight / weight.sum(1, keepdim=True) * logits.log_softmax(1)).sum(1).mean()
+    over_images = (weight / weight.sum(0, keepdim=True) * logits.log_softmax(0)).sum(0).mean()
+    return -(over_captions + over_images) / 2
+
+
+def encode_captions(model: CLIP, tokens: Tensor) -> Tensor:
+    """Unit text embeddings (N, D), computed only up to the longest caption's end token (the mask is causal)."""
+    length = int(tokens.argmax(1).max()) + 1
+    tokens = tokens[:, :length]
+    x = model.token_embedding(tokens) + model.positional_embedding[:length]
+    x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
+    x = x[torch.arange(len(x)), tokens.argmax(1)] @ model.text_projection
+    return functional.normalize(x.float(), dim=-1)
+
+
+class PairPool:
+    """A sliding window over the stream of chunks, from which augmented batches are drawn."""
+
+    def __init__(self, chunks: Iterator[Chunk], capacity: int) -> None:
+        self.chunks = chunks
+        self.pool: deque[Chunk] = deque(maxlen=capacity)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take in the next chunk; the oldest one leaves a full pool."""
+        self.pool.append(next(self.chunks))
+
+    def batch(self, rng: np.random.Generator, pairs: int) -> tuple[Tensor, np.ndarray]:
+        """``pairs`` pairs in random orientation: images (2 * pairs, 3, S, S), normal ones first; categories (pairs,)."""
+        images, categories = [], []
+        for _ in range(pairs):
+            chunk = self.pool[int(rng.integers(len(self.pool)))]
+            index = int(rng.integers(len(chunk.category)))
+            pair = np.rot90(chunk.images[index], int(rng.integers(4)), (1, 2))
+            if rng.random() < 0.5:
+                pair = pair[:, :, ::-1]
+            if rng.random() < 0.3:
+                pair = pair[..., rng.permutation(3)]
+            images.append(pair)
+            categories.append(chunk.category[index])
+        stacked = torch.from_numpy(np.stack(images, 1).reshape(2 * pairs, *images[0].shape[1:]))
+        return (stacked.permute(0, 3, 1, 2).float() / 255 - MEAN) / STD, np.array(categories)
+
+
+def grow_positions(state: dict[str, Tensor], patches: int) -> None:
+    """Resize the vision tower's position embedding (1 + n^2, width) in ``state`` to ``patches``^2 patches, in place."""
+    name = "visual.positional_embedding"
+    positions = state[name].float().numpy()
+    side = round((len(positions) - 1) ** 0.5)
+    grid = cv2.resize(positions[1:].reshape(side, side, -1)[..., :], (patches, patches), interpolation=cv2.INTER_CUBIC)
+    state[name] = torch.from_numpy(np.concatenate([positions[:1], grid.reshape(patches * patches, -1)]))
+
+
+def train_phase(
+    model: CLIP, phase: Phase, captioner: Captioner, tokenizer: SimpleTokenizer, args: argparse.Namespace, save
+) -> None:
+    """Run one phase; ``save(step)`` is called every ``args.save_every`` seconds and at its end."""
+    rng = np.random.default_rng([args.seed, phase.size, 1])
+    count = phase.pool + phase.steps // phase.refresh + 2
+    loader = DataLoader(
+        PairChunks(args.seed, phase.size, CHUNK_PAIRS, count),
+        batch_size=None,
+        num_workers=args.workers,
+        prefetch_factor=4 if args.workers else None,
+        collate_fn=lambda chunk: chunk,
+    )
+    pool = PairPool(iter(loader), phase.pool)
+    decay = [p for p in model.parameters() if p.ndim >= 2 and p is not model.token_embedding.weight]
+    rest = [p for p in model.parameters() if p.ndim < 2 or p is model.token_embedding.weight]
+    groups = [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=phase.peak, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: min((step + 1) / phase.warmup, 0.01 + 0.495 * (1 + np.cos(np.pi * step / phase.steps))),
+    )
+    visual = torch.compile(model.visual, dynamic=False) if args.compile else model.visual
+    started = saved = time.monotonic()
+    meters = {"named": 0.0, "generic": 0.0, "state": 0.0}
+    abnormal: np.ndarray = np.repeat([False, True], phase.pairs)
+    for step in range(phase.steps):
+        if step % phase.refresh == 0:
+            pool.refresh()
+        images, category = pool.batch(rng, phase.pairs)
+        category = np.tile(category, 2)
+        named = [captioner.draw(rng, CATEGORY_NAMES[c], a) for c, a in zip(category, abnormal, strict=True)]
+        generic_state = np.arange(phase.pairs) % 2 == 1
+        generic = [captioner.draw_generic(rng, bool(a)) for a in generic_state]
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.bfloat16):
+            image_embedding = functional.normalize(visual(images).float(), dim=-1)
+            text_embedding = encode_captions(model, tokenizer(named + generic))
+        scale = model.logit_scale.exp()
+        logits = scale * image_embedding @ text_embedding.T
+        same_state = torch.from_numpy(abnormal[:, None] == abnormal[None])
+        same_category = torch.from_numpy(category[:, None] == category[None])
+        generic_positive = torch.from_numpy(abnormal[:, None] == generic_state[None])
+        named_logits, generic_logits = logits[:, : len(named)], logits[:, len(named) :]
+        named_loss = multi_positive_loss(named_logits, same_state & same_category)
+        generic_loss = multi_positive_loss(generic_logits, generic_positive)
+        optimizer.zero_grad(set_to_none=True)
+        (named_loss + args.generic_weight * generic_loss).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, float(np.log(100)))
+            margin = generic_logits[:, 1::2].mean(1) - generic_logits[:, 0::2].mean(1)
+            correct = (margin[phase.pairs :] > margin[: phase.pairs]).float().mean()
+        for name, value in (("named", named_loss), ("generic", generic_loss), ("state", correct)):
+            meters[name] += float(value.detach()) / args.log_every
+        if (step + 1) % args.log_every == 0:
+            speed = (step + 1) * 2 * phase.pairs / (time.monotonic() - started)
+            print(
+                f"{phase.size}px step {step + 1}/{phase.steps} named {meters['named']:.3f} generic {meters['generic']:.3f} "
+                f"pairs right {meters['state']:.3f} scale {float(scale.detach()):.1f} {speed:.0f} images/s "
+                f"{time.monotonic() - started:.0f} s",
+                flush=True,
+            )
+            meters = dict.fromkeys(meters, 0.0)
+        if time.monotonic() - saved > args.save_every:
+            save(f"{phase.size}px step {step + 1}")
+            saved = time.monotonic()
+    save(f"{phase.size}px end")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train all phases and write ``demo_clip.safetensors`` and ``demo_clip.json`` into ``--out``."""
+    parser = argparse.ArgumentParser(description="Train the bundled demonstration encoder on generated images.")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the weights; checkpoints overwrite each other")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, nargs=2, default=(1900, 150), help="steps at 64 and at 128 pixels")
+    parser.add_argument("--pairs", type=int, nargs=2, default=(32, 32), help="pairs in a batch in each phase")
+    parser.add_argument("--peak", type=float, nargs=2, default=(1e-3, 4e-4), help="peak learning rate of each phase")
+    parser.add_argument("--generic-weight", type=float, default=1.0, help="weight of the captions without the category's name")
+    parser.add_argument("--workers", type=int, default=1, help="processes that draw images; the result does not depend on it")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--bfloat16", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--compile", action="store_true", help="torch.compile the vision tower (needs a C++ compiler)")
+    parser.add_argument("--log-every", type=int, default=25)
+    parser.add_argument("--save-every", type=float, default=180, help="seconds between checkpoints")
+    args = parser.parse_args(argv)
+    torch.manual_seed(args.seed)
+    torch.set_num_threads(args.threads)
+    cv2.setNumThreads(1)
+    tokenizer = SimpleTokenizer()
+    words = [token[:-4] for token in tokenizer.encoder if token.endswith("</w>") and token[:-4].isalpha() and len(token) > 6]
+    captioner = Captioner(words)
+    phases = [
+        Phase(size, steps, pairs, peak, warmup, pool, refresh)
+        for size, steps, pairs, peak, warmup, pool, refresh in zip(
+            (64, 128), args.steps, args.pairs, args.peak, (200, 20), (60, 24), (10, 6), strict=True
+        )
+    ]
+    state: dict[str, Tensor] | None = None
+    for phase in phases:
+        config = model_config(phase.size)
+        model = CLIP(**config)
+        if state is not None:
+            grow_positions(state, phase.size // config["vision_cfg"]["patch_size"])
+            model.load_state_dict(state)
+
+        def save(progress: str, model: CLIP = model, config: dict = config) -> None:
+            save_weights(args.out, model.state_dict(), config, {**_provenance(argv), "progress": progress})
+
+        train_phase(model, phase, captioner, tokenizer, args, save)
+        state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    return 0
+
+
+def _provenance(argv: list[str] | None) -> dict[str, str]:
+    arguments = sys.argv[1:] if argv is None else argv
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
+    return {
+        "command": " ".join(["python -m anoclip_anomalib.demo.train_encoder", *arguments]),
+        "commit": commit.stdout.strip() or "unknown",
+        "versions": json.dumps({"torch": torch.__version__, "numpy": np.__version__, "opencv": cv2.__version__}),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
