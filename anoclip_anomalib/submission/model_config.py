@@ -54,11 +54,24 @@ class ModelConfig:
             del wanted["data"]
             built = self.parser.instantiate_classes(wanted)
         trainer = {key: value for key, value in built.trainer.items() if value is not None}
-        callbacks = trainer.pop("callbacks", None) or []
-        callbacks = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
+        callbacks = _as_list(trainer.pop("callbacks", None))
         for key in ("default_root_dir", "logger", "enable_progress_bar"):
             trainer.pop(key, None)
         return built.model, callbacks, trainer
+
+    def result_settings(self) -> dict[str, Any]:
+        """The part of the configuration that decides scores: not where data lies or how many processes read it."""
+        trainer = self.config.trainer
+        return _plain(
+            {
+                "model": self.config.model.as_dict(),
+                "callbacks": [item.as_dict() if isinstance(item, Namespace) else item for item in _as_list(trainer.callbacks)],
+                "precision": trainer.precision,
+                "seed": self.seed,
+                "checkpoint": self.ckpt_path,
+                "augmentations": {key: value for key, value in self.data_arguments.items() if key.endswith("augmentations")},
+            }
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for provenance."""
@@ -76,6 +89,12 @@ def _parser(exit_on_error: bool) -> ArgumentParser:
     parser.add_argument("--default_root_dir", type=str | None, default=None)
     parser.add_argument("--logging.log_graph", type=bool, default=False)
     return parser
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def _plain(value: Any) -> Any:

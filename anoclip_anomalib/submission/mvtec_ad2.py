@@ -20,6 +20,7 @@ from anoclip_anomalib.submission.predict import PredictSettings, predict_object
 from anoclip_anomalib.submission.provenance import as_json, provenance_path, read_json, write_json, write_provenance
 from anoclip_anomalib.submission.raw_maps import RawMapStore
 from anoclip_anomalib.submission.versions import sha256_of
+from anoclip_anomalib.submission.work_folder import open_work_folder
 
 
 class Progress(Protocol):
@@ -89,9 +90,8 @@ class Submission:
     def settings(self) -> dict[str, Any]:
         """What decides the result, as plain data."""
         return {
-            "configuration": self.predict.config.as_dict(),
+            "configuration": self.predict.config.result_settings(),
             "fit": self.predict.fit,
-            "data": str(self.predict.root),
             "threshold": asdict(self.threshold),
             "linear_share": self.linear_share,
             "compression": self.compression,
@@ -129,7 +129,7 @@ def make_submission(submission: Submission, progress: Progress, say: Callable[[s
         say(f"{submission.archive} is complete already")
         return done_before
     check_images(submission.predict.root, submission.counts)
-    _begin(submission, settings)
+    open_work_folder(submission.work, settings, submission.folder)
     claims = Claims(submission.work / "claims", **submission.claims)
     waiting = False
     while True:
@@ -152,24 +152,6 @@ def make_submission(submission: Submission, progress: Progress, say: Callable[[s
 
 def _figures_path(submission: Submission, object_name: str) -> Path:
     return submission.work / "done" / f"{object_name}.json"
-
-
-def _begin(submission: Submission, settings: dict[str, Any]) -> None:
-    path = submission.work / "settings.json"
-    if not path.is_file():
-        if submission.folder.exists():
-            raise FileExistsError(
-                f"{submission.folder} exists and was not begun by this command; choose another --name or delete it"
-            )
-        write_json(path, settings)
-        return
-    before = read_json(path)
-    differing = sorted(key for key, value in settings.items() if as_json(value) != before.get(key))
-    if differing:
-        raise FileExistsError(
-            f"{submission.folder} was begun with another {', '.join(differing)} (see {path}); finish it with the same "
-            f"settings, choose another --name, or delete {submission.folder} and {submission.work}"
-        )
 
 
 def _finished(submission: Submission, settings: dict[str, Any]) -> Report | None:
@@ -257,6 +239,8 @@ def _validate_and_pack(
     facts = {
         "leaderboard": "MVTec AD 2",
         "settings": settings,
+        "configuration": submission.predict.config.as_dict(),
+        "data": str(submission.predict.root),
         "weights_digest": sorted({str(figures["weights_digest"]) for figures in objects.values()}),
         "objects": objects,
         "counts": dict(submission.counts),

@@ -7,6 +7,7 @@ from pathlib import Path
 from anomalib import LearningType
 from anomalib.engine import Engine
 
+from anoclip_anomalib.submission.interrupts import interruptible
 from anoclip_anomalib.submission.model_config import ModelConfig
 from anoclip_anomalib.submission.mvtec_ad2_data import ObjectData, images_of
 from anoclip_anomalib.submission.raw_maps import KeepRawMaps, RawMapStore
@@ -73,9 +74,9 @@ def predict_object(
         parts, lambda path: store.has(path), root=settings.root, category=object_name, **_without(arguments, "test_type")
     )
     if settings.fit and learns and checkpoint is None:
-        Engine(callbacks=[], logger=False, default_root_dir=store.folder / "engine", enable_progress_bar=False, **trainer).fit(
-            model, datamodule=data
-        )
+        engine = Engine(logger=False, default_root_dir=store.folder / "engine", enable_progress_bar=False, **trainer)
+        with interruptible():
+            engine.fit(model, datamodule=data)
     keep = KeepRawMaps(store, progress)
     # Zero-shot models are validated before they predict, to fit a normalisation that is not used here: no batches for that.
     engine = Engine(
@@ -85,7 +86,8 @@ def predict_object(
         enable_progress_bar=False,
         **{**trainer, "limit_val_batches": 0},
     )
-    engine.predict(model, datamodule=data, ckpt_path=checkpoint, return_predictions=False)
+    with interruptible():
+        engine.predict(model, datamodule=data, ckpt_path=checkpoint, return_predictions=False)
     missing = [image for image in left if not store.has(image)]
     if missing:
         raise ValueError(f"{type(model).__name__} left out {len(missing)} images, {missing[0]} among them")

@@ -17,7 +17,7 @@ from anoclip_anomalib.submission.mvtec_ad2_layout import (
     file_path,
 )
 
-COUNTS: Mapping[str, int] = {name: 2 for name in IMAGES_PER_SPLIT} | {"sheet_metal": IMAGES_PER_SPLIT["sheet_metal"]}
+COUNTS: Mapping[str, int] = dict.fromkeys(IMAGES_PER_SPLIT, 2) | {"sheet_metal": IMAGES_PER_SPLIT["sheet_metal"]}
 """All eight objects, one of them with the leaderboard's own number of images."""
 
 SIZE = (6, 9)

@@ -1,0 +1,242 @@
+"""``anoclip submit mvtec-ad2``: predict, write, validate and pack; or one of the steps alone."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from anoclip_anomalib.cli import submit_shared as shared
+from anoclip_anomalib.submission.mvtec_ad2_layout import IMAGES_PER_SPLIT
+
+NAME = "mvtec-ad2"
+
+
+def main(argv: list[str]) -> int:
+    """Run the command.
+
+    Args:
+        argv: The words after ``anoclip submit mvtec-ad2``.
+
+    Returns:
+        0; 1 if the submission is not valid; 2 for input that cannot be used; 130 after an interruption.
+    """
+    arguments, model_arguments = _parser().parse_known_args(argv)
+    if arguments.validate is not None:
+        action: Callable[[], int] = lambda: _validate(arguments, model_arguments)  # noqa: E731
+    elif arguments.evaluate_public:
+        action = lambda: _evaluate(arguments, model_arguments)  # noqa: E731
+    elif arguments.runtime:
+        action = lambda: _runtime(arguments, model_arguments)  # noqa: E731
+    else:
+        action = lambda: _submit(arguments, model_arguments)  # noqa: E731
+    return shared.run(NAME, action)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = shared.parser(NAME, "Write, validate and pack a submission for MVTec AD 2, or one of these steps.")
+    steps = parser.add_mutually_exclusive_group()
+    steps.add_argument("--validate", metavar="PATH", help="only check a folder or .tar.gz, whoever wrote it")
+    steps.add_argument("--evaluate-public", action="store_true", help="measure test_public with the leaderboard's metrics")
+    steps.add_argument("--runtime", action="store_true", help="write the leaderboard's runtime and memory table")
+    parser.add_argument("--name", help="the submission's name: of the folder and the archive")
+    parser.add_argument("--out", default=".", metavar="FOLDER", help="where they go (default: here)")
+    parser.add_argument(
+        "--objects",
+        nargs="+",
+        choices=list(IMAGES_PER_SPLIT),
+        metavar="OBJECT",
+        help=f"only these of {', '.join(IMAGES_PER_SPLIT)}; nothing is packed until all are there",
+    )
+    writing = parser.add_argument_group("writing")
+    writing.add_argument(
+        "--threshold",
+        type=shared.threshold_rule,
+        default="mean_std:3",
+        metavar="RULE",
+        help="of the PNGs, from good validation images: mean_std:K (default: mean_std:3), quantile:Q, fixed:VALUE, natural",
+    )
+    writing.add_argument("--fit", action="store_true", help="fit the model on train/good first (one-class models)")
+    writing.add_argument(
+        "--linear-share",
+        type=float,
+        default=0.5,
+        metavar="SHARE",
+        help="of float16 values spread evenly over the scores; the rest follows the pixels (default: %(default)s)",
+    )
+    writing.add_argument("--tiff-compression", choices=["none", "zlib"], default="none")
+    writing.add_argument("--gzip-level", type=int, default=6, choices=range(1, 10), metavar="1..9")
+    writing.add_argument("--keep-raw", action="store_true", help="keep the raw float32 maps in NAME.work")
+    checking = parser.add_argument_group("validating")
+    checking.add_argument("--allow-missing-thresholded", action="store_true", help="maps without PNGs (no SegF1) are valid")
+    checking.add_argument("--names-only", action="store_true", help="do not open the files")
+    timing = parser.add_argument_group("runtime")
+    timing.add_argument("--device", default=None, help="cpu or cuda (default: cuda if there is one)")
+    timing.add_argument(
+        "--warmup", type=int, metavar="N", help="images before the clock counts (default: 1000, on a CPU 0)"
+    )
+    timing.add_argument("--count", type=int, metavar="N", help="images measured (default: 1000)")
+    timing.add_argument(
+        "--sizes",
+        nargs="+",
+        type=_size,
+        metavar="HEIGHTxWIDTH",
+        help="(default: 256x256 512x512 1024x1224)",
+    )
+    return parser
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
+        raise argparse.ArgumentTypeError(f"'{text}' is no HEIGHTxWIDTH")
+    return int(height), int(width)
+
+
+def _counts(arguments: argparse.Namespace) -> dict[str, int]:
+    return {name: count for name, count in IMAGES_PER_SPLIT.items() if name in (arguments.objects or IMAGES_PER_SPLIT)}
+
+
+def _validate(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
+    from anoclip_anomalib.submission.mvtec_ad2_validate import validate
+
+    image_size = None
+    if model_arguments:
+        root = _only_data_root(model_arguments)
+        from anoclip_anomalib.submission.mvtec_ad2 import original_sizes
+
+        image_size = original_sizes(root)
+    counts = _counts(arguments)
+    progress = shared.TerminalProgress()
+    progress.start("validating", 4 * sum(counts.values()))
+    report = validate(
+        arguments.validate,
+        counts=counts,
+        image_size=image_size,
+        require_masks=not arguments.allow_missing_thresholded,
+        contents=not arguments.names_only,
+        progress=lambda _: progress.advance(1),
+    )
+    progress.close()
+    return shared.print_report(report)
+
+
+def _only_data_root(model_arguments: list[str]) -> Path:
+    words = [part for word in model_arguments for part in word.split("=", 1)]
+    if len(words) != 2 or words[0] != "--data.root":
+        raise ValueError(f"--validate takes --data.root (to compare image sizes) and no {' '.join(model_arguments)}")
+    root = Path(words[1])
+    if not root.is_dir():
+        raise FileNotFoundError(f"--data.root {root} is not a folder")
+    return root
+
+
+def _settings(arguments: argparse.Namespace, model_arguments: list[str]):  # noqa: ANN202
+    from anoclip_anomalib.submission.model_config import ModelConfig
+    from anoclip_anomalib.submission.predict import PredictSettings
+
+    if not arguments.name:
+        raise ValueError("give the submission a --name")
+    config = ModelConfig(model_arguments)
+    if not config.data_class.endswith(".MVTecAD2"):
+        raise ValueError(f"the data must be MVTecAD2, not {config.data_class}; give its folder with --data.root")
+    shared.quiet_libraries()
+    return PredictSettings(config, Path(config.data_arguments["root"]).resolve(), arguments.fit)
+
+
+def _submit(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
+    from anoclip_anomalib.submission.mvtec_ad2 import Submission, make_submission
+
+    progress = shared.TerminalProgress()
+    submission = Submission(
+        name=arguments.name or "",
+        out=Path(arguments.out),
+        predict=_settings(arguments, model_arguments),
+        threshold=arguments.threshold,
+        linear_share=arguments.linear_share,
+        counts=_counts(arguments),
+        compression=None if arguments.tiff_compression == "none" else arguments.tiff_compression,
+        compression_level=arguments.gzip_level,
+        keep_raw=arguments.keep_raw,
+    )
+    try:
+        report = make_submission(submission, progress, progress.say)
+    finally:
+        progress.close()
+    return shared.print_report(report)
+
+
+def _evaluate(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
+    from anoclip_anomalib.submission.local_evaluation import METRICS, as_table, evaluate_public
+    from anoclip_anomalib.submission.provenance import write_json
+    from anoclip_anomalib.submission.work_folder import open_work_folder
+
+    settings = _settings(arguments, model_arguments)
+    out = Path(arguments.out)
+    work, path = out / f"{arguments.name}.public.work", out / f"{arguments.name}.public.json"
+    facts = {"configuration": settings.config.result_settings(), "fit": settings.fit}
+    open_work_folder(work, facts, path)
+    progress = shared.TerminalProgress()
+    try:
+        results = evaluate_public(
+            settings,
+            list(_counts(arguments)),
+            work,
+            arguments.threshold,
+            progress.start,
+            progress.advance,
+            keep_raw=arguments.keep_raw,
+        )
+    finally:
+        progress.close()
+    table = as_table(results)
+    write_json(path, {"leaderboard": "MVTec AD 2, test_public", **facts, **table})
+    if not arguments.keep_raw:
+        import shutil
+
+        shutil.rmtree(work, ignore_errors=True)
+    titles = ("SegF1", "AU-PRO@0.05", "AUROC (max)", "AUROC (model)", "best SegF1*")
+    print(f"{'object':<12}" + "".join(f"{title:>15}" for title in titles) + f"{'threshold':>12}")
+    for result in results:
+        print(f"{result.object_name:<12}" + "".join(f"{getattr(result, metric):>15.4f}" for metric in METRICS), end="")
+        print(f"{result.threshold:>12.6g}")
+    print(f"{'mean':<12}" + "".join(f"{table['mean'][metric]:>15.4f}" for metric in METRICS))
+    print(f"threshold: {results[0].rule}; * at the best threshold, which labels are needed to know")
+    print(f"written to {path}")
+    return 0
+
+
+def _runtime(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
+    import torch
+
+    from anoclip_anomalib.submission.model_config import ModelConfig
+    from anoclip_anomalib.submission.runtime import SIZES, measure, prepare, protocol_counts, write_runtime_csv
+
+    config = ModelConfig(model_arguments)
+    shared.quiet_libraries()
+    device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model = prepare(config)
+    sizes = arguments.sizes or list(SIZES)
+    warmup, count = protocol_counts(device)
+    warmup, count = (arguments.warmup if arguments.warmup is not None else warmup), arguments.count or count
+    progress = shared.TerminalProgress()
+    progress.start(f"measuring on {device}", len(sizes) * (warmup + count))
+    try:
+        rows = measure(
+            model,
+            device=device,
+            sizes=sizes,
+            warmup=warmup,
+            count=count,
+            progress=lambda _, images: progress.advance(images),
+        )
+    finally:
+        progress.close()
+    kind = "cpu" if device.type == "cpu" else "gpu"
+    path = write_runtime_csv(Path(arguments.out) / f"runtimes_and_memory_{kind}.csv", rows)
+    for row in rows:
+        print(
+            f"{row.image_height} x {row.image_width}: {1000 * row.runtime_mean:.1f} ms "
+            f"(std {1000 * row.runtime_std:.1f}, min {1000 * row.runtime_min:.1f}, max {1000 * row.runtime_max:.1f}), "
+            f"peak {row.peak_memory:.0f} MiB"
+        )
+    print(f"{count} images after {warmup} of warm-up, one at a time; written to {path}")
+    return 0

@@ -1,0 +1,169 @@
+"""The leaderboard's metrics on ``test_public``, so that a user sees where they stand before spending an upload."""
+
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anoclip_anomalib.evaluation.accumulator import PixelAccumulator
+from anoclip_anomalib.evaluation.curves import aupro, auroc, count_scores, f1_max, threshold_curve
+from anoclip_anomalib.evaluation.reference import ScoreReference
+from anoclip_anomalib.evaluation.resolution import read_mask
+from anoclip_anomalib.evaluation.thresholds import ThresholdRule
+from anoclip_anomalib.submission.mvtec_ad2_data import images_of
+from anoclip_anomalib.submission.predict import PredictSettings, predict_object
+from anoclip_anomalib.submission.raw_maps import RawMap, RawMapStore
+
+PARTS = ("validation", "test_public_good", "test_public_bad")
+FPR_LIMIT = 0.05
+
+
+@dataclass(frozen=True)
+class PublicResult:
+    """Figures of one object on ``test_public``, all between 0 and 1.
+
+    Attributes:
+        object_name: Such as ``can``.
+        seg_f1: F1 over all pixels of all images at the threshold that the submission's PNGs would have.
+        au_pro: Area under the PRO curve up to a false positive rate of 0.05, divided by 0.05, at original size.
+        image_auroc: Of the largest score in each map, which is what the leaderboard takes.
+        model_image_auroc: Of the model's own image score.
+        best_seg_f1: The largest F1 over all thresholds. It uses the labels, so it is no estimate of the server's figure, only
+            of what a better threshold could reach.
+        threshold: The threshold.
+        rule: How it was found.
+    """
+
+    object_name: str
+    seg_f1: float
+    au_pro: float
+    image_auroc: float
+    model_image_auroc: float
+    best_seg_f1: float
+    threshold: float
+    rule: str
+
+
+METRICS = ("seg_f1", "au_pro", "image_auroc", "model_image_auroc", "best_seg_f1")
+
+
+def evaluate_object(
+    object_name: str,
+    normal: Iterable[RawMap],
+    test: Iterable[tuple[RawMap, Path | None]],
+    rule: ThresholdRule,
+    progress: Callable[[int], None] | None = None,
+) -> PublicResult:
+    """Measure one object's predictions, image by image.
+
+    Args:
+        object_name: Such as ``can``.
+        normal: Predictions of good validation images.
+        test: Predictions of public test images with their mask files, None for good images.
+        rule: The submission's rule.
+        progress: Called with 1 for each test image.
+
+    Raises:
+        ValueError: If a mask has another size than its image, or one class is missing.
+    """
+    reference = ScoreReference()
+    if rule.needs_reference:
+        for prediction in normal:
+            reference.update(prediction.at_original_size())
+    threshold = rule.fit(reference)
+    pixels = PixelAccumulator()
+    hits = alarms = anomalous = 0
+    largest, own, labels = [], [], []
+    for prediction, mask_path in test:
+        scores = prediction.at_original_size()
+        mask = np.zeros(scores.shape, np.uint8) if mask_path is None else read_mask(mask_path)
+        if mask.shape != scores.shape:
+            raise ValueError(f"{mask_path} is {mask.shape}, its image {scores.shape}")
+        pixels.update(scores, mask)
+        above = scores > threshold.value
+        hits += int((above & (mask > 0)).sum())
+        alarms += int((above & (mask == 0)).sum())
+        anomalous += int((mask > 0).sum())
+        largest.append(float(scores.max()))
+        own.append(prediction.image_score)
+        labels.append(mask_path is not None)
+        if progress:
+            progress(1)
+    curve = threshold_curve(pixels.counts())
+    return PublicResult(
+        object_name=object_name,
+        seg_f1=2 * hits / (hits + alarms + anomalous),
+        au_pro=aupro(curve, FPR_LIMIT),
+        image_auroc=auroc(threshold_curve(count_scores(np.array(largest), np.array(labels)))),
+        model_image_auroc=auroc(threshold_curve(count_scores(np.array(own), np.array(labels)))),
+        best_seg_f1=f1_max(curve)[0],
+        threshold=threshold.value,
+        rule=threshold.rule,
+    )
+
+
+def evaluate_public(
+    settings: PredictSettings,
+    objects: Sequence[str],
+    work: Path,
+    rule: ThresholdRule,
+    start: Callable[[str, int], None],
+    advance: Callable[[int], None],
+    *,
+    keep_raw: bool = False,
+) -> list[PublicResult]:
+    """Predict and measure ``test_public`` of several objects; predictions that are there already are used.
+
+    Args:
+        settings: Model and data.
+        objects: Their names.
+        work: Folder for raw maps.
+        rule: The submission's rule.
+        start: Told of each step and its number of images.
+        advance: Told of finished images.
+        keep_raw: Keep the raw maps.
+
+    Raises:
+        FileNotFoundError: If an object has no validation images, no good or no bad test images, or a mask is missing.
+    """
+    results = []
+    for object_name in objects:
+        images = {part: images_of(settings.root, object_name, part) for part in PARTS}
+        for part, found in images.items():
+            if not found:
+                raise FileNotFoundError(f"{settings.root / object_name} has no images for {part.replace('_', ' ')}")
+        masks = {image: _mask_of(image) for image in images["test_public_bad"]}
+        store = RawMapStore(work / object_name, settings.root / object_name)
+        total = sum(map(len, images.values()))
+        start(f"{object_name}: predicting", total)
+        predict_object(settings, object_name, PARTS, store, advance)
+        tested = [*images["test_public_good"], *images["test_public_bad"]]
+        start(f"{object_name}: measuring", len(tested))
+        results.append(
+            evaluate_object(
+                object_name,
+                store.read_all(images["validation"]),
+                ((store.read(image), masks.get(image)) for image in tested),
+                rule,
+                advance,
+            )
+        )
+        if not keep_raw:
+            shutil.rmtree(store.folder, ignore_errors=True)
+    return results
+
+
+def as_table(results: Sequence[PublicResult]) -> dict[str, Any]:
+    """Per object and mean, as plain data."""
+    mean: Mapping[str, float] = {metric: float(np.mean([getattr(result, metric) for result in results])) for metric in METRICS}
+    return {"objects": [asdict(result) for result in results], "mean": mean}
+
+
+def _mask_of(image: Path) -> Path:
+    mask = image.parent.parent / "ground_truth" / "bad" / f"{image.stem}_mask{image.suffix}"
+    if not mask.is_file():
+        raise FileNotFoundError(f"{image} has no mask {mask}")
+    return mask

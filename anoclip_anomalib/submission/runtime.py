@@ -1,0 +1,193 @@
+"""The MVTec AD 2 leaderboard's runtime and memory protocol, and its CSV.
+
+Batch size 1; on a GPU 1000 images of warm-up and 1000 measured ones, on a CPU 1000 measured ones; the clock runs from the copy
+of the image to the device until the anomaly image, at the input's size, is back on the CPU.
+"""
+
+import contextlib
+import csv
+import io
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from anomalib.models import AnomalibModule
+
+from anoclip_anomalib.files import atomic_write
+from anoclip_anomalib.submission.model_config import ModelConfig
+
+SIZES: tuple[tuple[int, int], ...] = ((256, 256), (512, 512), (1024, 1224))
+"""(height, width) of the images, by the protocol."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """One row of the table; times in seconds.
+
+    Attributes:
+        peak_memory: MiB. On a GPU what the allocator had reserved at most, as the protocol asks; on a CPU, where it asks for
+            nothing, the process's largest resident memory during the measurement (nan where the system does not tell).
+    """
+
+    image_height: int
+    image_width: int
+    runtime_mean: float
+    runtime_std: float
+    runtime_min: float
+    runtime_max: float
+    peak_memory: float
+
+
+def prepare(config: ModelConfig) -> AnomalibModule:
+    """Build a model (from its checkpoint if one is given) so that it can score an image outside a trainer.
+
+    Raises:
+        ValueError: If the configuration has callbacks: what they do at test time would not be measured.
+        FileNotFoundError: If the checkpoint does not exist.
+    """
+    model, callbacks, _ = config.build()
+    if callbacks:
+        names = ", ".join(type(callback).__name__ for callback in callbacks)
+        raise ValueError(f"{names}: callbacks run inside a trainer only and are not measured; leave them out")
+    if config.ckpt_path is not None:
+        path = Path(config.ckpt_path)
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no checkpoint {path}")
+        return type(model).load_from_checkpoint(path, map_location="cpu")
+    try:
+        model.setup("predict")
+    except RuntimeError as error:
+        # Some of anomalib's models look for the trainer's data here, which has no influence on their speed.
+        if "Trainer" not in str(error):
+            raise
+    return model
+
+
+def protocol_counts(device: torch.device) -> tuple[int, int]:
+    """(warm-up, measured) numbers of images that the protocol asks for."""
+    return (0, 1000) if device.type == "cpu" else (1000, 1000)
+
+
+def anomaly_image(model: AnomalibModule, image: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """From an image on the CPU to its anomaly image on the CPU.
+
+    Args:
+        model: On ``device``, in eval mode.
+        image: (1, 3, H, W) in [0, 1] on the CPU.
+        device: Where the model is.
+
+    Returns:
+        (1, 1, H, W) float32 on the CPU.
+    """
+    on_device = image.to(device)
+    prepared = model.pre_processor(on_device) if model.pre_processor else on_device
+    anomaly_map = model.model(prepared).anomaly_map
+    if anomaly_map is None:
+        raise ValueError(f"{type(model).__name__} gives no anomaly map; this leaderboard is about maps")
+    anomaly_map = anomaly_map if anomaly_map.ndim == 4 else anomaly_map.unsqueeze(1)
+    return F.interpolate(anomaly_map.float(), size=image.shape[-2:], mode="bilinear", align_corners=False).cpu()
+
+
+def measure(
+    model: AnomalibModule,
+    *,
+    device: str | torch.device = "cpu",
+    sizes: Sequence[tuple[int, int]] = SIZES,
+    warmup: int | None = None,
+    count: int | None = None,
+    progress: Callable[[str, int], None] | None = None,
+) -> list[Runtime]:
+    """Measure a model by the protocol.
+
+    Args:
+        model: A model that is ready to predict.
+        device: ``cpu`` or ``cuda``.
+        sizes: (height, width) of the images.
+        warmup: Images before the clock counts; by the protocol if not given.
+        count: Images measured; by the protocol if not given.
+        progress: Called with the size as text and 1 for each image.
+
+    Returns:
+        One row for each size.
+
+    Raises:
+        ValueError: If ``count`` is below 1 or ``warmup`` negative.
+        RuntimeError: If the device is not there.
+    """
+    device = torch.device(device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError("no CUDA device is available; measure on --device cpu, or run on a machine with a GPU")
+    default_warmup, default_count = protocol_counts(device)
+    warmup = default_warmup if warmup is None else warmup
+    count = default_count if count is None else count
+    if count < 1 or warmup < 0:
+        raise ValueError(f"count must be at least 1 and warmup at least 0, got {count} and {warmup}")
+    model = model.eval().to(device)
+    rows = []
+    for height, width in sizes:
+        image = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+        _reset_peak_memory(device)
+        times = []
+        with torch.inference_mode():
+            for number in range(warmup + count):
+                _synchronise(device)
+                begun = time.perf_counter()
+                anomaly_image(model, image, device)
+                _synchronise(device)
+                if number >= warmup:
+                    times.append(time.perf_counter() - begun)
+                if progress:
+                    progress(f"{width} x {height}", 1)
+        rows.append(
+            Runtime(
+                height,
+                width,
+                float(np.mean(times)),
+                float(np.std(times)),
+                min(times),
+                max(times),
+                _peak_memory(device),
+            )
+        )
+    return rows
+
+
+def write_runtime_csv(path: str | Path, rows: Sequence[Runtime]) -> Path:
+    """Write the leaderboard's table, such as ``runtimes_and_memory_gpu.csv``."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [field.name for field in fields(Runtime)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    with atomic_write(path) as temporary:
+        temporary.write_text(text.getvalue(), encoding="utf-8")
+    return Path(path)
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _reset_peak_memory(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")  # Linux: the high-water mark of resident memory starts anew
+
+
+def _peak_memory(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.memory_stats(device)["reserved_bytes.all.peak"] / 2**20
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 2**10
+    except OSError:
+        pass
+    return float("nan")
