@@ -70,9 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     checking.add_argument("--names-only", action="store_true", help="do not open the files")
     timing = parser.add_argument_group("runtime")
     timing.add_argument("--device", default=None, help="cpu or cuda (default: cuda if there is one)")
-    timing.add_argument(
-        "--warmup", type=int, metavar="N", help="images before the clock counts (default: 1000, on a CPU 0)"
-    )
+    timing.add_argument("--warmup", type=int, metavar="N", help="images before the clock counts (default: 1000, on a CPU 0)")
     timing.add_argument("--count", type=int, metavar="N", help="images measured (default: 1000)")
     timing.add_argument(
         "--sizes",

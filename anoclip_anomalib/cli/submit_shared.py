@@ -83,7 +83,7 @@ def print_report(report: Report) -> int:
 
 def quiet_libraries() -> None:
     """Leave the terminal to the progress display: one engine is started for each object."""
-    for name in ("lightning.pytorch", "lightning.fabric", "anomalib"):
+    for name in ("lightning", "lightning.pytorch", "lightning_fabric", "anomalib"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"(lightning|torch|timm|anomalib)(\.|$)")
 

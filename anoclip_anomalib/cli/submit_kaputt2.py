@@ -1,0 +1,113 @@
+"""``anoclip submit kaputt2``: predict, write, validate; or validate alone."""
+
+import argparse
+import shutil
+from pathlib import Path
+
+from anoclip_anomalib.cli import submit_shared as shared
+
+NAME = "kaputt2"
+
+
+def main(argv: list[str]) -> int:
+    """Run the command.
+
+    Args:
+        argv: The words after ``anoclip submit kaputt2``.
+
+    Returns:
+        0; 1 if the submission is not valid; 2 for input that cannot be used; 130 after an interruption.
+    """
+    parser = shared.parser(NAME, "Write and validate a submission for Kaputt 2, or only validate one.")
+    parser.add_argument("--validate", metavar="ZIP", help="only check a zip, whoever wrote it")
+    parser.add_argument("--data.root", dest="root", metavar="FOLDER", help="Kaputt 2's folder")
+    parser.add_argument(
+        "--ids",
+        metavar="FILE",
+        help="query-test.parquet (default: the one in --data.root or its datasets/); for --validate also a CSV with capture_id",
+    )
+    parser.add_argument("--image-type", choices=["image", "crop"], default="crop", help="(default: %(default)s)")
+    parser.add_argument("--name", help="the submission's name: of the zip")
+    parser.add_argument("--out", default=".", metavar="FOLDER", help="where it goes (default: here)")
+    parser.add_argument("--data.eval_batch_size", dest="batch_size", type=int, default=32, metavar="N")
+    parser.add_argument("--data.num_workers", dest="num_workers", type=int, default=2, metavar="N")
+    arguments, model_arguments = parser.parse_known_args(argv)
+    if arguments.validate is not None:
+        return shared.run(NAME, lambda: _validate(arguments, model_arguments))
+    return shared.run(NAME, lambda: _submit(arguments, model_arguments))
+
+
+def _ids_file(arguments: argparse.Namespace) -> Path | None:
+    if arguments.ids:
+        path = Path(arguments.ids)
+        if not path.is_file():
+            raise FileNotFoundError(f"--ids {path} does not exist")
+        return path
+    if arguments.root:
+        for folder in (Path(arguments.root), Path(arguments.root) / "datasets"):
+            if (folder / "query-test.parquet").is_file():
+                return folder / "query-test.parquet"
+        raise FileNotFoundError(f"there is no query-test.parquet in {arguments.root} or {arguments.root}/datasets")
+    return None
+
+
+def _validate(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
+    from anoclip_anomalib.submission.kaputt2 import read_capture_ids, validate_zip
+
+    if model_arguments:
+        raise ValueError(f"--validate knows no {' '.join(model_arguments)}")
+    ids = _ids_file(arguments)
+    return shared.print_report(validate_zip(arguments.validate, None if ids is None else read_capture_ids(ids)))
+
+
+def _submit(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
+    from anoclip_anomalib.submission.kaputt2 import read_capture_ids, to_unit_interval, validate_zip, write_zip
+    from anoclip_anomalib.submission.kaputt2_predict import predict_queries, query_images
+    from anoclip_anomalib.submission.model_config import ModelConfig
+    from anoclip_anomalib.submission.provenance import write_provenance
+    from anoclip_anomalib.submission.versions import weights_digest
+    from anoclip_anomalib.submission.work_folder import open_work_folder
+
+    if not arguments.root:
+        raise ValueError("give Kaputt 2's folder with --data.root")
+    if not arguments.name or Path(arguments.name).name != arguments.name or arguments.name.startswith("."):
+        raise ValueError("give the submission a --name without any '/'")
+    table = _ids_file(arguments)
+    if table is None or table.suffix == ".csv":
+        raise ValueError("predicting needs query-test.parquet, which names the images")
+    expected = read_capture_ids(table)
+    images = query_images(Path(arguments.root), table, arguments.image_type)
+    config = ModelConfig(model_arguments)
+    shared.quiet_libraries()
+    path, work = Path(arguments.out) / f"{arguments.name}.zip", Path(arguments.out) / f"{arguments.name}.work"
+    settings = {"configuration": config.result_settings(), "image_type": arguments.image_type}
+    open_work_folder(work, settings, path)
+    progress = shared.TerminalProgress()
+    progress.start("predicting", len(images))
+    try:
+        scores, model = predict_queries(
+            config,
+            images,
+            work,
+            batch_size=arguments.batch_size,
+            num_workers=arguments.num_workers,
+            progress=progress.advance,
+        )
+    finally:
+        progress.close()
+    write_zip(path, to_unit_interval(scores), expected)
+    report = validate_zip(path, expected)
+    low, high = min(scores.values()), max(scores.values())
+    facts = {
+        "leaderboard": "Kaputt 2",
+        "settings": settings,
+        "configuration": {key: value for key, value in config.as_dict().items() if key != "data"},
+        "data": str(Path(arguments.root).resolve()),
+        "weights_digest": weights_digest(model),
+        "scores": {"smallest": low, "largest": high, "stretched": not (low >= 0.0 and high <= 1.0)},
+        "threshold_rule": "none: the leaderboard takes scores",
+    }
+    print(write_provenance(path, facts, path))
+    if report.ok:
+        shutil.rmtree(work, ignore_errors=True)
+    return shared.print_report(report)
