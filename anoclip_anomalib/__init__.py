@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from anoclip_anomalib.registration import register_with_anomalib
 
 if TYPE_CHECKING:
+    from anoclip_anomalib.anoclip.callbacks import TestTimeAdaptation
     from anoclip_anomalib.anoclip.lightning_model import AnoClip
     from anoclip_anomalib.anoclip.torch_model import AnoClipModel
     from anoclip_anomalib.prompts.builder import PromptBuilder
@@ -20,9 +21,10 @@ _PUBLIC_NAMES = {
     "AnoClip": "anoclip_anomalib.anoclip.lightning_model",
     "AnoClipModel": "anoclip_anomalib.anoclip.torch_model",
     "PromptBuilder": "anoclip_anomalib.prompts.builder",
+    "TestTimeAdaptation": "anoclip_anomalib.anoclip.callbacks",
 }
 
-__all__ = ["AnoClip", "AnoClipModel", "PromptBuilder", "__version__"]
+__all__ = ["AnoClip", "AnoClipModel", "PromptBuilder", "TestTimeAdaptation", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

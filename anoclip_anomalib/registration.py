@@ -13,15 +13,15 @@ from types import ModuleType
 from typing import TypeVar
 
 PACKAGE = "anoclip_anomalib"
-MODEL_MODULES = (f"{PACKAGE}.anoclip.lightning_model",)
+PLUGIN_MODULES = (f"{PACKAGE}.anoclip.lightning_model", f"{PACKAGE}.anoclip.callbacks")
 _ANOMALIB_MODELS = "anomalib.models"
 ModelClass = TypeVar("ModelClass", bound=type)
 
 
 def register_with_anomalib() -> None:
-    """Register the models now if ``anomalib.models`` is loaded, else right after it will be."""
+    """Make models and callbacks known now if ``anomalib.models`` is loaded, else right after it will be."""
     if _ANOMALIB_MODELS in sys.modules:
-        _import_models()
+        _import_plugin()
     elif not any(isinstance(finder, _AfterAnomalibModels) for finder in sys.meta_path):
         sys.meta_path.insert(0, _AfterAnomalibModels())
 
@@ -34,8 +34,8 @@ def register_model(model_class: ModelClass) -> ModelClass:
     return model_class
 
 
-def _import_models() -> None:
-    for module in MODEL_MODULES:
+def _import_plugin() -> None:
+    for module in PLUGIN_MODULES:
         # A module that is being imported is the reason why anomalib.models is: it registers itself when it gets there.
         if module not in sys.modules:
             import_module(module)
@@ -66,4 +66,4 @@ class _RegisteringLoader(Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         self._loader.exec_module(module)
-        _import_models()
+        _import_plugin()

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from anomalib import LearningType
@@ -17,7 +18,7 @@ from torch import nn
 from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize
 
 from anoclip_anomalib.anoclip.tiling import Tiling
-from anoclip_anomalib.anoclip.torch_model import AnoClipModel, Precision
+from anoclip_anomalib.anoclip.torch_model import NO_CLASS, AnoClipModel, Precision
 from anoclip_anomalib.clip import TextMean
 from anoclip_anomalib.prompts import PromptSettings
 from anoclip_anomalib.registration import register_model
@@ -236,3 +237,29 @@ class AnoClip(AnomalibModule):
         elif class_name is not None:
             self.model.set_class(class_name)
             checkpoint["state_dict"]["model.text_embeddings"] = self.model.text_embeddings
+
+    def to_torch(self, *args, **kwargs) -> Path:
+        """Export as anomalib does; the exported graph has no adaptation."""
+        self._say_that_exports_do_not_adapt()
+        return super().to_torch(*args, **kwargs)
+
+    def to_onnx(self, *args, **kwargs) -> Path:
+        """Export as anomalib does; the exported graph has no adaptation."""
+        self._say_that_exports_do_not_adapt()
+        return super().to_onnx(*args, **kwargs)
+
+    def to_openvino(self, *args, **kwargs) -> Path:
+        """Export as anomalib does; the exported graph has no adaptation."""
+        self._say_that_exports_do_not_adapt()
+        return super().to_openvino(*args, **kwargs)
+
+    def _say_that_exports_do_not_adapt(self) -> None:
+        if self.model.text_embeddings.numel() == 0:
+            # Tracing would turn the missing embeddings into a graph that scores everything alike.
+            raise ValueError(NO_CLASS)
+        self.model.adapter = None
+        logger.warning(
+            "The exported graph scores class %r WITHOUT test-time adaptation, which needs gradients: its maps are those of "
+            "a run without TestTimeAdaptation",
+            self.model.class_name,
+        )

@@ -4,31 +4,34 @@ import torch
 import torch.nn.functional as F
 
 
-def class_cosines(embeddings: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-    """Cosines with the two class embeddings.
+def cosine_difference(embeddings: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+    """How much closer embeddings are to the anomalous than to the normal class: the difference of their cosines.
 
     Args:
         embeddings: (..., D), any length.
         text: (2, D) unit vectors, normal then anomalous.
 
     Returns:
-        (..., 2) in [-1, 1].
+        (...) in [-2, 2].
     """
-    return F.normalize(embeddings.float(), dim=-1) @ text.T
+    embeddings = embeddings.float()
+    length = torch.linalg.vector_norm(embeddings, dim=-1).clamp_min(1e-12)
+    return embeddings @ (text[1] - text[0]) / length
 
 
-def abnormal_probability(cosines: torch.Tensor) -> torch.Tensor:
+def abnormal_probability(difference: torch.Tensor) -> torch.Tensor:
     """Probability of the anomalous class: softmax over the two cosines *without temperature*, as the authors have it.
 
-    All values lie near 0.5, and means over views or neighbours are nearly means of cosine differences.
+    The softmax of two cosines is the sigmoid of their difference. All values lie near 0.5, and means over views or
+    neighbours are nearly means of cosine differences.
 
     Args:
-        cosines: (..., 2).
+        difference: (...), cosine with the anomalous class minus cosine with the normal one.
 
     Returns:
-        (...), between 0.119 and 0.881, the softmax of differences within [-2, 2].
+        (...), between 0.119 and 0.881, which differences of -2 and 2 give.
     """
-    return cosines.softmax(dim=-1)[..., 1]
+    return difference.sigmoid()
 
 
 def mean_filter(maps: torch.Tensor, size: int) -> torch.Tensor:

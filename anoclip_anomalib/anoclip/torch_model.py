@@ -9,7 +9,7 @@ from anomalib.data import InferenceBatch
 from torch import nn
 
 from anoclip_anomalib.anoclip.image_views import grouped, views
-from anoclip_anomalib.anoclip.scoring import abnormal_probability, class_cosines, mean_filter, upsample
+from anoclip_anomalib.anoclip.scoring import abnormal_probability, cosine_difference, mean_filter, upsample
 from anoclip_anomalib.anoclip.tiling import TileLayout, Tiling, plan_tiles
 from anoclip_anomalib.clip import (
     EncodedImages,
@@ -167,10 +167,10 @@ class AnoClipModel(nn.Module):
         return EncodedImages(torch.cat(class_tokens), torch.cat(patch_tokens), grids[0])
 
     def _image_score(self, class_token: torch.Tensor, tiles: torch.Tensor) -> torch.Tensor:
-        total = abnormal_probability(class_cosines(class_token, self.text_embeddings))
+        total = abnormal_probability(cosine_difference(class_token, self.text_embeddings))
         for batch in grouped(self.view_functions, tiles, self.encode_batch_size):
             parts = [self.visual_encoder.encode_class_token(part) for part in batch.split(self.encode_batch_size)]
-            scores = abnormal_probability(class_cosines(torch.cat(parts), self.text_embeddings))
+            scores = abnormal_probability(cosine_difference(torch.cat(parts), self.text_embeddings))
             total = total + scores.unflatten(0, (-1, len(tiles))).sum(dim=0)
         return total / (1 + len(self.view_functions))
 
@@ -179,7 +179,7 @@ class AnoClipModel(nn.Module):
         if self.adapter is not None:
             tokens_by_image = patch_tokens.unflatten(0, (-1, len(layout)))
             patch_tokens = self.adapter(tokens_by_image, grid, layout).flatten(0, 1)
-        scores = abnormal_probability(class_cosines(patch_tokens, self.text_embeddings)).unflatten(1, grid)
+        scores = abnormal_probability(cosine_difference(patch_tokens, self.text_embeddings)).unflatten(1, grid)
         return layout.stitch(upsample(mean_filter(scores, self.smoothing).unsqueeze(1), layout.tile))
 
     def _apply(self, fn, recurse: bool = True) -> "AnoClipModel":  # noqa: ANN001, FBT001, FBT002

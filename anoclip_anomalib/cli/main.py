@@ -1,0 +1,68 @@
+"""``anoclip``: anomalib's command line with this package known, and our own commands.
+
+Nothing heavy is imported before it is clear that it is needed: help should not take the seconds that torch does.
+"""
+
+import sys
+from importlib import import_module
+
+from anoclip_anomalib import __version__
+
+OWN_COMMANDS = {
+    "demo": "Generate a small data set and run AnoCLIP on it, offline, with the bundled encoder.",
+    "prompts": "Show every sentence that is used for a class.",
+}
+ANOMALIB_COMMANDS = {
+    "test": "Measure a model on a data set.",
+    "predict": "Score images, with or without labels.",
+    "validate": "Derive thresholds and normalisation from validation data.",
+    "export": "Write a model as torch, ONNX or OpenVINO.",
+    "train": "Train (where a model needs it), then test.",
+    "fit": "Train only.",
+    "benchmark": "anomalib's own benchmark pipeline.",
+    "install": "Install anomalib's optional dependencies.",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: The words after ``anoclip``; ``None`` for those of this process.
+
+    Returns:
+        The exit code: 0 for success, 2 for input that cannot be used.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    if argv[0] == "--version":
+        print(f"anoclip_anomalib {__version__}")
+        return 0
+    if argv[0] in OWN_COMMANDS:
+        return import_module(f"anoclip_anomalib.cli.{argv[0]}").main(argv[1:])
+    return import_module("anoclip_anomalib.cli.anomalib_cli").main(argv)
+
+
+def _help() -> str:
+    def table(commands: dict[str, str]) -> list[str]:
+        return [f"  {name:<10} {text}" for name, text in commands.items()]
+
+    return "\n".join(
+        [
+            "anoclip: zero-shot anomaly detection with CLIP, in anomalib",
+            "",
+            "usage: anoclip COMMAND [options]        anoclip COMMAND --help tells a command's options",
+            "",
+            "Commands of this package:",
+            *table(OWN_COMMANDS),
+            "",
+            "anomalib's commands, with --model AnoClip known by its short name:",
+            *table(ANOMALIB_COMMANDS),
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

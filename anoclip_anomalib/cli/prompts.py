@@ -1,0 +1,121 @@
+"""``anoclip prompts NAME``: every sentence that will be used for a class."""
+
+import argparse
+import sys
+from collections.abc import Mapping
+
+import yaml
+
+from anoclip_anomalib.prompts import PromptBuilder, PromptSet
+
+
+def main(argv: list[str]) -> int:
+    """Print the sentences of a class, their number and, with a backbone, each state's cosines.
+
+    Args:
+        argv: The words after ``anoclip prompts``.
+
+    Returns:
+        0, or 2 if the settings or the backbone cannot be used.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        prompt_set = PromptBuilder.from_settings(_settings(arguments)).sentences(arguments.class_name)
+        rows = _cosines(prompt_set, arguments) if arguments.backbone else None
+    except (ValueError, OSError, RuntimeError, yaml.YAMLError) as error:
+        print(f"anoclip prompts: error: {error}", file=sys.stderr)
+        return 2
+    if not arguments.states_only:
+        for sentence in (*prompt_set.normal_sentences, *prompt_set.abnormal_sentences):
+            print(sentence)
+        print()
+    kind = "texture" if prompt_set.texture else "object"
+    print(
+        f"{prompt_set.class_name} ({kind}): {len(prompt_set.normal_sentences)} normal sentences from "
+        f"{len(prompt_set.normal)} states, {len(prompt_set.abnormal_sentences)} abnormal from {len(prompt_set.abnormal)}"
+    )
+    if rows:
+        _print_cosines(rows)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="anoclip prompts", description="Show every sentence that is used for a class.")
+    parser.add_argument("class_name", help="the product, such as cookie or metal_nut")
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="YAML file with prompt settings: at its top level, under `prompts`, or where `anoclip test` has them",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="one prompt setting with its value in YAML, such as normal_states='[good {}]' or texture=true",
+    )
+    parser.add_argument("--states-only", action="store_true", help="leave the sentences out")
+    parser.add_argument(
+        "--backbone", help="also print each state's cosine with the class's two embeddings (demo, ViT-..., ...)"
+    )
+    parser.add_argument("--pretrained", default="laion400m_e32", help="weights of the backbone (default: %(default)s)")
+    parser.add_argument("--text-mean", default="before_norm", choices=["before_norm", "after_norm"])
+    return parser
+
+
+def _settings(arguments: argparse.Namespace) -> dict:
+    settings: dict = {}
+    if arguments.config:
+        with open(arguments.config, encoding="utf-8") as file:
+            settings.update(_find_prompts(yaml.safe_load(file) or {}))
+    for item in arguments.set:
+        name, separator, value = item.partition("=")
+        if not separator:
+            msg = f"--set {item!r} has no '=': write NAME=VALUE, such as texture=true"
+            raise ValueError(msg)
+        settings[name] = yaml.safe_load(value)
+    return settings
+
+
+def _find_prompts(config: object) -> Mapping:
+    """The prompt settings in a configuration of ours or of anomalib's command line."""
+    if not isinstance(config, Mapping):
+        msg = f"The configuration must be a YAML mapping, got {type(config).__name__}"
+        raise ValueError(msg)
+    for path in (("model", "init_args", "prompts"), ("model", "prompts"), ("prompts",)):
+        value: object = config
+        for key in path:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if isinstance(value, Mapping):
+            return value
+    return {} if "model" in config else config
+
+
+def _cosines(prompt_set: PromptSet, arguments: argparse.Namespace) -> list[tuple[str, str, float, float]]:
+    """(polarity, state, cosine with the normal embedding, with the anomalous one) for every state."""
+    from anoclip_anomalib.clip import TextEncoder, embed_class, load_clip
+
+    encoder = TextEncoder(load_clip(arguments.backbone, arguments.pretrained))
+    text = embed_class(encoder, prompt_set.normal_sentences, prompt_set.abnormal_sentences, mean=arguments.text_mean)
+    cosines = text.prompt_bank @ text.class_embeddings.T
+    rows, start = [], 0
+    for polarity, states in (("normal", prompt_set.normal), ("abnormal", prompt_set.abnormal)):
+        for state, sentences in states.items():
+            normal, abnormal = cosines[start : start + len(sentences)].mean(dim=0).tolist()
+            rows.append((polarity, state, normal, abnormal))
+            start += len(sentences)
+    return rows
+
+
+def _print_cosines(rows: list[tuple[str, str, float, float]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="Mean cosine of each state's sentences with the class embeddings")
+    table.add_column("polarity")
+    table.add_column("state")
+    for name in ("normal", "anomalous", "difference"):
+        table.add_column(name, justify="right")
+    for polarity, state, normal, abnormal in rows:
+        table.add_row(polarity, state, f"{normal:.4f}", f"{abnormal:.4f}", f"{abnormal - normal:+.4f}")
+    Console().print(table)
