@@ -49,7 +49,6 @@ def _parser() -> argparse.ArgumentParser:
     writing = parser.add_argument_group("writing")
     writing.add_argument(
         "--threshold",
-        type=shared.threshold_rule,
         default="mean_std:3",
         metavar="RULE",
         help="of the PNGs, from good validation images: mean_std:K (default: mean_std:3), quantile:Q, fixed:VALUE, natural",
@@ -148,7 +147,7 @@ def _submit(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
         name=arguments.name or "",
         out=Path(arguments.out),
         predict=_settings(arguments, model_arguments),
-        threshold=arguments.threshold,
+        threshold=shared.threshold_rule(arguments.threshold),
         linear_share=arguments.linear_share,
         counts=_counts(arguments),
         compression=None if arguments.tiff_compression == "none" else arguments.tiff_compression,
@@ -178,7 +177,7 @@ def _evaluate(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
             settings,
             list(_counts(arguments)),
             work,
-            arguments.threshold,
+            shared.threshold_rule(arguments.threshold),
             progress.start,
             progress.advance,
             keep_raw=arguments.keep_raw,

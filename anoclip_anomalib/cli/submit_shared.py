@@ -29,17 +29,21 @@ def parser(name: str, description: str, *, with_model: bool = True) -> argparse.
 
 
 def threshold_rule(text: str) -> Any:
-    """``mean_std:3``, ``quantile:0.995``, ``fixed:0.5`` or ``natural`` as a ``ThresholdRule``."""
+    """``mean_std:3``, ``quantile:0.995``, ``fixed:0.5`` or ``natural`` as a ``ThresholdRule``.
+
+    Raises:
+        ValueError: For anything else.
+    """
     from anoclip_anomalib.evaluation.thresholds import ThresholdRule
 
     kind, _, number = text.partition(":")
     names = {"mean_std": "k", "quantile": "q", "fixed": "value"}
     if kind not in {*names, "natural"}:
-        raise argparse.ArgumentTypeError(f"'{text}' is none of mean_std:K, quantile:Q, fixed:VALUE, natural")
+        raise ValueError(f"--threshold {text} is none of mean_std:K, quantile:Q, fixed:VALUE, natural")
     try:
         return ThresholdRule(kind, **({names[kind]: float(number)} if number and kind in names else {}))
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"'{text}': {error}") from error
+        raise ValueError(f"--threshold {text}: {error}") from error
 
 
 class TerminalProgress:
@@ -83,7 +87,7 @@ def print_report(report: Report) -> int:
 
 def quiet_libraries() -> None:
     """Leave the terminal to the progress display: one engine is started for each object."""
-    for name in ("lightning", "lightning.pytorch", "lightning_fabric", "anomalib"):
+    for name in ("lightning", "lightning.pytorch", "lightning_fabric", "pytorch_lightning", "anomalib"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"(lightning|torch|timm|anomalib)(\.|$)")
 
