@@ -85,7 +85,7 @@ def write_category(root: Path, name: str = "plate", images: int = 6, size: int =
             path = root / name / split / kind / f"{i:03d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             if kind == "spot":
-                y, x = rng.integers(5, size - 25, 2)
+                y, x = rng.integers(0, size * 2 // 3, 2)
                 image[y : y + 18, x : x + 14] = np.minimum(image[y : y + 18, x : x + 14].astype(int) + 70, 255)
                 mask = np.zeros((size, size), np.uint8)
                 mask[y : y + 18, x : x + 14] = 255

@@ -1,0 +1,138 @@
+"""`anoclip compare`: measure models side by side, by one protocol, resumably."""
+
+import argparse
+import sys
+from pathlib import Path
+
+HELP = "Measure models side by side on data sets, by one protocol; resumable."
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Read "i/n"."""
+    try:
+        index, count = (int(part) for part in text.split("/"))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"a shard is written i/n, for instance 2/4, not {text}") from error
+    if not 1 <= index <= count:
+        raise argparse.ArgumentTypeError(f"a shard is i/n with 1 <= i <= n, not {text}")
+    return index, count
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = argparse.ArgumentParser(
+        prog="anoclip compare",
+        description=HELP,
+        epilog="Exit code: 0 all selected jobs have results, 1 some failed, 2 bad input, 130 interrupted.",
+    )
+    parser.add_argument("suite", help="YAML file: models, data sets, categories, seeds (see configs/suites/)")
+    parser.add_argument("-o", "--output", help="results folder (default: results/comparison/<suite name>)")
+    parser.add_argument(
+        "--root", action="append", default=[], metavar="DATA=FOLDER", help="folder of a data set of the suite (repeatable)"
+    )
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="NAME",
+        help="only jobs of a model, data set, category or seed=N; glob patterns; repeatable",
+    )  # fmt: skip
+    parser.add_argument("--shard", type=parse_shard, metavar="I/N", help="only every N-th of the jobs, beginning with the I-th")
+    parser.add_argument("--dry-run", action="store_true", help="check the suite and list its jobs; run nothing")
+    parser.add_argument("--keep-failed", action="store_true", help="do not run failed jobs of an earlier run again")
+    parser.add_argument("--threads", type=int, help="torch's threads for each job (ray: CPUs for each job, default 1)")
+    parser.add_argument("--runner", choices=("local", "ray"), default="local", help="one after the other here, or on Ray")
+    parser.add_argument("--address", help="ray: address of an existing cluster (default: start one here)")
+    parser.add_argument("--workers", type=int, help="ray: CPUs of the cluster that is started here (default: all)")
+    parser.add_argument("--no-report", action="store_true", help="do not write the report at the end")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Run the command; returns its exit code."""
+    args = build_parser().parse_args(argv)
+    roots = {}
+    for text in args.root:
+        name, equals, folder = text.partition("=")
+        if not equals:
+            print(f"--root is written DATA=FOLDER, not {text}", file=sys.stderr)
+            return 2
+        roots[name] = folder
+    if args.threads is not None and args.threads < 1:
+        print(f"--threads must be at least 1, got {args.threads}", file=sys.stderr)
+        return 2
+
+    from anoclip_anomalib.comparison.folder import ResultsError, ResultsFolder
+    from anoclip_anomalib.comparison.load_suite import load_suite
+    from anoclip_anomalib.comparison.suite import jobs_of, select_jobs
+    from anoclip_anomalib.comparison.yaml_lines import SuiteError
+
+    try:
+        suite = load_suite(args.suite, roots)
+        jobs = select_jobs(jobs_of(suite), args.only, args.shard)
+        folder = ResultsFolder(args.output or Path("results") / "comparison" / suite.name)
+        if args.dry_run:
+            return _dry_run(folder, jobs)
+        folder.open_for(suite)
+    except SuiteError as error:
+        print(f"{len(error.faults)} fault(s) in the suite:\n{error}", file=sys.stderr)
+        return 2
+    except (ResultsError, ValueError) as error:
+        print(str(error), file=sys.stderr)
+        return 2
+    try:
+        return _run(args, folder, jobs)
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues where it stopped", file=sys.stderr)
+        return 130
+    except OSError as error:
+        print(f"stopped: {error}; finished rows are kept, the same command continues", file=sys.stderr)
+        return 2
+    except ImportError as error:
+        print(str(error), file=sys.stderr)
+        return 2
+
+
+def _dry_run(folder, jobs) -> int:  # noqa: ANN001
+    from anoclip_anomalib.comparison.folder import ResultsError
+
+    missing = 0
+    for job in jobs:
+        try:
+            row = folder.read_row(job.id)
+            state = "to do" if row is None else row["status"]
+        except ResultsError:
+            state = "damaged, to do"
+        missing += state not in ("done", "failed")
+        print(f"{job.id}  {state:15s} {job.label}")
+    print(f"{len(jobs)} jobs, {missing} to do, results in {folder.path}")
+    return 0
+
+
+def _run(args: argparse.Namespace, folder, jobs) -> int:  # noqa: ANN001
+    from anoclip_anomalib.comparison.progress import ComparisonProgress
+    from anoclip_anomalib.comparison.runner import pending, run_here
+
+    retry = not args.keep_failed
+    with ComparisonProgress(len(pending(folder, jobs, retry, lambda text: None))) as progress:
+        if args.runner == "ray":
+            from anoclip_anomalib.comparison.ray_runner import run_on_ray
+
+            outcome = run_on_ray(folder, jobs, progress, args.address, args.threads or 1, args.workers, retry_failed=retry)
+        else:
+            outcome = run_here(folder, jobs, progress, args.threads, retry)
+    rows, faults = folder.rows()
+    wanted = {job.id for job in jobs}
+    failed = [row for row in rows if row["id"] in wanted and row["status"] == "failed"]
+    print(
+        f"{len(outcome.done)} done, {len(outcome.failed)} failed, {len(outcome.kept)} were there already, "
+        f"{len(outcome.elsewhere)} in the hands of another process; results in {folder.path}"
+    )
+    for row in failed:
+        job = row["job"]
+        print(f"failed: {job['model']} | {job['data']} / {job['category']} | seed {job['seed']}: {row['error']['message']}")
+    for fault in faults:
+        print(fault)
+    if not args.no_report and rows:
+        from anoclip_anomalib.comparison.report.build import build_report
+
+        for path in build_report(folder.path):
+            print(f"wrote {path}")
+    return 1 if failed or faults else 0

@@ -1,0 +1,157 @@
+"""Classes by short name or full path, their arguments, and the categories of data sets."""
+
+import importlib
+import inspect
+import sys
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from anoclip_anomalib.comparison.suite import ClassSpec
+
+SHORT_NAMES = {
+    "model": ("anoclip_anomalib", "anomalib.models"),
+    "data": ("anomalib.data",),
+    "callback": ("anoclip_anomalib", "anomalib.callbacks", "lightning.pytorch.callbacks"),
+}
+
+
+class UnknownClassError(ValueError):
+    """A class that cannot be found, or is of the wrong kind."""
+
+
+def base_class(kind: str) -> type:
+    """The class that a model, data or callback must be derived from."""
+    if kind == "model":
+        from anomalib.models import AnomalibModule
+
+        return AnomalibModule
+    if kind == "data":
+        from anomalib.data import AnomalibDataModule
+
+        return AnomalibDataModule
+    from lightning.pytorch import Callback
+
+    return Callback
+
+
+def find_class(kind: str, name: str) -> type:
+    """Find a class.
+
+    Args:
+        kind: "model", "data" or "callback".
+        name: short name (anomalib's or ours) or full path.
+
+    Raises:
+        UnknownClassError: with the closest names.
+    """
+    base = base_class(kind)
+    found: Any = None
+    if "." in name:
+        module, _, attribute = name.rpartition(".")
+        try:
+            found = getattr(importlib.import_module(module), attribute, None)
+        except ImportError as error:
+            raise UnknownClassError(f'{kind} "{name}" cannot be imported: {error}') from error
+    else:
+        for module in SHORT_NAMES[kind]:
+            found = found or getattr(importlib.import_module(module), name, None)
+    if found is None:
+        known = sorted({name for module in SHORT_NAMES[kind] for name in _names(module, base)})
+        close = get_close_matches(name, known, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}, or a full class path"
+        raise UnknownClassError(f'unknown {kind} "{name}"; {hint}')
+    if not (inspect.isclass(found) and issubclass(found, base)):
+        raise UnknownClassError(f'"{name}" is no {base.__name__}')
+    return found
+
+
+def _names(module: str, base: type) -> list[str]:
+    loaded = importlib.import_module(module)
+    names = getattr(loaded, "__all__", None) or dir(loaded)
+    kept = []
+    for name in names:
+        try:
+            value = getattr(loaded, name)
+        except (AttributeError, ImportError):
+            continue
+        if inspect.isclass(value) and issubclass(value, base) and value is not base:
+            kept.append(name)
+    return kept
+
+
+def full_path(found: type) -> str:
+    """The path under which a class is imported."""
+    return f"{found.__module__}.{found.__qualname__}"
+
+
+def unknown_arguments(found: type, init_args: dict[str, Any]) -> list[str]:
+    """Faults: arguments that the class does not take, with the closest ones it does."""
+    parameters = inspect.signature(found).parameters
+    if any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return []
+    faults = []
+    for name in init_args:
+        if name not in parameters:
+            close = get_close_matches(name, parameters, n=2, cutoff=0.5) or list(parameters)
+            faults.append(f'{found.__name__} has no argument "{name}" (it has: {", ".join(close)})')
+    return faults
+
+
+def takes(found: type, name: str) -> bool:
+    """Whether a class has an argument of that name."""
+    return name in inspect.signature(found).parameters
+
+
+def _parser(kind: str) -> ArgumentParser:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(base_class(kind), kind, fail_untyped=False, required=True)
+    return parser
+
+
+def check_values(kind: str, spec: ClassSpec) -> str | None:
+    """Check arguments against the class's types without creating anything; a fault in one line, or None."""
+    try:
+        _parser(kind).parse_object({kind: {"class_path": spec.class_path, "init_args": spec.init_args}})
+    except Exception as error:  # noqa: BLE001 - jsonargparse raises several kinds; all mean that the values do not fit
+        lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
+        reasons = [line for line in lines if "Problem with given class_path" not in line]
+        return " ".join((reasons or lines)[:3])[:400]
+    return None
+
+
+def instantiate(kind: str, spec: ClassSpec) -> Any:
+    """Create the object, with conversions as on anomalib's command line (paths, tuples, nested classes)."""
+    parser = _parser(kind)
+    config = parser.parse_object({kind: {"class_path": spec.class_path, "init_args": spec.init_args}})
+    return parser.instantiate_classes(config)[kind]
+
+
+def constant_categories(datamodule: type) -> tuple[str, ...]:
+    """Categories that anomalib lists for a datamodule; () if it lists none."""
+    found: tuple[str, ...] = ()
+    module = importlib.import_module(datamodule.__module__)
+    dataset = getattr(module, f"{datamodule.__name__}Dataset", None)
+    for source in (module, sys.modules.get(getattr(dataset, "__module__", ""), None)):
+        for name in ("CATEGORIES", f"{datamodule.__name__.upper()}_CATEGORIES"):
+            found = found or tuple(getattr(source, name, ()))
+    return found
+
+
+def folder_categories(root: Path) -> tuple[str, ...]:
+    """Sub-folders of a data root that hold a split."""
+    if not root.is_dir():
+        return ()
+    splits = ("test", "test_public", "train")
+    return tuple(sorted(f.name for f in root.iterdir() if f.is_dir() and any((f / split).is_dir() for split in splits)))
+
+
+def known_categories(datamodule: type, root: Path | None) -> tuple[str, ...]:
+    """Categories that exist: anomalib's list, unless none of it is on disk and other categories are (own data)."""
+    listed = constant_categories(datamodule)
+    present = folder_categories(root) if root is not None else ()
+    if present and not set(listed) & set(present):
+        return present
+    return listed or present

@@ -1,0 +1,196 @@
+"""A results folder: rows and pictures, written atomically, of one suite."""
+
+import json
+import math
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from anoclip_anomalib.comparison.row import FORMAT, Pictures
+from anoclip_anomalib.comparison.suite import Job, Suite, jobs_of
+from anoclip_anomalib.evaluation.predictions import write_predictions
+from anoclip_anomalib.files import atomic_write
+from anoclip_anomalib.submission.claims import Claims
+
+
+class ResultsError(ValueError):
+    """A results folder that cannot be used; the message says why and what to do."""
+
+
+class ResultsFolder:
+    """`suite.json`, `rows/<job>.json`, `predictions/<job>.csv`, `pictures/...`.
+
+    Args:
+        path: the folder; created by :meth:`open_for`.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.claims = Claims(self.path / "claims")
+
+    def open_for(self, suite: Suite) -> None:
+        """Create the folder, or make sure that it belongs to this suite; remember the suite's jobs.
+
+        Raises:
+            ResultsError: if it belongs to another suite, holds other files, or cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with atomic_write(self.path / ".writable"):
+                pass
+            (self.path / ".writable").unlink(missing_ok=True)
+        except OSError as error:
+            raise ResultsError(f"results folder {self.path} cannot be written: {error}") from error
+        found = self.suite() if (self.path / "suite.json").exists() else None
+        if found is None and any(not item.name.startswith(".") for item in self.path.iterdir()):
+            raise ResultsError(f"{self.path} holds other files and no suite.json; choose a new folder for the results")
+        if found is not None and found.get("name") != suite.name:
+            raise ResultsError(
+                f'{self.path} holds results of the suite "{found.get("name")}", not of "{suite.name}"; '
+                "choose another folder with --output"
+            )
+        content = {
+            "format": FORMAT,
+            "name": suite.name,
+            "description": suite.description,
+            "models": [model.name for model in suite.models],
+            "data": {data.name: list(data.categories or (data.name,)) for data in suite.data},
+            "seeds": list(suite.seeds),
+            "protocol": asdict(suite.protocol),
+            "jobs": [job.id for job in jobs_of(suite)],
+        }
+        if content != found:
+            self._write_json(self.path / "suite.json", content)
+
+    def suite(self) -> dict[str, Any]:
+        """The suite that this folder belongs to.
+
+        Raises:
+            ResultsError: if there is none, or it is damaged.
+        """
+        path = self.path / "suite.json"
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(content, dict) or not isinstance(content.get("jobs"), list):
+                raise ValueError("no suite")
+        except FileNotFoundError as error:
+            raise ResultsError(f"{self.path} is no results folder: it has no suite.json") from error
+        except (OSError, ValueError) as error:
+            raise ResultsError(f"{path} is damaged ({error}); delete it and run the suite again, rows are kept") from error
+        return content
+
+    def row_path(self, job_id: str) -> Path:
+        """Where a job's row is."""
+        return self.path / "rows" / f"{job_id}.json"
+
+    def read_row(self, job_id: str) -> dict[str, Any] | None:
+        """A job's row; None if there is none.
+
+        Raises:
+            ResultsError: if the file is damaged or belongs to another job.
+        """
+        path = self.row_path(job_id)
+        try:
+            row = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise ResultsError(f"row {path} is damaged: {error}") from error
+        fault = _row_fault(row, job_id)
+        if fault:
+            raise ResultsError(f"row {path} is damaged: {fault}")
+        return row
+
+    def write(self, job: Job, row: dict[str, Any], pictures: Pictures | None) -> None:
+        """Write a job's pictures and predictions, and last its row: a row that is there is complete.
+
+        Raises:
+            OSError: if the disk is full or the folder cannot be written; the row is then not there.
+        """
+        row = dict(row)
+        predictions = row.pop("predictions", None)
+        if pictures is not None:
+            self._write_bytes(self.path / "pictures" / f"{job.id}.png", pictures.heatmaps)
+            stem = picture_stem(job.data.name, job.category)
+            for suffix, content in (("images.jpg", pictures.images), ("masks.png", pictures.masks)):
+                path = self.path / "pictures" / f"{stem}-{suffix}"
+                if not path.exists() or path.read_bytes() != content:
+                    self._write_bytes(path, content)
+        if predictions is not None:
+            write_predictions(self.path / "predictions" / f"{job.id}.csv", _prediction_rows(row, predictions))
+        self._write_json(self.row_path(job.id), row)
+
+    def rows(self) -> tuple[list[dict[str, Any]], list[str]]:
+        """Rows of the suite's jobs in the suite's order, and what was wrong with the damaged ones."""
+        rows, faults = [], []
+        for job_id in self.suite()["jobs"]:
+            try:
+                row = self.read_row(job_id)
+            except ResultsError as error:
+                faults.append(str(error))
+                continue
+            if row is not None:
+                rows.append(row)
+        return rows, faults
+
+    @staticmethod
+    def _write_json(path: Path, content: Any) -> None:
+        with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+            json.dump(_plain(content), file, allow_nan=False, separators=(",", ":"))
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    @staticmethod
+    def _write_bytes(path: Path, content: bytes) -> None:
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(content)
+
+
+def picture_stem(data: str, category: str) -> str:
+    """File name of the pictures that all jobs on a category share; two names never share one."""
+    import hashlib
+
+    digest = hashlib.sha256(f"{data}\0{category}".encode()).hexdigest()[:8]
+    return "".join(char if char.isalnum() else "_" for char in f"{data}_{category}")[:60] + f"-{digest}"
+
+
+def _row_fault(row: Any, job_id: str) -> str | None:
+    if not isinstance(row, dict):
+        return "no mapping"
+    if row.get("format") != FORMAT:
+        return f"format {row.get('format')!r}, expected {FORMAT}"
+    if row.get("id") != job_id:
+        return f"it is of job {row.get('id')!r}"
+    if row.get("status") not in ("done", "failed") or not isinstance(row.get("job"), dict):
+        return "parts are missing"
+    needed = ("metrics", "speed", "provenance") if row["status"] == "done" else ("error",)
+    missing = [name for name in needed if not isinstance(row.get(name), dict)]
+    return f"{', '.join(missing)} missing" if missing else None
+
+
+def _prediction_rows(row: dict[str, Any], predictions: list) -> list[dict[str, Any]]:
+    threshold = row["thresholds"]["image"]
+    value = threshold["value"]
+    return [
+        {
+            "path": path,
+            "score": repr(score),
+            "threshold": "" if value is None else repr(value),
+            "label": "" if value is None else int(score > value),
+            "threshold_rule": threshold["rule"],
+        }
+        for path, score, _ in predictions
+    ]
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN and no sets: NaN becomes null, other things their text."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, str | int | float | bool) or value is None else str(value)

@@ -1,0 +1,191 @@
+"""One protocol for every detector: a callback that reads raw scores and maps and keeps what a row needs."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from anoclip_anomalib.comparison.suite import Protocol
+from anoclip_anomalib.evaluation.accumulator import PixelAccumulator
+from anoclip_anomalib.evaluation.curves import UndefinedMetricError, auroc, count_scores, threshold_curve
+from anoclip_anomalib.evaluation.raw_batch import raw_maps, raw_scores, require_before_post_processor
+from anoclip_anomalib.evaluation.reference import ScoreReference
+from anoclip_anomalib.evaluation.resolution import (
+    map_mask_pairs,
+    mask_paths_of,
+    path_list,
+    restored_mask_paths,
+)
+from anoclip_anomalib.evaluation.thresholds import is_held_out
+
+THUMBNAIL = 96  # longer side of a thumbnail in the report, pixels
+
+
+@dataclass
+class Sample:
+    """An image that is kept for the report.
+
+    Attributes:
+        path: of the image file.
+        anomaly_map: (h, w) float32, h, w <= THUMBNAIL.
+        mask: (h, w) uint8, or None.
+        pixel_auroc: of this image's map alone; NaN without mask or anomaly.
+    """
+
+    path: str
+    anomaly_map: np.ndarray
+    mask: np.ndarray | None
+    pixel_auroc: float
+
+
+@dataclass
+class Measured:
+    """What a run left behind.
+
+    Attributes:
+        pixels: pixel statistics of the test images that have masks.
+        scores, labels, paths: of the test images, in order; label -1 if there is none.
+        image_reference, pixel_reference: scores of normal validation images (not of test images).
+        validation: scores and labels of validation images.
+        samples: images kept for the report.
+        map_size: height and width of the model's maps.
+        no_image_score: the model gave no image score; the map's maximum was taken.
+    """
+
+    pixels: PixelAccumulator = field(default_factory=PixelAccumulator)
+    scores: list[float] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    image_reference: ScoreReference = field(default_factory=ScoreReference)
+    pixel_reference: ScoreReference = field(default_factory=ScoreReference)
+    validation: tuple[list[float], list[int]] = field(default_factory=lambda: ([], []))
+    samples: list[Sample] = field(default_factory=list)
+    map_size: tuple[int, int] | None = None
+    no_image_score: bool = False
+
+
+def shrink(image: np.ndarray, side: int = THUMBNAIL) -> np.ndarray:
+    """Reduce (H, W) or (H, W, 3) so that the longer side is `side` at most, by area averaging."""
+    height, width = image.shape[:2]
+    scale = side / max(height, width)
+    if scale >= 1:
+        return image
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
+def choose_samples(paths: list[str], labels: list[int], count: int) -> list[str]:
+    """The images that every model keeps: two thirds anomalous, spread evenly over the sorted paths."""
+    pairs = sorted(set(zip(paths, labels, strict=True)))
+    bad, good = [p for p, label in pairs if label > 0], [p for p, label in pairs if label <= 0]
+    from_good = min(len(good), max(count // 3, count - len(bad)))
+    chosen = []
+    for group, number in ((bad, min(len(bad), count - from_good)), (good, from_good)):
+        positions = np.linspace(0, len(group) - 1, number).round().astype(int) if number else []
+        chosen += [group[i] for i in positions]
+    return chosen
+
+
+class Measure(Callback):
+    """Collects raw scores in validation and test. Put it first in `Engine(callbacks=[...])`.
+
+    Args:
+        protocol: resolution and number of samples.
+    """
+
+    def __init__(self, protocol: Protocol) -> None:
+        self.protocol = protocol
+        self.result = Measured()
+        self._wanted: set[str] = set()
+        self._mask_paths: dict[str, str] = {}
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget an earlier epoch's validation (training validates several times)."""
+        self.result.image_reference.reset()
+        self.result.pixel_reference.reset()
+        self.result.validation = ([], [])
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        """Scores of validation images, if these are not the test images."""
+        if trainer.sanity_checking or batch.gt_label is None or not is_held_out(getattr(trainer, "datamodule", None)):
+            return
+        if batch.pred_score is None and batch.anomaly_map is None:
+            return  # models that compute losses in validation
+        scores, labels = raw_scores(batch), batch.gt_label.cpu().numpy().reshape(-1) > 0
+        self.result.validation[0].extend(scores.tolist())
+        self.result.validation[1].extend(labels.astype(int).tolist())
+        self.result.image_reference.update(scores[~labels])
+        maps = raw_maps(batch)
+        if maps is not None:
+            self.result.pixel_reference.update(maps[~labels])
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Choose the samples."""
+        require_before_post_processor(self, trainer.callbacks)
+        self._mask_paths = mask_paths_of(trainer.test_dataloaders)
+        loaders = trainer.test_dataloaders
+        loaders = loaders if isinstance(loaders, list | tuple) else [loaders]
+        samples = getattr(getattr(loaders[0], "dataset", None), "samples", None) if loaders else None
+        if samples is not None:
+            paths, labels = [str(path) for path in samples["image_path"]], [int(x) for x in samples["label_index"]]
+            self._wanted = set(choose_samples(paths, labels, self.protocol.sample_images))
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        """Record a batch.
+
+        Raises:
+            ValueError: if scores or maps are not finite, or a map has another size than its mask.
+        """
+        result = self.result
+        scores = raw_scores(batch)
+        paths = [path or "" for path in path_list(batch.image_path, len(scores))]
+        labels = [-1] * len(scores) if batch.gt_label is None else batch.gt_label.cpu().int().reshape(-1).tolist()
+        result.no_image_score |= batch.pred_score is None
+        result.scores.extend(scores.tolist())
+        result.labels.extend(labels)
+        result.paths.extend(paths)
+        maps = raw_maps(batch)
+        if maps is None:
+            return
+        result.map_size = (int(maps.shape[1]), int(maps.shape[2]))
+        pairs = []
+        if batch.gt_mask is not None:
+            with restored_mask_paths(batch, self._mask_paths):
+                pairs = list(map_mask_pairs(batch, self.protocol.resolution))
+        for map_part, mask_part in pairs:
+            result.pixels.update(map_part, mask_part)
+        masks = [mask for _, part in pairs for mask in part] if pairs else [None] * len(maps)
+        used = [one for part, _ in pairs for one in part] if pairs else list(maps)
+        for path, anomaly_map, mask in zip(paths, used, masks, strict=True):
+            if path in self._wanted:
+                result.samples.append(_sample(path, anomaly_map, mask))
+
+
+def _sample(path: str, anomaly_map: np.ndarray, mask: np.ndarray | None) -> Sample:
+    value = float("nan")
+    if mask is not None:
+        try:
+            value = auroc(threshold_curve(count_scores(anomaly_map, mask > 0)))
+        except UndefinedMetricError:
+            value = float("nan")
+    small = None if mask is None else shrink((mask > 0).astype(np.uint8) * 255)
+    return Sample(path, shrink(np.asarray(anomaly_map, np.float32)), small, value)
+
+
+def relative_path(path: str, root: str | Path | None) -> str:
+    """A path below the data root, for rows and tables; the last three parts of a path that lies elsewhere."""
+    try:
+        return Path(path).resolve().relative_to(Path(root or "").resolve()).as_posix() if root else _tail(path)
+    except ValueError:
+        return _tail(path)
+
+
+def _tail(path: str) -> str:
+    return "/".join(Path(path).parts[-3:])

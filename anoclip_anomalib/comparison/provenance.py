@@ -1,0 +1,98 @@
+"""What a row came from: method facts, preprocessing, weights, versions, machine."""
+
+import getpass
+import socket
+from dataclasses import asdict
+from datetime import datetime, timezone
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any
+
+import yaml
+from torch import nn
+
+from anoclip_anomalib.comparison.suite import Job
+from anoclip_anomalib.submission.versions import commit, machine, versions, weights_digest
+
+FACTS = ("auxiliary_data", "category_data", "adapts_on_test_images", "sees_other_test_images", "order_dependent")
+NOT_STATED = "not stated"
+
+
+@lru_cache(maxsize=1)
+def _known() -> dict[str, Any]:
+    return yaml.safe_load(files(__package__).joinpath("provenance.yaml").read_text(encoding="utf-8"))
+
+
+def method_facts(job: Job, class_name: str | None = None) -> dict[str, Any]:
+    """The five facts about a job's method; what nobody stated says so.
+
+    Args:
+        job: its model's class, callbacks and own `provenance` decide.
+        class_name: of the class that really ran, if another one (a repaired subclass).
+    """
+    known = _known()
+    names = [class_name, job.model.spec.class_path.rpartition(".")[2]]
+    facts = next((known["models"][name] for name in names if name in known["models"]), {})
+    facts = dict.fromkeys(FACTS, NOT_STATED) | facts
+    for callback in job.model.callbacks:
+        name = callback.class_path.rpartition(".")[2]
+        facts |= known["callbacks"].get(name, {})
+        for rule in known["arguments"]:
+            if rule["callback"] == name and callback.init_args.get(rule["argument"]) == rule["value"]:
+                facts |= rule["facts"]
+    return facts | job.model.provenance
+
+
+def preprocessing(model: Any) -> dict[str, Any]:
+    """How images reach the network and maps leave it, as far as the model tells: resize, normalisation, smoothing."""
+    transform = getattr(getattr(model, "pre_processor", None), "transform", None)
+    steps = list(getattr(transform, "transforms", [])) or ([transform] if transform is not None else [])
+    found: dict[str, Any] = {"image_size": None, "resize": None, "transform": [str(step) for step in steps]}
+    for step in steps:
+        name = type(step).__name__
+        if name in ("Resize", "CenterCrop"):
+            size = getattr(step, "size", None)
+            found["image_size"] = list(size) if isinstance(size, list | tuple) else size
+        if name == "Resize":
+            mode = getattr(step, "interpolation", None)
+            mode = getattr(mode, "value", mode)
+            keeps = isinstance(found["image_size"], int) or len(found["image_size"] or ()) == 1
+            found["resize"] = f"{mode}, {'shorter side, aspect kept' if keeps else 'both sides, aspect not kept'}"
+    found["smoothing"] = _smoothing(model)
+    return found
+
+
+def _smoothing(model: Any) -> str:
+    torch_model = getattr(model, "model", None)
+    for name in ("smoothing", "smooth_kernel", "smoothing_kernel"):
+        value = getattr(torch_model, name, None)
+        if isinstance(value, int | float | str):
+            return f"{name} {value}"
+    for module in torch_model.modules() if isinstance(torch_model, nn.Module) else ():
+        sigma = getattr(module, "sigma", None)
+        if "gaussian" in type(module).__name__.lower():
+            return f"Gaussian, sigma {sigma}" if isinstance(sigma, int | float) else "Gaussian"
+    return NOT_STATED
+
+
+def provenance_of(job: Job, model: Any) -> dict[str, Any]:
+    """Everything that a row states about its origin."""
+    return {
+        "method": method_facts(job, type(model).__name__),
+        "preprocessing": preprocessing(model),
+        "learning_type": str(getattr(getattr(model, "learning_type", None), "value", NOT_STATED)),
+        "weights_digest": getattr(model, "weights_digest", None) or weights_digest(model.model),
+        "versions": versions(),
+        "commit": commit(),
+        "config": {"model": asdict(job.model), "data": asdict(job.data), "protocol": asdict(job.protocol)},
+        "seed": job.seed,
+        "hardware": machine() | {"host": socket.gethostname(), "user": _user()},
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def _user() -> str | None:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return None

@@ -1,0 +1,175 @@
+"""Run one job: build, train if needed, test, time. Returns a row and its pictures; writes nothing but temporary files."""
+
+import gc
+import logging
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from anomalib import LearningType
+from anomalib.engine import Engine
+from lightning.pytorch import seed_everything
+
+from anoclip_anomalib.comparison import catalogue
+from anoclip_anomalib.comparison.measure import Measure
+from anoclip_anomalib.comparison.provenance import provenance_of
+from anoclip_anomalib.comparison.row import Pictures, failed_row, finished_row, pictures_of
+from anoclip_anomalib.comparison.suite import ClassSpec, Job
+from anoclip_anomalib.comparison.timing import PeakMemory, Stopwatch, latency, throughput
+
+logger = logging.getLogger(__name__)
+
+
+def run_job(job: Job, data_folder: str | Path, threads: int | None = None) -> tuple[dict[str, Any], Pictures | None]:
+    """Run a job to the end, come what may.
+
+    Args:
+        job: what to run.
+        data_folder: where generated demo data are (or will be) written.
+        threads: torch's threads; None leaves them as they are.
+
+    Returns:
+        The row (status "done" or "failed") and the pictures for the report (None if it failed).
+    """
+    start = time.perf_counter()
+    before = torch.get_num_threads()
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        row, pictures = _run(job, Path(data_folder))
+    except Exception as error:  # noqa: BLE001 - whatever a model does wrong becomes its row; other jobs go on
+        logger.debug("%s failed", job.label, exc_info=True)
+        row, pictures = failed_row(job, error, traceback.format_exc()), None
+    finally:
+        torch.set_num_threads(before)
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    row["duration_s"] = time.perf_counter() - start
+    return row, pictures
+
+
+def _run(job: Job, data_folder: Path) -> tuple[dict[str, Any], Pictures]:
+    seed_everything(job.seed, workers=True, verbose=False)
+    datamodule = build_data(job, data_folder)
+    model, note = build_model(job)
+    strip(model, keep_evaluator="evaluator" in job.model.spec.init_args)
+    callbacks = [catalogue.instantiate("callback", spec) for spec in job.model.callbacks]
+    measure, stopwatch = Measure(job.protocol), Stopwatch()
+    trains = model.learning_type not in (LearningType.ZERO_SHOT, LearningType.FEW_SHOT)
+    with tempfile.TemporaryDirectory(prefix="anoclip-compare-") as folder, quiet(), PeakMemory() as memory:
+        options = {"enable_progress_bar": False, "enable_model_summary": False} | job.model.trainer
+        if not trains:  # nothing to keep: no checkpoint with all of CLIP's weights for each job
+            options = {key: value for key, value in options.items() if not key.startswith("enable_")} | {"barebones": True}
+        engine = Engine(callbacks=[stopwatch, measure, *callbacks], default_root_dir=folder, logger=False, **options)
+        fit_s = _timed(lambda: engine.fit(model, datamodule=datamodule)) if trains else 0.0
+        stopwatch.clear()
+        test_s = _timed(lambda: engine.test(model, datamodule=datamodule, verbose=False))
+        speed = throughput(stopwatch.seconds, stopwatch.images)
+        stopwatch.clear()
+        _time_single_images(engine, model, datamodule, job)
+        speed |= latency(stopwatch.seconds, job.protocol.warmup_images)
+    speed |= {"fit_s": fit_s, "test_s": test_s, "device": str(engine.trainer.strategy.root_device)}
+    speed |= {"threads": torch.get_num_threads()}
+    parameters = {
+        "total": sum(p.numel() for p in model.parameters()),
+        "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
+    }
+    provenance = provenance_of(job, model)
+    if note:
+        provenance["note"] = note
+    root = getattr(datamodule, "root", None)
+    row = finished_row(job, measure.result, model.learning_type, root)
+    row |= {"speed": speed, "memory": _memory(memory), "parameters": parameters, "provenance": provenance}
+    return row, pictures_of(job, measure.result, root, row)
+
+
+def strip(model: Any, keep_evaluator: bool = False) -> None:
+    """Take away what changes or measures scores besides us: it would only cost time and memory.
+
+    An evaluator that the suite itself names stays: early stopping may watch its metrics.
+    """
+    model.post_processor = model.visualizer = None
+    if not keep_evaluator:
+        model.evaluator = None
+    if hasattr(model, "raw_evaluator"):
+        model.raw_evaluator = None
+
+
+def build_data(job: Job, data_folder: Path) -> Any:
+    """The job's datamodule; demo data are generated first (kept if they are there already)."""
+    spec = job.data.spec
+    arguments = dict(spec.init_args)
+    if job.data.generate is not None:
+        from anoclip_anomalib.demo.dataset import write_demo_dataset
+
+        root = data_folder / "generated" / job.data.name
+        write_demo_dataset(root, [job.category], **job.data.generate)
+        arguments["root"] = str(root)
+    if job.data.categories:
+        arguments["category"] = job.category
+    return catalogue.instantiate("data", ClassSpec(spec.class_path, arguments))
+
+
+def build_model(job: Job) -> tuple[Any, str | None]:
+    """The job's model and a note for the row. A faulty WinClip is replaced by the repaired one."""
+    from anomalib.models import WinClip
+
+    spec = job.model.spec
+    if job.data.class_name is not None and "class_name" not in spec.init_args:
+        found = catalogue.find_class("model", spec.class_path)
+        if catalogue.takes(found, "class_name"):
+            spec = replace(spec, init_args=spec.init_args | {"class_name": job.data.class_name})
+    model = catalogue.instantiate("model", spec)
+    if isinstance(model, WinClip):
+        from anoclip_anomalib.comparison.winclip import fair_winclip
+
+        return fair_winclip(model)
+    return model, None
+
+
+def _time_single_images(engine: Engine, model: Any, datamodule: Any, job: Job) -> None:
+    """Predict some test images one by one, so that the stopwatch sees single images."""
+    count = job.protocol.timed_images + job.protocol.warmup_images
+    if job.protocol.timed_images == 0:
+        return
+    datamodule.eval_batch_size, before = 1, datamodule.eval_batch_size
+    engine.trainer.limit_predict_batches = count
+    try:
+        engine.trainer.predict(model, datamodule=datamodule, return_predictions=False)
+    finally:
+        datamodule.eval_batch_size = before
+
+
+def _timed(action: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def _memory(memory: PeakMemory) -> dict[str, float | None]:
+    return {
+        "cpu_peak_mib": memory.cpu_peak_mib,
+        "cpu_extra_mib": memory.cpu_extra_mib,
+        "gpu_peak_mib": memory.gpu_peak_mib,
+    }
+
+
+@contextmanager
+def quiet() -> Any:
+    """Keep Lightning's and anomalib's information lines (devices, tips) out of the progress display; warnings stay."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning_fabric", "lightning", "anomalib")]
+    levels = [one.level for one in loggers]
+    for one in loggers:
+        one.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for one, level in zip(loggers, levels, strict=True):
+            one.setLevel(level)

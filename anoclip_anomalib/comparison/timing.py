@@ -1,0 +1,133 @@
+"""Latency: from an image in the computer's memory to its map in the computer's memory."""
+
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+
+class Stopwatch(Callback):
+    """Time batches from the image in memory to the map on the CPU.
+
+    Must be the first callback: its start hook runs before all others' (normalisation, adaptation), its end hook before
+    all others' (post-processing, drawing). The transfer to the device is part of the time: the batch, which Lightning has
+    moved there already, is fetched back before the clock starts. Reading and resizing of files are not part of it.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.images: list[int] = []
+        self._start = 0.0
+
+    def clear(self) -> None:
+        """Forget all times."""
+        self.seconds, self.images = [], []
+
+    def start(self, batch: Any) -> None:
+        """Start the clock with the image on the CPU, then bring it to its device."""
+        device = batch.image.device
+        if device.type == "cpu":
+            self._start = time.perf_counter()
+            return
+        on_cpu = batch.image.cpu()
+        torch.cuda.synchronize(device)
+        self._start = time.perf_counter()
+        batch.image = on_cpu.to(device)
+
+    def stop(self, batch: Any) -> None:
+        """Bring map and score to the CPU (which waits for the device) and stop the clock."""
+        for value in (batch.anomaly_map, batch.pred_score):
+            if value is not None:
+                value.cpu()
+        self.seconds.append(time.perf_counter() - self._start)
+        self.images.append(len(batch.image))
+
+    def on_test_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, *args: Any, **kwargs: Any) -> None:
+        """Start."""
+        self.start(batch)
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        """Stop."""
+        self.stop(batch)
+
+    def on_predict_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        """Start."""
+        self.start(batch)
+
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        """Stop."""
+        self.stop(outputs)
+
+
+def latency(seconds: list[float], warmup: int) -> dict[str, float | int | None]:
+    """Median and 95th percentile in seconds of single images, without the first `warmup` of them."""
+    counted = np.asarray(seconds[warmup:])
+    if not len(counted):
+        return {"median_s": None, "p95_s": None, "timed_images": 0, "warmup_images": min(warmup, len(seconds))}
+    return {
+        "median_s": float(np.median(counted)),
+        "p95_s": float(np.percentile(counted, 95)),
+        "timed_images": len(counted),
+        "warmup_images": warmup,
+    }
+
+
+def throughput(seconds: list[float], images: list[int]) -> dict[str, float | int | None]:
+    """Images per second over batches, the first one left out if there are others."""
+    skip = 1 if len(seconds) > 1 else 0
+    total = sum(seconds[skip:])
+    return {
+        "images_per_second": sum(images[skip:]) / total if total else None,
+        "batch_size": max(images, default=0),
+    }
+
+
+class PeakMemory:
+    """Peak resident memory of this process, and peak GPU memory, during a block.
+
+    Attributes:
+        cpu_peak_mib: largest resident size seen (sampled).
+        cpu_extra_mib: that, minus the size at the start.
+        gpu_peak_mib: largest memory that torch had reserved on the GPUs, None without one.
+    """
+
+    def __init__(self, interval: float = 0.02) -> None:
+        self.interval = interval
+        self.cpu_peak_mib = self.cpu_extra_mib = 0.0
+        self.gpu_peak_mib: float | None = None
+        self._process = psutil.Process()
+        self._done = threading.Event()
+
+    def __enter__(self) -> "PeakMemory":
+        if torch.cuda.is_available():
+            for device in range(torch.cuda.device_count()):
+                torch.cuda.reset_peak_memory_stats(device)
+        self._base = self._peak = self._process.memory_info().rss
+        self._done.clear()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._done.set()
+        self._thread.join()
+        self._peak = max(self._peak, self._process.memory_info().rss)
+        self.cpu_peak_mib = self._peak / 2**20
+        self.cpu_extra_mib = (self._peak - self._base) / 2**20
+        if torch.cuda.is_available():
+            devices = range(torch.cuda.device_count())
+            self.gpu_peak_mib = sum(torch.cuda.max_memory_reserved(device) for device in devices) / 2**20
+
+    def _watch(self) -> None:
+        while not self._done.wait(self.interval):
+            self._peak = max(self._peak, self._process.memory_info().rss)

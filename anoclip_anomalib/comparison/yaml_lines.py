@@ -1,0 +1,80 @@
+"""YAML read safely, with the line of every value."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+Where = tuple[str | int, ...]
+
+
+class SuiteError(ValueError):
+    """A suite that cannot be used. `faults` lists everything found, each as "file:line: message"."""
+
+    def __init__(self, faults: list[str]) -> None:
+        self.faults = faults
+        super().__init__("\n".join(faults))
+
+
+class Located:
+    """A YAML document: its plain data, and the line of each of its parts.
+
+    Args:
+        path: the file.
+
+    Raises:
+        SuiteError: if the file is missing, no YAML, or holds tags that plain data does not need.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.lines: dict[Where, int] = {}
+        self.faults: list[tuple[int, str]] = []
+        try:
+            text = self.path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SuiteError([f"{self.path}: cannot be read: {error}"]) from error
+        try:
+            loader = yaml.SafeLoader(text)
+            node = loader.get_single_node()
+            self.data = {} if node is None else self._build(loader, node, ())
+        except yaml.MarkedYAMLError as error:
+            line = error.problem_mark.line + 1 if error.problem_mark else 1
+            raise SuiteError([f"{self.path}:{line}: {error.problem or error}"]) from error
+        except yaml.YAMLError as error:
+            raise SuiteError([f"{self.path}:1: {error}"]) from error
+
+    def _build(self, loader: yaml.SafeLoader, node: yaml.Node, where: Where) -> Any:
+        self.lines.setdefault(where, node.start_mark.line + 1)
+        if isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map":
+            loader.flatten_mapping(node)
+            result: dict[Any, Any] = {}
+            for key_node, value_node in node.value:
+                key = loader.construct_object(key_node, deep=True)
+                if not isinstance(key, str):
+                    self.fault((*where,), f"keys must be words, got {key!r}", key_node.start_mark.line + 1)
+                    continue
+                if key in result:
+                    self.fault((*where, key), f'"{key}" is given twice', key_node.start_mark.line + 1)
+                self.lines[(*where, key)] = key_node.start_mark.line + 1
+                result[key] = self._build(loader, value_node, (*where, key))
+            return result
+        if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
+            return [self._build(loader, item, (*where, index)) for index, item in enumerate(node.value)]
+        return loader.construct_object(node, deep=True)
+
+    def fault(self, where: Where, message: str, line: int | None = None) -> None:
+        """Note a fault at a part of the document, or at a line."""
+        while line is None:
+            line = self.lines.get(where, 1 if not where else None)
+            where = where[:-1]
+        self.faults.append((line, message))
+
+    def raise_faults(self) -> None:
+        """Raise what was noted, if anything, in the order of the lines.
+
+        Raises:
+            SuiteError: with all faults.
+        """
+        if self.faults:
+            raise SuiteError([f"{self.path}:{line}: {message}" for line, message in sorted(self.faults)])

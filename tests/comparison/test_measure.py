@@ -1,0 +1,37 @@
+import numpy as np
+
+from anoclip_anomalib.comparison.measure import choose_samples, relative_path, shrink
+from anoclip_anomalib.comparison.row import image_quality
+
+
+def test_samples_depend_on_names_only_and_favour_anomalies():
+    paths = [f"{i:03d}" for i in range(90)]
+    labels = [int(i % 2) for i in range(90)]
+    chosen = choose_samples(paths, labels, 12)
+    order = np.random.default_rng(0).permutation(90)
+    assert sorted(choose_samples([paths[i] for i in order], [labels[i] for i in order], 12)) == sorted(chosen)
+    assert len(chosen) == 12
+    assert sum(int(path) % 2 for path in chosen) == 8
+    assert len(choose_samples(paths[:3], [0, 0, 0], 12)) == 3
+    assert len(choose_samples(paths, [1] * 90, 12)) == 12
+    assert choose_samples([], [], 5) == []
+
+
+def test_thumbnails_keep_their_shape():
+    assert shrink(np.zeros((300, 600), np.float32), 96).shape == (48, 96)
+    assert shrink(np.zeros((300, 600, 3), np.uint8), 96).shape == (48, 96, 3)
+    assert shrink(np.zeros((20, 10), np.uint8), 96).shape == (20, 10)
+
+
+def test_paths_in_rows_do_not_tell_where_the_data_are(tmp_path):
+    assert relative_path(str(tmp_path / "bottle" / "test" / "1.png"), tmp_path) == "bottle/test/1.png"
+    assert relative_path("/a/b/c/d.png", tmp_path) == "b/c/d.png"
+    assert relative_path("/a/b/c/d.png", None) == "b/c/d.png"
+
+
+def test_quality_of_an_image():
+    scores, labels = np.array([0.1, 0.2, 0.3, 0.25]), np.array([0, 0, 1, 1])
+    assert image_quality(scores, labels, 2) == 1
+    assert image_quality(scores, labels, 2, 0.5) == 0.75
+    assert image_quality(np.array([0.1, 0.4, 0.3]), np.array([0, 0, 1]), 2) == 0.5
+    assert np.isnan(image_quality(np.array([0.1]), np.array([0]), 0))

@@ -1,0 +1,47 @@
+import inspect
+from dataclasses import replace
+
+import anomalib.models
+import pytest
+import yaml
+from torchvision.transforms.v2 import CenterCrop, Compose, Normalize, Resize
+
+from anoclip_anomalib.comparison.provenance import FACTS, method_facts, preprocessing
+from anoclip_anomalib.comparison.suite import ClassSpec, jobs_of
+
+from .suites import ROOT, small_suite
+
+
+def test_known_facts_name_existing_models_and_are_complete():
+    known = yaml.safe_load((ROOT / "anoclip_anomalib" / "comparison" / "provenance.yaml").read_text())
+    for name, facts in known["models"].items():
+        assert set(facts) == set(FACTS), name
+        assert name == "RepairedWinClip" or inspect.isclass(getattr(anomalib.models, name)), name
+
+
+def test_callbacks_and_suites_change_facts(tmp_path):
+    job = jobs_of(small_suite(tmp_path, models="\n  - AnoClip\n"))[0]
+    assert method_facts(job)["adapts_on_test_images"] is False
+    adapted = replace(job.model, callbacks=(ClassSpec("anoclip_anomalib.anoclip.callbacks.TestTimeAdaptation"),))
+    facts = method_facts(replace(job, model=adapted))
+    assert (facts["adapts_on_test_images"], facts["order_dependent"]) == (True, False)
+    carried = replace(adapted, callbacks=(replace(adapted.callbacks[0], init_args={"reset_optimizer": False}),))
+    facts = method_facts(replace(job, model=carried))
+    assert (facts["sees_other_test_images"], facts["order_dependent"]) == (True, True)
+    stated = replace(job.model, provenance={"auxiliary_data": "VisA test split with masks"})
+    assert method_facts(replace(job, model=stated))["auxiliary_data"] == "VisA test split with masks"
+
+
+@pytest.mark.parametrize(
+    ("steps", "size", "words"),
+    [
+        ([Resize([240]), Normalize([0.5], [0.5])], [240], "shorter side, aspect kept"),
+        ([Resize((256, 256)), CenterCrop(224)], [224, 224], "both sides, aspect not kept"),
+    ],
+)
+def test_preprocessing_is_read_from_the_model(steps, size, words):
+    model = type("M", (), {"pre_processor": type("P", (), {"transform": Compose(steps)})()})()
+    found = preprocessing(model)
+    assert found["image_size"] == size
+    assert found["resize"] == f"bilinear, {words}"
+    assert found["smoothing"] == "not stated"

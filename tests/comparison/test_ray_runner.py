@@ -1,0 +1,55 @@
+"""Ray: same table, more speed, lost workers' jobs again. Skipped where Ray is not installed."""
+
+import os
+import time
+
+import pytest
+
+from anoclip_anomalib.comparison.folder import ResultsFolder
+from anoclip_anomalib.comparison.row import METRICS
+
+from .suites import command, write_suite
+
+pytest.importorskip("ray", reason="Ray is not installed: pip install 'anoclip_anomalib[ray]'")
+
+
+def test_two_workers_give_the_same_table_and_a_lost_worker_costs_no_job(tmp_path):
+    models = f"""
+  - {{name: bright, class_path: tests.evaluation.scorer.Brightness}}
+  - {{name: dies, class_path: tests.comparison.slow_scorer.DiesOnce, init_args: {{mark: {tmp_path / "died"}}}}}
+  - {{name: broken, class_path: tests.evaluation.scorer.Brightness, init_args: {{fault: raise}}}}
+"""
+    suite = write_suite(tmp_path, models=models)
+    ray = command(suite, "-o", tmp_path / "ray", "--runner", "ray", "--workers", 2, "--no-report")
+    assert ray.returncode == 1, ray.stderr  # the broken model
+    assert (tmp_path / "died").exists()
+    local = command(suite, "-o", tmp_path / "local", "--no-report")
+    tables = []
+    for name, run in (("ray", ray), ("local", local)):
+        assert "2 done, 1 failed" in run.stdout, run.stdout + run.stderr
+        rows, faults = ResultsFolder(tmp_path / name).rows()
+        assert not faults
+        tables.append({row["job"]["model"]: row.get("metrics", {}) for row in rows})
+    for model, metrics in tables[1].items():
+        for name in METRICS if metrics else ():
+            assert tables[0][model][name] == pytest.approx(metrics[name], abs=1e-6), (model, name)
+
+
+@pytest.mark.skipif(
+    "COMPARE_SPEED_TEST" not in os.environ,
+    reason="takes a quiet machine with 2 free cores; run with COMPARE_SPEED_TEST=1, or see benchmarks/ray_speed.py",
+)
+def test_two_workers_are_faster(tmp_path):
+    models = "\n" + "".join(
+        f"  - name: m{i}\n    class_path: tests.comparison.slow_scorer.Slow\n"
+        f"    init_args: {{seconds: 4, marks: {tmp_path}, tag: m{i}, busy: true}}\n"
+        for i in range(8)
+    )
+    suite = write_suite(tmp_path, models=models)
+    seconds = []
+    for name, options in (("local", ()), ("ray", ("--runner", "ray", "--workers", 2))):
+        start = time.monotonic()
+        run = command(suite, "-o", tmp_path / name, "--threads", 1, "--no-report", *options)
+        seconds.append(time.monotonic() - start)
+        assert run.returncode == 0, run.stderr
+    assert seconds[0] / seconds[1] >= 1.7

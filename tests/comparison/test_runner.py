@@ -1,0 +1,117 @@
+"""Resuming, sharing and failing, with real processes."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+from anoclip_anomalib.comparison.folder import ResultsFolder
+
+from .suites import command, command_here, process_arguments, process_env, write_suite
+
+
+def slow_suite(folder, count=3, seconds=0.5):
+    (folder / "marks").mkdir(exist_ok=True)
+    models = "\n" + "".join(
+        f"  - name: m{i}\n    class_path: tests.comparison.slow_scorer.Slow\n"
+        f"    init_args: {{seconds: {seconds}, marks: {folder / 'marks'}, tag: m{i}}}\n"
+        for i in range(count)
+    )
+    return write_suite(folder, models=models)
+
+
+def marks(folder, tag=""):
+    return sorted(path.name for path in (folder / "marks").glob(f"{tag}*"))
+
+
+def rows_in(folder):
+    return sorted((folder / "out" / "rows").glob("*.json"))
+
+
+def test_kill_9_in_the_middle_of_a_job_loses_that_job_only(tmp_path):
+    suite = slow_suite(tmp_path)
+    process = subprocess.Popen(process_arguments(suite, "-o", tmp_path / "out"), env=process_env(), stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not marks(tmp_path, "m1") and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)  # m0 is done, m1 at work, m2 to come
+    process.wait()
+    before = {path: path.read_bytes() for path in rows_in(tmp_path)}
+    assert len(before) == 1
+    run = command(suite, "-o", tmp_path / "out", "--no-report")
+    assert run.returncode == 0, run.stderr
+    assert "2 done, 0 failed, 1 were there already, 0 in the hands" in run.stdout
+    assert len(rows_in(tmp_path)) == 3
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert [len(marks(tmp_path, f"m{i}")) for i in range(3)] == [1, 2, 1]
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.suffix == ".claim" or path.name.startswith(".")]
+
+
+def test_two_processes_share_one_folder(tmp_path):
+    suite = slow_suite(tmp_path, count=4, seconds=0.8)
+    arguments = process_arguments(suite, "-o", tmp_path / "out", "--no-report")
+    processes = [
+        subprocess.Popen(arguments, env=process_env(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    outputs = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert len(rows_in(tmp_path)) == 4
+    assert [len(marks(tmp_path, f"m{i}")) for i in range(4)] == [1, 1, 1, 1]  # no job was done twice
+    workers = {name.split("-")[1] for name in marks(tmp_path)}
+    assert len(workers) == 2
+    rows, faults = ResultsFolder(tmp_path / "out").rows()
+    assert len(rows) == 4
+    assert not faults
+
+
+def test_a_failed_job_is_a_row_the_rest_goes_on_and_the_exit_code_tells(tmp_path, capsys):
+    models = """
+  - {name: broken, class_path: tests.evaluation.scorer.Brightness, init_args: {fault: raise}}
+  - {name: bright, class_path: tests.evaluation.scorer.Brightness}
+"""
+    suite = write_suite(tmp_path, models=models)
+    run = command_here(capsys, suite, "-o", tmp_path / "out", "--no-report")
+    assert run.returncode == 1
+    assert "failed: broken | plates / plate | seed 0: broken on purpose" in run.stdout
+    assert [json.loads(path.read_text())["status"] for path in rows_in(tmp_path)].count("done") == 1
+    kept = command_here(capsys, suite, "-o", tmp_path / "out", "--no-report", "--keep-failed")
+    assert kept.returncode == 1
+    assert "0 done, 0 failed, 2 were there already" in kept.stdout
+    again = command_here(capsys, suite, "-o", tmp_path / "out", "--no-report", "--only", "broken")
+    assert "0 done, 1 failed, 0 were there already" in again.stdout
+    only = command_here(capsys, suite, "-o", tmp_path / "out", "--no-report", "--only", "bright")
+    assert only.returncode == 0
+
+
+def test_a_damaged_row_is_named_and_done_again(tmp_path, capsys):
+    suite = write_suite(tmp_path)
+    assert command_here(capsys, suite, "-o", tmp_path / "out", "--no-report").returncode == 0
+    path = rows_in(tmp_path)[0]
+    path.write_bytes(path.read_bytes()[:100])
+    run = command_here(capsys, suite, "-o", tmp_path / "out", "--no-report")
+    assert run.returncode == 0
+    assert path.name in run.stderr
+    assert "1 done, 0 failed, 1 were there already" in run.stdout
+    json.loads(path.read_text())
+
+
+def test_dry_run_shards_and_bad_input(tmp_path, capsys):
+    suite = write_suite(tmp_path)
+    run = command_here(capsys, suite, "-o", tmp_path / "out", "--dry-run", "--shard", "2/2")
+    assert run.returncode == 0
+    assert "1 jobs, 1 to do" in run.stdout
+    assert "dim" in run.stdout
+    assert not (tmp_path / "out").exists()
+    assert command_here(capsys, suite, "--only", "nothing").returncode == 2
+    assert command_here(capsys, suite, "--shard", "3/2").returncode == 2
+    assert command_here(capsys, suite, "--root", "plates").returncode == 2
+    bad = command_here(capsys, tmp_path / "none.yaml")
+    assert bad.returncode == 2
+    assert "cannot be read" in bad.stderr
+    text = suite.read_text()
+    suite.write_text(text.replace("class_path: MVTecAD", "class_path: MVTecADD").replace("gain:", "gian:"))
+    bad = command_here(capsys, suite)
+    assert bad.returncode == 2
+    assert "2 fault(s)" in bad.stderr

@@ -1,0 +1,40 @@
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from anoclip_anomalib.comparison.timing import PeakMemory, Stopwatch, latency, throughput
+
+
+def test_latency_leaves_the_warm_up_out():
+    found = latency([9.0, 9.0, 0.1, 0.2, 0.3], warmup=2)
+    assert found["median_s"] == pytest.approx(0.2)
+    assert found["p95_s"] == pytest.approx(0.29)
+    assert found["timed_images"] == 3
+    assert latency([1.0], warmup=3)["median_s"] is None
+
+
+def test_throughput_counts_images_not_batches():
+    assert throughput([5.0, 1.0, 1.0], [4, 4, 2]) == {"images_per_second": 3.0, "batch_size": 4}
+    assert throughput([], [])["images_per_second"] is None
+
+
+def test_stopwatch_sees_what_happens_between_its_hooks():
+    stopwatch = Stopwatch()
+    batch = SimpleNamespace(image=torch.zeros(2, 3, 4, 4), anomaly_map=torch.zeros(2, 4, 4), pred_score=None)
+    stopwatch.on_predict_batch_start(None, None, batch)
+    time.sleep(0.02)
+    stopwatch.on_predict_batch_end(None, None, batch, batch)
+    assert 0.02 <= stopwatch.seconds[0] < 0.5
+    assert stopwatch.images == [2]
+
+
+def test_peak_memory_sees_a_passing_peak():
+    with PeakMemory(interval=0.005) as memory:
+        block = np.ones(80 * 2**20 // 8)
+        time.sleep(0.1)
+        del block
+    assert memory.cpu_extra_mib > 60
+    assert memory.cpu_peak_mib > memory.cpu_extra_mib
