@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from anomalib import LearningType
 from anomalib.data import Batch
-from anomalib.metrics import AUPR, AUROC, Evaluator, F1Max
+from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
@@ -20,6 +20,7 @@ from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Res
 from anoclip_anomalib.anoclip.tiling import Tiling
 from anoclip_anomalib.anoclip.torch_model import NO_CLASS, AnoClipModel, Precision
 from anoclip_anomalib.clip import TextMean
+from anoclip_anomalib.evaluation import StreamingEvaluator, standard_metrics
 from anoclip_anomalib.prompts import PromptSettings
 from anoclip_anomalib.registration import register_model
 
@@ -196,10 +197,8 @@ class AnoClip(AnomalibModule):
 
     @staticmethod
     def configure_raw_evaluator() -> Evaluator:
-        """Ranking metrics on the raw scores, which anomalib's post-processor would clamp before they are measured."""
-        image = {"fields": ["pred_score", "gt_label"], "prefix": "raw_image_"}
-        pixel = {"fields": ["anomaly_map", "gt_mask"], "prefix": "raw_pixel_", "strict": False}
-        return Evaluator(test_metrics=[AUROC(**image), F1Max(**image), AUPR(**image), AUROC(**pixel), AUPR(**pixel)])
+        """The field's metrics on the raw scores, which anomalib's post-processor would clamp before they are measured."""
+        return StreamingEvaluator(test_metrics=standard_metrics(prefix="raw_"))
 
     def configure_callbacks(self) -> list[Callback]:
         """The components in the order in which they see a batch; the raw evaluator comes before the post-processor."""

@@ -1,21 +1,35 @@
-"""anomalib's command line, with folders read robustly, the seed applied and errors in one line."""
+"""anomalib's command line, with folders read robustly, the seed applied, a table at the end and errors in one line."""
 
+import csv
 import logging
 import sys
 from pathlib import Path
 from typing import Any
 
 from anomalib.cli.cli import AnomalibCLI
-from anomalib.loggers import configure_logger
 from lightning.pytorch import seed_everything
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.markup import escape
+from rich.table import Table
 
 from anoclip_anomalib.clip import WeightsUnavailableError
 from anoclip_anomalib.data import FolderImages
+from anoclip_anomalib.evaluation import PredictionsCsv
 
 logger = logging.getLogger(__name__)
 
-USER_ERRORS = (ValueError, FileNotFoundError, NotADirectoryError, WeightsUnavailableError, MisconfigurationException)
+USER_ERRORS = (
+    ValueError,
+    TypeError,
+    FileNotFoundError,
+    NotADirectoryError,
+    WeightsUnavailableError,
+    MisconfigurationException,
+)
+WITH_PREDICTIONS = ("test", "predict")
+ROWS_SHOWN = 20
 
 
 class AnoclipCLI(AnomalibCLI):
@@ -28,12 +42,31 @@ class AnoclipCLI(AnomalibCLI):
         if isinstance(seed, int) and not isinstance(seed, bool):
             seed_everything(seed, workers=True)
 
+    def instantiate_engine(self) -> None:
+        """Have test and predict write ``predictions.csv``, unless the user has set that up differently."""
+        trainer = self.config_init[self.subcommand]["trainer"]
+        callbacks = trainer.get("callbacks") or []
+        callbacks = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
+        if self.subcommand in WITH_PREDICTIONS and not any(isinstance(c, PredictionsCsv) for c in callbacks):
+            callbacks.append(PredictionsCsv())
+        trainer["callbacks"] = callbacks
+        super().instantiate_engine()
+
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         arguments = super()._prepare_subcommand_kwargs(subcommand)
         folder: str | Path | None = arguments.pop("data_path", None)
         if folder is not None:
             arguments["dataset"] = FolderImages(folder)
+            # Thousands of maps would otherwise pile up in a list that nobody reads.
+            arguments["return_predictions"] = False
         return arguments
+
+    @property
+    def predictions_file(self) -> Path | None:
+        """The ``predictions.csv`` that the run has written."""
+        engine = getattr(self, "engine", None)
+        callbacks = engine.trainer.callbacks if engine is not None and self.subcommand in WITH_PREDICTIONS else []
+        return next((callback.path for callback in callbacks if isinstance(callback, PredictionsCsv)), None)
 
 
 def main(argv: list[str]) -> int:
@@ -45,11 +78,43 @@ def main(argv: list[str]) -> int:
     Returns:
         0, or 2 after an error of the input, which is printed in one line.
     """
-    configure_logger()
+    configure_logging()
     try:
-        AnoclipCLI(args=argv)
+        cli = AnoclipCLI(args=argv)
     except USER_ERRORS as error:
         logger.debug("The error in full", exc_info=True)
         print(f"anoclip: error: {error}", file=sys.stderr)
         return 2
+    if cli.subcommand == "predict" and cli.predictions_file is not None:
+        print_predictions(cli.predictions_file)
     return 0
+
+
+def configure_logging() -> None:
+    """One handler, on standard error. open_clip reports every step of its work to the root logger; only its warnings count."""
+    handler = RichHandler(console=Console(stderr=True), show_path=False, rich_tracebacks=True)
+    handler.addFilter(lambda record: record.name != "root" or record.levelno >= logging.WARNING)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", datefmt="[%X]", handlers=[handler], force=True)
+
+
+def print_predictions(path: Path) -> None:
+    """Print the most anomalous images of a ``predictions.csv``, and where everything is.
+
+    Args:
+        path: The file.
+    """
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = sorted(csv.DictReader(file), key=lambda row: -float(row["score"]))
+    console = Console()
+    if rows:
+        table = Table(title=f"{len(rows)} images, most anomalous first", caption=f"Threshold: {rows[0]['threshold_rule']}")
+        for name in ("image", "score", "decision"):
+            table.add_column(name, justify="right" if name == "score" else "left", overflow="fold")
+        for row in rows[:ROWS_SHOWN]:
+            decision = {"1": "[red]defect[/red]", "0": "normal"}.get(row["label"], "no threshold")
+            table.add_row(escape(row["path"]), f"{float(row['score']):.5f}", decision)
+        console.print(table)
+    console.print(f"All scores: {path}", soft_wrap=True)
+    images = path.parent / "images"
+    if images.is_dir():
+        console.print(f"Heatmaps:   {images}", soft_wrap=True)
