@@ -196,7 +196,8 @@ def model_card(
     )
     lines = ["---", data.to_yaml(), "---", "", f"# {name}", ""]
     for result in results:
-        shown = [metric for metric in METRICS if metric in result.mean]
+        # A metric that one category lacks has no mean, and says so in its column.
+        shown = [metric for metric in METRICS if any(metric in metrics for _, metrics in result.categories)]
         lines += [f"## {result.data}", "", "| category | " + " | ".join(METRICS[metric][1] for metric in shown) + " |"]
         lines += ["|---" * (len(shown) + 1) + "|"]
         for category, metrics in (*result.categories, ("**mean**", result.mean)):
