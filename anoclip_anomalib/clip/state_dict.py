@@ -57,7 +57,7 @@ def _read_torch(path: Path) -> object:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Weights only load failed" in str(error) or "Unsupported" in str(error):
+        if _is_pickle(path):
             msg = (
                 f"Weight file {path} holds pickled Python objects besides tensors, which could run code when loaded; "
                 "it is refused. Save its tensors as .safetensors where you trust it, and use that file"
@@ -74,6 +74,12 @@ def _read_torch(path: Path) -> object:
         else:
             msg = f"Weight file {path} is damaged or truncated ({type(error).__name__}: {error}); get it again"
         raise WeightFileError(msg) from error
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether a file begins as what torch or pickle wrote (a zip archive or a pickle's protocol byte)."""
+    with path.open("rb") as file:
+        return file.read(2).startswith((b"PK", b"\x80"))
 
 
 def state_dict_digest(state_dict: dict[str, torch.Tensor]) -> str:

@@ -1,5 +1,7 @@
 """open_clip's vision transformer with a second, local attention path for the patches."""
 
+import copy
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -8,6 +10,10 @@ from torch import nn
 
 from anoclip_anomalib.clip.blocks import add_mlp, check_block, project_out, project_qkv
 from anoclip_anomalib.clip.local_attention import LocalAttention, attend_both, resolve_local_attention
+
+SUPPORTED_TOWERS = (
+    "supported are open_clip's ViT towers with a class token, such as ViT-B-16-plus-240, ViT-L-14-336 or ViT-H-14"
+)
 
 
 class EncodedImages(NamedTuple):
@@ -62,6 +68,7 @@ class VisualEncoder(nn.Module):
             msg = f"local_blocks={local_blocks} is out of range: this encoder has {depth} blocks"
             raise ValueError(msg)
         self.visual = visual
+        self._shares_visual = True
         self.local_attention = resolve_local_attention(local_attention)
         self.local_blocks = depth if local_blocks is None else local_blocks
 
@@ -133,6 +140,15 @@ class VisualEncoder(nn.Module):
             x = add_mlp(block, x + project_out(block, F.scaled_dot_product_attention(q, k, v)))
         return self._project(x[:, 0])
 
+    def _apply(self, fn: Callable, recurse: bool = True) -> "VisualEncoder":  # noqa: FBT001, FBT002
+        # The tower is shared by all models of a process: one that is moved or cast gets its own copy first.
+        sample = self.visual.class_embedding.detach()
+        applied = fn(sample[:1].clone())
+        if self._shares_visual and (applied.dtype, applied.device) != (sample.dtype, sample.device):
+            self.visual = copy.deepcopy(self.visual)
+            self._shares_visual = False
+        return super()._apply(fn, recurse)
+
     def _embed(self, images: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
         visual = self.visual
         self.check_image_size(*images.shape[-2:])
@@ -176,18 +192,19 @@ def check_visual(visual: nn.Module) -> None:
     Raises:
         ValueError: Naming what was found and what is supported.
     """
-    supported = "supported are open_clip's ViT towers with a class token, such as ViT-B-16-plus-240, ViT-L-14-336 or ViT-H-14"
     needed = ("conv1", "class_embedding", "positional_embedding", "transformer", "ln_pre", "ln_post")
     if not all(hasattr(visual, name) for name in needed) or not hasattr(visual.transformer, "resblocks"):
         trunk = getattr(visual, "trunk", None)
         kind = f"{type(visual).__name__} around {type(trunk).__name__}" if trunk is not None else type(visual).__name__
-        msg = f"The image tower is a {kind}, not a VisionTransformer; {supported}"
+        msg = f"The image tower is a {kind}, not a VisionTransformer; {SUPPORTED_TOWERS}"
         raise ValueError(msg)
     if getattr(visual, "attn_pool", None) is not None:
-        msg = f"The image tower uses attentional pooling, its image embedding is not read from a class token; {supported}"
+        msg = (
+            f"The image tower uses attentional pooling, its image embedding is not read from a class token; {SUPPORTED_TOWERS}"
+        )
         raise ValueError(msg)
     if getattr(visual, "pool_type", "tok") != "tok" or getattr(visual, "global_average_pool", False):
-        msg = f"The image tower averages its patches (global average pool) instead of using a class token; {supported}"
+        msg = f"The image tower averages its patches (global average pool) instead of using a class token; {SUPPORTED_TOWERS}"
         raise ValueError(msg)
     for block in visual.transformer.resblocks:
         check_block(block)

@@ -19,7 +19,7 @@ from open_clip.pretrained import download_pretrained_from_url, get_pretrained_cf
 from torch import nn
 
 from anoclip_anomalib.clip.state_dict import SUFFIXES, WeightFileError, read_state_dict, state_dict_digest
-from anoclip_anomalib.clip.visual_encoder import check_visual
+from anoclip_anomalib.clip.visual_encoder import SUPPORTED_TOWERS, check_visual
 
 logger = logging.getLogger(__name__)
 
@@ -136,27 +136,34 @@ def _named_model(backbone: str, pretrained: str) -> nn.Module:
         msg = f"Unknown weights {pretrained!r} for {backbone}; name a local file or one of the tags: {', '.join(close)}"
         raise ValueError(msg)
     config = get_pretrained_cfg(backbone, pretrained)
-    url, repository = config.get("url", ""), config.get("hf_hub", "")
     try:
-        if pretrained in url and repository and pretrained not in repository:
-            # open_clip >= 2.27 answers this tag with other weights from the Hub (e31 for e32): take the tag's own file.
-            return _load_into(_untrained(backbone), Path(download_pretrained_from_url(url)), backbone)
+        if _needs_own_file(pretrained, config):
+            return _load_into(_untrained(backbone), Path(download_pretrained_from_url(config["url"])), backbone)
         return open_clip.create_model(backbone, pretrained=pretrained, force_quick_gelu=bool(config.get("quick_gelu", False)))
     except WeightFileError:
         raise
     except Exception as error:
-        raise WeightsUnavailableError(_how_to_get(backbone, pretrained, url, repository, error)) from error
+        raise WeightsUnavailableError(_how_to_get(backbone, pretrained, config, error)) from error
 
 
-def _how_to_get(backbone: str, pretrained: str, url: str, repository: str, error: Exception) -> str:
+def _needs_own_file(pretrained: str, config: dict[str, Any]) -> bool:
+    """Whether open_clip >= 2.27 answers a tag with other weights from the Hub: e31 for e32 of ViT-B-16-plus-240."""
+    url, repository = config.get("url", ""), config.get("hf_hub", "")
+    return pretrained in url and bool(repository) and pretrained not in repository
+
+
+def _how_to_get(backbone: str, pretrained: str, config: dict[str, Any], error: Exception) -> str:
     reason = f"Weights {pretrained!r} of {backbone} are not on this machine and could not be downloaded ({error})."
-    if url:
+    url, repository = config.get("url", ""), config.get("hf_hub", "")
+    if _needs_own_file(pretrained, config) or not repository:
         target = Path("~/.cache/clip").expanduser() / Path(url).name
         return f"{reason} Download {url} and put it at {target}, or anywhere and name that file as `pretrained`."
-    return (
-        f"{reason} Download the weights from https://huggingface.co/{repository.strip('/')} "
-        "(open_clip_model.safetensors or open_clip_pytorch_model.bin) and name that file as `pretrained`."
-    )
+    file = "open_clip_model.safetensors" if repository.endswith("/") else Path(repository).name
+    page = repository if repository.endswith("/") else str(Path(repository).parent)
+    activation = f"{backbone}-quickgelu"
+    if config.get("quick_gelu") and activation in open_clip.list_models():
+        file += f" (these weights need backbone={activation!r} when they are named as a file)"
+    return f"{reason} Download https://huggingface.co/{page.strip('/')} and name its file as `pretrained`: {file}"
 
 
 def _hub_model(backbone: str) -> nn.Module:
@@ -223,15 +230,23 @@ def _check_backbone(backbone: str) -> None:
         hint = f"closest names: {', '.join(close)}" if close else f"known: {DEMO}, {', '.join(known)}"
         msg = f"Unknown backbone {backbone!r}; {hint}"
         raise ValueError(msg)
-    vision = open_clip.get_model_config(backbone)["vision_cfg"]
+    fault = _unreadable_tower(open_clip.get_model_config(backbone)["vision_cfg"])
+    if fault:
+        # Said before anything is downloaded.
+        msg = f"Backbone {backbone} has {fault}; {SUPPORTED_TOWERS}"
+        raise ValueError(msg)
+
+
+def _unreadable_tower(vision: dict[str, Any]) -> str | None:
+    """Why the image tower of an architecture cannot serve, from its configuration; ``None`` if nothing speaks against it."""
     trunk = vision.get("timm_model_name") or ("ResNet" if isinstance(vision.get("layers"), list) else None)
     if trunk:
-        # Said before anything is downloaded.
-        msg = (
-            f"Backbone {backbone} has the image tower {trunk}, not open_clip's VisionTransformer; supported are ViT towers "
-            "with a class token, such as ViT-B-16-plus-240, ViT-L-14-336 or ViT-H-14"
-        )
-        raise ValueError(msg)
+        return f"the image tower {trunk}, not open_clip's VisionTransformer"
+    if vision.get("attentional_pool"):
+        return "an image tower with attentional pooling instead of a class token"
+    if vision.get("pool_type", "tok") != "tok" or vision.get("global_average_pool"):
+        return "an image tower that averages its patches instead of using a class token"
+    return None
 
 
 def _tokenizer(backbone: str, model: nn.Module) -> Callable[[list[str]], torch.Tensor]:
