@@ -32,7 +32,7 @@ def method_facts(job: Job, class_name: str | None = None) -> dict[str, Any]:
     """
     known = _known()
     names = [class_name, job.model.spec.class_path.rpartition(".")[2]]
-    facts = next((known["models"][name] for name in names if name in known["models"]), {})
+    facts: dict[str, Any] = next((known["models"][name] for name in names if name in known["models"]), {})
     facts = dict.fromkeys(FACTS, NOT_STATED) | facts
     for callback in job.model.callbacks:
         name = callback.class_path.rpartition(".")[2]

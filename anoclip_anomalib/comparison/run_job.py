@@ -55,7 +55,7 @@ def run_job(job: Job, data_folder: str | Path, threads: int | None = None) -> tu
     return row, pictures
 
 
-def _run(job: Job, data_folder: Path) -> tuple[dict[str, Any], Pictures]:
+def _run(job: Job, data_folder: Path) -> tuple[dict[str, Any], Pictures | None]:
     seed_everything(job.seed, workers=True, verbose=False)
     datamodule = build_data(job, data_folder)
     model, note = build_model(job)
@@ -71,7 +71,7 @@ def _run(job: Job, data_folder: Path) -> tuple[dict[str, Any], Pictures]:
         fit_s = _timed(lambda: engine.fit(model, datamodule=datamodule)) if trains else 0.0
         stopwatch.clear()
         test_s = _timed(lambda: engine.test(model, datamodule=datamodule, verbose=False))
-        speed = throughput(stopwatch.seconds, stopwatch.images)
+        speed: dict[str, Any] = dict(throughput(stopwatch.seconds, stopwatch.images))
         stopwatch.clear()
         _time_single_images(engine, model, datamodule, job)
         speed |= latency(stopwatch.seconds, job.protocol.warmup_images)

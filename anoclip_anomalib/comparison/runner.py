@@ -85,7 +85,9 @@ def run_here(
         OSError: if a row cannot be written (disk full); finished rows stay.
     """
     if run is None:
-        from anoclip_anomalib.comparison.run_job import run_job as run
+        from anoclip_anomalib.comparison.run_job import run_job
+
+        run = run_job
     started = time.time()
     outcome = Outcome()
     todo = pending(folder, jobs, retry_failed, progress.note)

@@ -65,10 +65,7 @@ def window_embeddings(visual: nn.Module, feature_map: torch.Tensor, masks: torch
     index = torch.cat((torch.zeros_like(masks[:1]), masks + 1)).T.long().to(feature_map.device)  # (W, 1 + K)
     tokens = feature_map[:, index].flatten(0, 1)  # (B * W, 1 + K, D)
     tokens = visual.ln_pre(visual.patch_dropout(tokens))
-    if batch_first:
-        tokens = visual.transformer(tokens)
-    else:
-        tokens = visual.transformer(tokens.transpose(0, 1)).transpose(0, 1)
+    tokens = visual.transformer(tokens) if batch_first else visual.transformer(tokens.transpose(0, 1)).transpose(0, 1)
     pooled, _ = visual._global_pool(visual.ln_post(tokens))
     if visual.proj is not None:
         pooled = pooled @ visual.proj
@@ -164,9 +161,9 @@ class RepairedWinClip(WinClip):
         return self.model.digest
 
     @staticmethod
-    def _sized_pre_processor(size: int | tuple[int, int]) -> PreProcessor:
+    def _sized_pre_processor(image_size: int | tuple[int, int]) -> PreProcessor:
         """anomalib's WinClip preprocessing at the encoder's own size."""
-        size = (size, size) if isinstance(size, int) else tuple(size)
+        size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
         mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
         resize = Resize(size, antialias=True, interpolation=InterpolationMode.BICUBIC)
         return PreProcessor(transform=Compose([resize, Normalize(mean=mean, std=std)]))

@@ -56,7 +56,8 @@ class Located:
                     continue
                 if key in result:
                     self.fault((*where, key), f'"{key}" is given twice', key_node.start_mark.line + 1)
-                self.lines[(*where, key)] = key_node.start_mark.line + 1
+                place: Where = (*where, key)
+                self.lines[place] = key_node.start_mark.line + 1
                 result[key] = self._build(loader, value_node, (*where, key))
             return result
         if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
