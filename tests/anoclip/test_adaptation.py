@@ -66,9 +66,7 @@ def test_loss_is_the_closed_form(tokens: torch.Tensor, text: torch.Tensor) -> No
 
 
 @pytest.mark.parametrize("anchored", [True, False])
-def test_gradients_are_those_of_autograd(
-    tokens: torch.Tensor, text: torch.Tensor, bank: torch.Tensor, anchored: bool
-) -> None:
+def test_gradients_are_those_of_autograd(tokens: torch.Tensor, text: torch.Tensor, bank: torch.Tensor, anchored: bool) -> None:
     anchors = bank if anchored else None
     rows = M if anchored else D
     linears = [torch.nn.Linear(D, rows) for _ in range(B)]
