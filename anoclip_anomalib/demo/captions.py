@@ -36,7 +36,7 @@ class Captioner:
 
     def draw_generic(self, rng: np.random.Generator, abnormal: bool) -> str:
         """One caption with a general word, or with one to two random words in the place of the name."""
-        if rng.random() < 0.3:
+        if rng.random() < 0.5:
             name = GENERIC_NAMES[int(rng.integers(len(GENERIC_NAMES)))]
         else:
             name = " ".join(self.words[int(i)] for i in rng.integers(len(self.words), size=int(rng.integers(1, 3))))

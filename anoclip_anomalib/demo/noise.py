@@ -32,7 +32,7 @@ def smooth_noise(rng: Rng, size: int, cells: float = 4, octaves: int = 3, gain: 
         gain: Amplitude of each octave relative to the one before.
         stretch: More than 1 draws the noise out along x (grain, brushing).
     """
-    total = np.zeros((size, size), np.float32)
+    total: Field = np.zeros((size, size), np.float32)
     amplitude = 1.0
     for octave in range(octaves):
         rows = int(np.clip(round(cells * 2**octave), 2, size))

@@ -11,6 +11,7 @@ import argparse
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -22,13 +23,13 @@ import numpy as np
 import torch
 from open_clip.model import CLIP
 from open_clip.tokenizer import SimpleTokenizer
-from torch import Tensor
+from torch import Tensor, distributed, multiprocessing
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from anoclip_anomalib.demo.captions import Captioner
 from anoclip_anomalib.demo.pairs import CATEGORY_NAMES, Chunk, PairChunks
-from anoclip_anomalib.demo.weights_file import save_weights
+from anoclip_anomalib.demo.weights_file import read_weights, save_weights
 
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(1, 3, 1, 1)
 STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(1, 3, 1, 1)
@@ -46,6 +47,7 @@ class Phase:
         warmup: Steps of rising learning rate.
         pool: Chunks of images kept for drawing batches.
         refresh: Steps between new chunks.
+        eased: Share of the chunks over which defects go from large and plain to all kinds.
     """
 
     size: int
@@ -55,6 +57,7 @@ class Phase:
     warmup: int
     pool: int
     refresh: int
+    eased: float
 
 
 CHUNK_PAIRS = 256
@@ -68,8 +71,8 @@ def model_config(image_size: int) -> dict:
             "image_size": image_size,
             "patch_size": 8,
             "layers": 12,
-            "width": 128,
-            "head_width": 64,
+            "width": 96,
+            "head_width": 48,
             "mlp_ratio": 2.0,
         },
         "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 3},
@@ -135,24 +138,46 @@ def grow_positions(state: dict[str, Tensor], patches: int) -> None:
     state[name] = torch.from_numpy(np.concatenate([positions[:1], grid.reshape(patches * patches, -1)]))
 
 
+def parameter_groups(model: CLIP, peak: float) -> list[dict]:
+    """Parameters with their learning rate and weight decay.
+
+    Only matrices of the vision tower decay; the scale learns faster, as it has far to go in a short training.
+    """
+    vision, text, plain = [], [], []
+    for name, parameter in model.named_parameters():
+        if name == "logit_scale":
+            continue
+        if name.startswith("visual."):
+            (vision if parameter.ndim >= 2 else plain).append(parameter)
+        else:
+            text.append(parameter)
+    return [
+        {"params": vision, "lr": peak, "weight_decay": 0.05},
+        {"params": plain, "lr": peak, "weight_decay": 0.0},
+        {"params": text, "lr": peak, "weight_decay": 0.0},
+        {"params": [model.logit_scale], "lr": 2 * peak, "weight_decay": 0.0},
+    ]
+
+
 def train_phase(
     model: CLIP, phase: Phase, captioner: Captioner, tokenizer: SimpleTokenizer, args: argparse.Namespace, save
 ) -> None:
-    """Run one phase; ``save(step)`` is called every ``args.save_every`` seconds and at its end."""
-    rng = np.random.default_rng([args.seed, phase.size, 1])
+    """Run one phase in this process; ``save(step)`` is called every ``args.save_every`` seconds and at its end.
+
+    Each process has images and captions of its own; their gradients are averaged.
+    """
+    rank = distributed.get_rank()
+    rng = np.random.default_rng([args.seed, phase.size, 1, rank])
     count = phase.pool + phase.steps // phase.refresh + 2
     loader = DataLoader(
-        PairChunks(args.seed, phase.size, CHUNK_PAIRS, count),
+        PairChunks(1000 * args.seed + rank, phase.size, CHUNK_PAIRS, count, int(phase.eased * count)),
         batch_size=None,
         num_workers=args.workers,
         prefetch_factor=4 if args.workers else None,
-        collate_fn=lambda chunk: chunk,
+        collate_fn=_as_it_is,
     )
     pool = PairPool(iter(loader), phase.pool)
-    decay = [p for p in model.parameters() if p.ndim >= 2 and p is not model.token_embedding.weight]
-    rest = [p for p in model.parameters() if p.ndim < 2 or p is model.token_embedding.weight]
-    groups = [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=phase.peak, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(parameter_groups(model, phase.peak), betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
         lambda step: min((step + 1) / phase.warmup, 0.01 + 0.495 * (1 + np.cos(np.pi * step / phase.steps))),
@@ -182,6 +207,7 @@ def train_phase(
         generic_loss = multi_positive_loss(generic_logits, generic_positive)
         optimizer.zero_grad(set_to_none=True)
         (named_loss + args.generic_weight * generic_loss).backward()
+        _average_gradients(model)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
@@ -191,8 +217,8 @@ def train_phase(
             correct = (margin[phase.pairs :] > margin[: phase.pairs]).float().mean()
         for name, value in (("named", named_loss), ("generic", generic_loss), ("state", correct)):
             meters[name] += float(value.detach()) / args.log_every
-        if (step + 1) % args.log_every == 0:
-            speed = (step + 1) * 2 * phase.pairs / (time.monotonic() - started)
+        if rank == 0 and (step + 1) % args.log_every == 0:
+            speed = (step + 1) * distributed.get_world_size() * 2 * phase.pairs / (time.monotonic() - started)
             print(
                 f"{phase.size}px step {step + 1}/{phase.steps} named {meters['named']:.3f} generic {meters['generic']:.3f} "
                 f"pairs right {meters['state']:.3f} scale {float(scale.detach()):.1f} {speed:.0f} images/s "
@@ -200,54 +226,81 @@ def train_phase(
                 flush=True,
             )
             meters = dict.fromkeys(meters, 0.0)
-        if time.monotonic() - saved > args.save_every:
+        if rank == 0 and time.monotonic() - saved > args.save_every:
             save(f"{phase.size}px step {step + 1}")
             saved = time.monotonic()
-    save(f"{phase.size}px end")
+    if rank == 0:
+        save(f"{phase.size}px end")
+
+
+def _as_it_is(chunk: Chunk) -> Chunk:
+    return chunk
+
+
+def _average_gradients(model: CLIP) -> None:
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    distributed.all_reduce(flat)
+    flat /= distributed.get_world_size()
+    for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
 
 
 def main(argv: list[str] | None = None) -> int:
     """Train all phases and write ``demo_clip.safetensors`` and ``demo_clip.json`` into ``--out``."""
     parser = argparse.ArgumentParser(description="Train the bundled demonstration encoder on generated images.")
     parser.add_argument("--out", type=Path, required=True, help="folder for the weights; checkpoints overwrite each other")
+    parser.add_argument("--init", type=Path, help="folder with weights of an earlier run to continue from (64 pixels)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, nargs=2, default=(1900, 150), help="steps at 64 and at 128 pixels")
-    parser.add_argument("--pairs", type=int, nargs=2, default=(32, 32), help="pairs in a batch in each phase")
+    parser.add_argument("--steps", type=int, nargs=2, default=(1100, 250), help="steps at 64 and at 128 pixels")
+    parser.add_argument("--pairs", type=int, nargs=2, default=(16, 8), help="pairs in a process's batch in each phase")
     parser.add_argument("--peak", type=float, nargs=2, default=(1e-3, 4e-4), help="peak learning rate of each phase")
-    parser.add_argument("--generic-weight", type=float, default=1.0, help="weight of the captions without the category's name")
-    parser.add_argument("--workers", type=int, default=1, help="processes that draw images; the result does not depend on it")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--generic-weight", type=float, default=2.0, help="weight of the captions without the category's name")
+    parser.add_argument("--workers", type=int, default=1, help="processes that draw images, for each process")
+    parser.add_argument("--processes", type=int, default=2, help="training processes; part of what decides the result")
     parser.add_argument("--bfloat16", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--compile", action="store_true", help="torch.compile the vision tower (needs a C++ compiler)")
     parser.add_argument("--log-every", type=int, default=25)
     parser.add_argument("--save-every", type=float, default=180, help="seconds between checkpoints")
     args = parser.parse_args(argv)
+    provenance = _provenance(argv)
+    if args.init is not None:
+        _, earlier = read_weights(args.init)
+        provenance["initial weights"] = json.dumps(earlier)
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = (args, provenance, f"file://{folder}/rendezvous")
+        multiprocessing.spawn(_train, arguments, nprocs=args.processes)
+    return 0
+
+
+def _train(rank: int, args: argparse.Namespace, provenance: dict[str, str], meeting: str) -> None:
+    distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=args.processes)
     torch.manual_seed(args.seed)
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(1)  # one process for each core: threads that wait for each other stall on a busy machine
     cv2.setNumThreads(1)
     tokenizer = SimpleTokenizer()
     words = [token[:-4] for token in tokenizer.encoder if token.endswith("</w>") and token[:-4].isalpha() and len(token) > 6]
     captioner = Captioner(words)
     phases = [
-        Phase(size, steps, pairs, peak, warmup, pool, refresh)
-        for size, steps, pairs, peak, warmup, pool, refresh in zip(
-            (64, 128), args.steps, args.pairs, args.peak, (200, 20), (60, 24), (10, 6), strict=True
+        Phase(size, steps, pairs, peak, warmup, pool, refresh, eased)
+        for size, steps, pairs, peak, warmup, pool, refresh, eased in zip(
+            (64, 128), args.steps, args.pairs, args.peak, (60, 25), (60, 24), (40, 30), (0.5, 0.0), strict=True
         )
     ]
-    state: dict[str, Tensor] | None = None
+    state = None if args.init is None else read_weights(args.init)[0]
     for phase in phases:
         config = model_config(phase.size)
         model = CLIP(**config)
         if state is not None:
             grow_positions(state, phase.size // config["vision_cfg"]["patch_size"])
-            model.load_state_dict(state)
+            model.load_state_dict(state, strict=False)
 
         def save(progress: str, model: CLIP = model, config: dict = config) -> None:
-            save_weights(args.out, model.state_dict(), config, {**_provenance(argv), "progress": progress})
+            save_weights(args.out, model.state_dict(), config, {**provenance, "progress": progress})
 
         train_phase(model, phase, captioner, tokenizer, args, save)
         state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    return 0
+    distributed.destroy_process_group()
 
 
 def _provenance(argv: list[str] | None) -> dict[str, str]:
