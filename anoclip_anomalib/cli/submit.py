@@ -30,3 +30,7 @@ def main(argv: list[str]) -> int:
         print(f"anoclip submit: error: unknown format '{argv[0]}'; known: {', '.join(FORMATS)}", file=sys.stderr)
         return 2
     return import_module(f"anoclip_anomalib.cli.submit_{argv[0].replace('-', '_')}").main(argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
