@@ -41,7 +41,12 @@ def read_image(path: str | Path) -> torch.Tensor:
         msg = f"Cannot read image {path}: {error}"
         raise OSError(msg) from error
     if image.mode.startswith("I") or image.mode == "F":
-        return _deep_image(np.asarray(image, dtype=np.float32))
+        values = np.asarray(image, dtype=np.float32)
+        if not np.isfinite(values).all():
+            msg = f"Cannot read image {path}: it has values that are not finite"
+            raise OSError(msg)
+        # What is stored in 16 bits is read as such, however dark: the brightness of a pixel must not depend on the others.
+        return _deep_image(values, peak=65535.0 if image.mode.startswith("I;16") else _likely_peak(values))
     if "A" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -49,12 +54,16 @@ def read_image(path: str | Path) -> torch.Tensor:
     return torch.from_numpy(array).permute(2, 0, 1).contiguous()
 
 
-def _deep_image(values: np.ndarray) -> torch.Tensor:
-    """Grey (H, W) values of more than 8 bits to (3, H, W) in [0, 1]; floats are taken to be in [0, 1], 8 or 16 bits."""
-    peak = values.max(initial=0.0)
-    scale = 1.0 if peak <= 1 else 255.0 if peak <= 255 else 65535.0
-    grey = torch.from_numpy(np.clip(values / scale, 0.0, 1.0))
+def _deep_image(values: np.ndarray, peak: float) -> torch.Tensor:
+    """Grey (H, W) values of more than 8 bits to (3, H, W) in [0, 1], where ``peak`` is white."""
+    grey = torch.from_numpy(np.clip(values / peak, 0.0, 1.0))
     return grey.expand(3, -1, -1).contiguous()
+
+
+def _likely_peak(values: np.ndarray) -> float:
+    """White in an image of 32-bit integers or floats, which may hold anything: 1, 255 or 65535."""
+    peak = values.max(initial=0.0)
+    return 1.0 if peak <= 1 else 255.0 if peak <= 255 else 65535.0
 
 
 class FolderImages(Dataset):
@@ -80,11 +89,14 @@ class FolderImages(Dataset):
         try:
             found = get_image_filenames(self.path)
         except ValueError as error:
+            if self.path.is_file():
+                msg = f"{self.path} is no image: its name does not end in .jpg, .png, .bmp, .tif, ..."
+                raise ValueError(msg) from error
             msg = f"No images in {self.path}: a folder with image files (.jpg, .png, .bmp, .tif, ...) is needed"
             raise ValueError(msg) from error
         self.image_filenames = _readable(found)
         if not self.image_filenames:
-            msg = f"None of the {len(found)} images in {self.path} can be read; the first is {found[0]}"
+            msg = f"None of the {len(found)} image(s) in {self.path} can be read; the first is {found[0]}"
             raise ValueError(msg)
 
     def __len__(self) -> int:

@@ -76,7 +76,7 @@ class PromptBuilder:
         texture: ``True`` or ``False`` decides for every class; ``None`` leaves it to ``texture_classes``.
 
     Raises:
-        ValueError: If a state or template lacks ``{}``, or a list is empty.
+        ValueError: If a state or template lacks ``{}``, a list is empty, or a setting is of another kind.
     """
 
     def __init__(
@@ -100,8 +100,11 @@ class PromptBuilder:
         self.industrial_domains = _checked_list("industrial_domains", industrial_domains)
         self.texture_domains = _checked_list("texture_domains", texture_domains)
         self.templates = _checked_list("templates", templates, slot=True)
-        self.class_names = dict(class_names)
-        self.texture_classes = tuple(texture_classes)
+        self.class_names = _checked_names(class_names)
+        self.texture_classes = _checked_list("texture_classes", texture_classes) if texture_classes else ()
+        if texture not in (None, True, False):
+            msg = f"Prompt setting texture must be true, false or left out, got {texture!r}"
+            raise ValueError(msg)
         self.texture = texture
 
     @classmethod
@@ -172,13 +175,26 @@ def _extra(states: Mapping[str, Sequence[str]], class_name: str) -> tuple[str, .
     return (*states.get("*", ()), *states.get(class_name, ()))
 
 
+def _checked_names(names: Mapping[str, str]) -> dict[str, str]:
+    if not isinstance(names, Mapping):
+        msg = f"Prompt setting class_names must map names of the data set to names in the sentences, got {names!r}"
+        raise ValueError(msg)
+    for key, value in names.items():
+        _checked_list(f"class_names[{key!r}]", [value])
+    return dict(names)
+
+
 def _checked_extra_states(name: str, states: Mapping[str, Sequence[str]] | None) -> dict[str, tuple[str, ...]]:
+    if states is not None and not isinstance(states, Mapping):
+        msg = f"Prompt setting {name} must map class names to lists of states, got {states!r}"
+        raise ValueError(msg)
     return {key: _checked_list(f"{name}[{key!r}]", value, slot=True) for key, value in (states or {}).items()}
 
 
 def _checked_list(name: str, values: Sequence[str], *, slot: bool = False) -> tuple[str, ...]:
-    if isinstance(values, str):
-        msg = f"Prompt setting {name} must be a list of strings, got the single string {values!r}"
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        what = "the single string" if isinstance(values, str) else type(values).__name__
+        msg = f"Prompt setting {name} must be a list of strings, got {what} {values!r}"
         raise ValueError(msg)
     if not values:
         msg = f"Prompt setting {name} is empty: at least one entry is needed"

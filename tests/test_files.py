@@ -1,0 +1,42 @@
+import os
+import stat
+
+import pytest
+
+from anoclip_anomalib.files import atomic_write
+
+
+def test_the_file_appears_whole_and_with_the_usual_permissions(tmp_path):
+    path = tmp_path / "new" / "folder" / "row.json"
+    with atomic_write(path) as temporary:
+        assert temporary.suffix == ".json"
+        assert temporary.parent == path.parent
+        temporary.write_text("{}")
+        assert not path.exists()
+    assert path.read_text() == "{}"
+    assert os.listdir(path.parent) == ["row.json"]
+    (tmp_path / "plain").write_text("")
+    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_interrupted_write_leaves_the_old_file(tmp_path, error):
+    path = tmp_path / "row.json"
+    path.write_text("old")
+
+    def write() -> None:
+        with atomic_write(str(path)) as temporary:
+            temporary.write_text("ne")
+            raise error
+
+    with pytest.raises(error):
+        write()
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["row.json"]
+
+
+def test_a_long_name_is_no_problem(tmp_path):
+    path = tmp_path / ("x" * 240 + ".json")
+    with atomic_write(path) as temporary:
+        temporary.write_text("1")
+    assert path.read_text() == "1"
