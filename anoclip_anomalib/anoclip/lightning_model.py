@@ -1,5 +1,6 @@
 """AnoCLIP in anomalib: wiring only."""
 
+import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from anoclip_anomalib.anoclip.tiling import Tiling
 from anoclip_anomalib.anoclip.torch_model import NO_CLASS, AnoClipModel, Precision
 from anoclip_anomalib.clip import TextMean
 from anoclip_anomalib.evaluation import StreamingEvaluator, standard_metrics
+from anoclip_anomalib.files import atomic_write
 from anoclip_anomalib.prompts import PromptSettings
 from anoclip_anomalib.registration import register_model
 
@@ -211,13 +213,24 @@ class AnoClip(AnomalibModule):
         )
         return [component for component in components if isinstance(component, Callback)]
 
+    def on_test_start(self) -> None:
+        """Keep with the results which weights and which class they come from."""
+        if self.trainer.is_global_zero:
+            with atomic_write(Path(self.trainer.default_root_dir) / "weights.json") as temporary:
+                temporary.write_text(json.dumps(self._provenance(), indent=2) + "\n", encoding="utf-8")
+
+    on_predict_start = on_test_start
+
+    def _provenance(self) -> dict[str, str | None]:
+        return {**self.model.provenance, "class_name": self.model.class_name}
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave the frozen encoder out, and keep which one it was."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["state_dict"] = {
             name: tensor for name, tensor in checkpoint["state_dict"].items() if not name.startswith(_ENCODER_PREFIX)
         }
-        checkpoint["anoclip"] = {**self.model.provenance, "class_name": self.model.class_name}
+        checkpoint["anoclip"] = self._provenance()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take over the checkpoint's class, unless another one was asked for; say so if the weights are others."""
