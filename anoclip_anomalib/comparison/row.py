@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 from anomalib import LearningType
 from PIL import Image
@@ -182,9 +183,15 @@ def pictures_of(job: Job, result: Measured, root: Any, row: dict[str, Any]) -> P
     for sample in samples:
         position = index[sample.path]
         level = np.clip((sample.anomaly_map - low) / (high - low), 0, 1) if high > low else sample.anomaly_map * 0
+        # A model may have squeezed the image: map and mask take the photograph's shape, so that they lie on it.
+        photograph = _photograph(sample.path)
+        size = (photograph.shape[1], photograph.shape[0])
+        level = np.clip(cv2.resize(level, size, interpolation=cv2.INTER_LINEAR), 0, 1)
+        mask = np.zeros(level.shape, np.uint8)
+        if sample.mask is not None:
+            mask = cv2.resize(sample.mask, size, interpolation=cv2.INTER_LINEAR)
         strips[0].append(_square(np.round(255 * level).astype(np.uint8)))
-        strips[1].append(_square(_photograph(sample.path)))
-        mask = np.zeros(sample.anomaly_map.shape, np.uint8) if sample.mask is None else sample.mask
+        strips[1].append(_square(photograph))
         strips[2].append(_square(mask))
         quality = image_quality(scores, labels, position, sample.pixel_auroc)
         row["samples"].append(

@@ -1,0 +1,1 @@
+"""The report of a comparison: HTML that opens offline, Markdown, CSV, LaTeX."""

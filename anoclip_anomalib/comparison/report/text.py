@@ -1,0 +1,127 @@
+"""Tables as Markdown, CSV and LaTeX."""
+
+import csv
+import io
+from typing import Any
+
+from anoclip_anomalib.comparison.report.quoted import Quoted
+from anoclip_anomalib.comparison.report.tables import MEAN, METRIC_TITLES, Cell, Table
+
+
+def percent(value: float | None, digits: int = 2) -> str:
+    """0.91234 -> "91.23"; None -> "n/a"."""
+    return "n/a" if value is None else f"{100 * value:.{digits}f}"
+
+
+def markdown(
+    title: str, tables: list[Table], quoted: dict[str, list[Quoted]], models: list[dict[str, Any]], notes: list[str]
+) -> str:
+    """The whole report as Markdown: mean table, a table for each metric, speed, provenance."""
+    parts = [f"# {title}\n", "Percent; best in bold, second best underlined.\n"]
+    parts += [f"- {note}" for note in notes] + ([""] if notes else [])
+    for table in tables:
+        parts.append(f"## {table.heading}\n")
+        head = ["model", *(METRIC_TITLES[name] for name in table.metrics)]
+        lines = [[model, *(_mark(table.cells[model][MEAN][name]) for name in table.metrics)] for model in table.models]
+        for entry in quoted.get(table.data, []):
+            values = [percent(entry.metrics.get(name)) if name in entry.metrics else "" for name in table.metrics]
+            lines.append([f"*quoted:* {entry.method}", *values])
+        parts.append(_markdown_table(head, lines))
+        for entry in quoted.get(table.data, []):
+            parts.append(f"- quoted, not measured here: {entry.method}: {entry.source}; trained on: {entry.trained_on}")
+        for name in table.metrics:
+            parts.append(f"\n### {table.data}: {METRIC_TITLES[name]}\n")
+            categories = [*table.categories, MEAN]
+            rows = [[c, *(_mark(table.cells[m][c][name]) for m in table.models)] for c in categories]
+            parts.append(_markdown_table(["category", *table.models], rows))
+    parts.append("\n## Speed, memory, provenance\n")
+    if models:
+        head = [key for key in models[0] if key != "name"]
+        parts.append(_markdown_table(["model", *head], [[m["name"], *(str(m[key]) for key in head)] for m in models]))
+    return "\n".join(parts) + "\n"
+
+
+def _mark(cell: Cell) -> str:
+    text = percent(cell.value)
+    text = {1: f"**{text}**", 2: f"<u>{text}</u>"}.get(cell.rank, text)
+    return f"{text} ({cell.note})" if cell.note and cell.value is not None else text
+
+
+def _markdown_table(head: list[str], rows: list[list[str]]) -> str:
+    clean = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in [head, *rows]]
+    lines = ["| " + " | ".join(row) + " |" for row in clean]
+    return "\n".join([lines[0], "|" + " --- |" * len(head), *lines[1:]]) + "\n"
+
+
+def csv_text(rows: list[dict[str, Any]]) -> str:
+    """All jobs, one line each: a superset of the columns of anomalib's benchmark CSV."""
+    lines = []
+    for row in rows:
+        job, speed = row["job"], row.get("speed", {})
+        provenance = row.get("provenance", {})
+        line: dict[str, Any] = {**job, "status": row["status"], "error": row.get("error", {}).get("message", "")}
+        line |= {"accelerator": speed.get("device", ""), "job_duration": row.get("duration_s")}
+        line |= {"fit_duration": speed.get("fit_s"), "test_duration": speed.get("test_s")}
+        line |= {name: row.get("metrics", {}).get(name) for name in METRIC_TITLES}
+        line |= {name: speed.get(name) for name in ("median_s", "p95_s", "images_per_second", "batch_size", "threads")}
+        line |= row.get("memory", {})
+        line["parameters"] = row.get("parameters", {}).get("total")
+        for part in ("image", "pixel"):
+            threshold = row.get("thresholds", {}).get(part, {})
+            line |= {f"{part}_threshold": threshold.get("value"), f"{part}_threshold_rule": threshold.get("rule")}
+        line |= {key: provenance.get(key) for key in ("weights_digest", "commit", "note", "learning_type", "time")}
+        line |= flatten({"method": provenance.get("method", {}), "versions": provenance.get("versions", {})})
+        line |= flatten({"config": provenance.get("config", {})})
+        lines.append(line)
+    columns = list(dict.fromkeys(key for line in lines for key in line))
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: "" if value is None else value for key, value in line.items()} for line in lines)
+    return stream.getvalue()
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    if isinstance(value, dict):
+        result: dict[str, Any] = {}
+        for key, item in value.items():
+            result |= flatten(item, f"{prefix}.{key}" if prefix else str(key))
+        return result
+    return {prefix: value}
+
+
+def latex(tables: list[Table], quoted: dict[str, list[Quoted]]) -> str:
+    """One table of means for each data set (booktabs)."""
+    parts = ["% Percent; best bold, second best underlined. Needs \\usepackage{booktabs}."]
+    for table in tables:
+        columns = "l" + "r" * len(table.metrics)
+        parts += ["\\begin{table}", "\\centering", f"\\begin{{tabular}}{{{columns}}}", "\\toprule"]
+        parts.append(" & ".join(["Model", *(_escape(METRIC_TITLES[name]) for name in table.metrics)]) + " \\\\")
+        parts.append("\\midrule")
+        for model in table.models:
+            cells = [_latex_cell(table.cells[model][MEAN][name]) for name in table.metrics]
+            parts.append(" & ".join([_escape(model), *cells]) + " \\\\")
+        if quoted.get(table.data):
+            parts += ["\\midrule", f"\\multicolumn{{{len(table.metrics) + 1}}}{{l}}{{Quoted, not measured here}} \\\\"]
+        for entry in quoted.get(table.data, []):
+            cells = [percent(entry.metrics[name], 1) if name in entry.metrics else "--" for name in table.metrics]
+            parts.append(" & ".join([f"\\emph{{{_escape(entry.method)}}}", *cells]) + " \\\\")
+        caption = f"{_escape(table.heading)}."
+        parts += ["\\bottomrule", "\\end{tabular}", f"\\caption{{{caption}}}", "\\end{table}", ""]
+    return "\n".join(parts)
+
+
+def _latex_cell(cell: Cell) -> str:
+    if cell.value is None:
+        return "--"
+    text = percent(cell.value, 1)
+    return {1: f"\\textbf{{{text}}}", 2: f"\\underline{{{text}}}"}.get(cell.rank, text)
+
+
+_SPECIAL = {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
+_SPECIAL |= {char: "\\" + char for char in "&%$#_{}"}
+
+
+def _escape(text: str) -> str:
+    return "".join(_SPECIAL.get(char, char) for char in text)

@@ -1,0 +1,179 @@
+import csv
+import json
+import re
+import shutil
+import subprocess
+import time
+from html.parser import HTMLParser
+
+import pytest
+import yaml
+
+from anoclip_anomalib.cli.report import main
+from anoclip_anomalib.comparison.folder import ResultsError
+from anoclip_anomalib.comparison.report.build import build_report
+from anoclip_anomalib.comparison.report.quoted import load_quoted
+
+from .generated import save, write_results
+
+
+class Reader(HTMLParser):
+    """Collects tags, addresses and text of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.text: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.addresses += [value for key, value in attributes if key in ("src", "href", "action", "data", "srcset")]
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_html_opens_offline_and_holds_every_part(tmp_path):
+    write_results(tmp_path)
+    html = next(path for path in build_report(tmp_path) if path.suffix == ".html").read_text()
+    page = Reader(html)
+    assert all(address.startswith(("#", "data:image/")) for address in page.addresses)
+    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", html)
+    assert "link" not in page.tags
+    assert page.tags.count("img") >= 3 * 5
+    text = " ".join(page.text)
+    for words in (
+        "mean over 3 categories",
+        "By category",
+        "Score",
+        "Speed and memory",
+        "Provenance",
+        "worst",
+        "disputed",
+        "model 1 adapts",
+    ):
+        assert words.lower() in text.lower(), words
+    charts = json.loads(re.search(r'id="charts-data">(.*?)</script>', html, re.S)[1])
+    assert set(charts[0]["mean"]["model 0"]) == {"image_roc", "pixel_roc", "pro"}
+    assert charts[0]["categories"]["category_00"]["model 2"]["histogram"]["edges"] == [0.49, 0.51]
+
+
+def test_names_from_data_cannot_break_out(tmp_path):
+    rows = write_results(tmp_path, models=1, categories=1, seeds=1)
+    evil = "</script><script>alert(1)</script>|&_"
+    suite = json.loads((tmp_path / "suite.json").read_text())
+    suite["models"] = [evil]
+    suite["name"] = "<img src=x onerror=alert(1)>"
+    (tmp_path / "suite.json").write_text(json.dumps(suite))
+    rows[0]["job"]["model"] = evil
+    save(tmp_path, rows[0])
+    build_report(tmp_path)
+    html = (tmp_path / "report.html").read_text()
+    assert "<script>alert" not in html
+    assert "<img src=x" not in html
+    assert Reader(html).tags.count("script") == 2
+    assert "\\|&_" in (tmp_path / "report.md").read_text()
+    assert "\\&\\_" in (tmp_path / "tables.tex").read_text()
+
+
+def test_failed_missing_and_damaged_jobs_show(tmp_path):
+    rows = write_results(tmp_path, models=2, categories=2, seeds=1)
+    rows[0] = {k: rows[0][k] for k in ("format", "id", "job")} | {
+        "status": "failed", "error": {"type": "ValueError", "message": "broken on purpose", "traceback": "Traceback"},
+    }  # fmt: skip
+    save(tmp_path, rows[0])
+    (tmp_path / "rows" / f"{rows[1]['id']}.json").write_text("{")
+    build_report(tmp_path)
+    html = (tmp_path / "report.html").read_text()
+    assert "broken on purpose" in html
+    assert f"{rows[1]['id']}.json is damaged" in html
+    assert "1 of 2 categories" in html
+    with (tmp_path / "jobs.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [line["status"] for line in lines] == ["failed", "done", "done"]
+    assert {"accelerator", "job_duration", "fit_duration", "test_duration"} <= set(lines[0])  # anomalib's columns
+
+
+def test_quoted_figures_are_marked_and_only_on_the_whole_data_set(tmp_path):
+    rows = write_results(tmp_path, models=2, categories=1, seeds=1)
+    build_report(tmp_path, quoted=True)
+    assert "Quoted" not in (tmp_path / "report.html").read_text()  # one category is not MVTec AD
+    own = tmp_path / "own.yaml"
+    own.write_text("MVTecAD:\n  Other: {image_AUROC: 91.5, source: a paper}\n")
+    build_report(tmp_path, quoted_file=own, quoted=True)
+    html = (tmp_path / "report.html").read_text()
+    assert "Quoted from publications, not measured here" in html
+    assert 'class="quoted">quoted: Other' in html
+    assert "91.50" in html
+    assert "*quoted:* Other" in (tmp_path / "report.md").read_text()
+    assert "Quoted, not measured here" in (tmp_path / "tables.tex").read_text()
+    assert rows[0]["job"]["model"] in html
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("{image_AUROC: 91.5}", "needs its source"),
+        ("{image_AUC: 91.5, source: x}", "unknown metric"),
+        ("{image_AUROC: 910, source: x}", "percentage"),
+    ],
+)
+def test_wrong_quotes_are_refused(tmp_path, entry, message):
+    path = tmp_path / "quoted.yaml"
+    path.write_text(f"MVTecAD:\n  Other: {entry}\n")
+    with pytest.raises(ValueError, match=message):
+        load_quoted("MVTecAD", path)
+
+
+def test_our_quotes_have_sources_and_no_doubtful_figure():
+    from anoclip_anomalib.comparison.report import quoted
+
+    text = (quoted.files(quoted.__package__) / "quoted.yaml").read_text()
+    assert "?" not in text
+    for data in yaml.safe_load(text):
+        assert all(entry.source and entry.trained_on and entry.metrics for entry in load_quoted(data))
+
+
+def test_command(tmp_path, capsys):
+    assert main([str(tmp_path)]) == 2
+    assert "no results folder" in capsys.readouterr().err
+    write_results(tmp_path / "r", models=1, categories=1, seeds=1)
+    assert main([str(tmp_path / "r"), "-o", str(tmp_path / "out")]) == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"report.html", "report.md", "jobs.csv", "tables.tex"}
+    shutil.rmtree(tmp_path / "r" / "rows")
+    with pytest.raises(ResultsError, match="no results yet"):
+        build_report(tmp_path / "r")
+
+
+def test_lost_pictures_cost_no_report(tmp_path):
+    write_results(tmp_path, models=2, categories=2, seeds=1)
+    for path in list((tmp_path / "pictures").iterdir())[::2]:
+        path.write_bytes(b"x")
+    assert len(build_report(tmp_path)) == 4
+
+
+@pytest.mark.parametrize(("models", "categories", "seeds"), [(6, 15, 3)])
+def test_a_large_report_is_fast_and_small(tmp_path, models, categories, seeds):
+    write_results(tmp_path, models, categories, seeds, samples=4)
+    start = time.monotonic()
+    path = build_report(tmp_path)[0]
+    assert time.monotonic() - start < 30
+    assert path.stat().st_size < 20e6
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium: apt-get install chromium")
+def test_scripts_run_in_a_browser(tmp_path):
+    write_results(tmp_path, models=2, categories=2, seeds=1)
+    path = build_report(tmp_path)[0]
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    flags += ["--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}"]
+    run = subprocess.run(
+        ["chromium", *flags, "--virtual-time-budget=2000", "--dump-dom", path.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert run.stdout.count("<svg") == 4  # three curves and speed against accuracy, drawn by the script
+    assert "Nothing to draw here: choose a category." in run.stdout
