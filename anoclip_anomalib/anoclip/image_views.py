@@ -45,8 +45,9 @@ def views(count: int) -> tuple[View, ...]:
 def rotate(images: torch.Tensor, angle: float) -> torch.Tensor:
     """Rotate (B, 3, H, W) images about their centre by ``angle`` in radians, reflected beyond the border."""
     height, width = images.shape[-2:]
-    # In normalised coordinates a rotation of a non-square image is a rotation between two scalings.
-    aspect = height / width
+    # In normalised coordinates a rotation of a non-square image is a rotation between two scalings; they reach from the
+    # centre of the first to that of the last pixel.
+    aspect = max(height - 1, 1) / max(width - 1, 1)
     matrix = [[cos(angle), -sin(angle) * aspect, 0.0], [sin(angle) / aspect, cos(angle), 0.0]]
     return _sample(images, matrix)
 

@@ -17,6 +17,7 @@ from anoclip_anomalib.clip import (
     TextEncoder,
     TextMean,
     VisualEncoder,
+    check_text_mean,
     embed_class,
     load_clip,
 )
@@ -95,6 +96,7 @@ class AnoClipModel(nn.Module):
         if encode_batch_size < 1:
             msg = f"encode_batch_size={encode_batch_size} must be at least 1"
             raise ValueError(msg)
+        check_text_mean(text_mean)
         plan_tiles(1, 1, tiling)  # refuses an unknown tiling now rather than at the first image
         self.view_functions = _views(views)
         clip = load_clip(backbone, pretrained)
@@ -209,6 +211,9 @@ def _image_size(image_size: int | tuple[int, int] | None, tiling: Tiling, encode
     elif isinstance(image_size, int):
         size = (image_size, image_size)
     else:
+        if len(image_size) != 2:
+            msg = f"image_size={image_size!r} must be one number or (height, width)"
+            raise ValueError(msg)
         size = (int(image_size[0]), int(image_size[1]))
     if tiling == "square" and size[0] != size[1]:
         msg = f"With tiling='square' image_size is the length of the shorter side, one number; got {size}"

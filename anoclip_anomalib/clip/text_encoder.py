@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import open_clip
 import platformdirs
@@ -114,14 +114,19 @@ def embed_class(
     Raises:
         ValueError: If ``mean`` is unknown.
     """
-    if mean not in ("before_norm", "after_norm"):
-        msg = f"Unknown text mean {mean!r}; choose 'before_norm' or 'after_norm'"
-        raise ValueError(msg)
+    check_text_mean(mean)
     embeddings = encoder.encode([*normal, *abnormal])
     bank = F.normalize(embeddings, dim=-1)
     averaged = embeddings if mean == "before_norm" else bank
     means = torch.stack([averaged[: len(normal)].mean(dim=0), averaged[len(normal) :].mean(dim=0)])
     return TextEmbeddings(F.normalize(means, dim=-1), bank)
+
+
+def check_text_mean(mean: str) -> None:
+    """Raise a ``ValueError`` unless :func:`embed_class` knows this kind of mean."""
+    if mean not in get_args(TextMean):
+        msg = f"Unknown text mean {mean!r}; choose {' or '.join(map(repr, get_args(TextMean)))}"
+        raise ValueError(msg)
 
 
 def _is_causal_tower(tower: nn.Module) -> bool:

@@ -90,7 +90,7 @@ class VisualEncoder(nn.Module):
     def check_image_size(self, height: int, width: int) -> None:
         """Raise a ``ValueError`` unless the size is a multiple of the patch size."""
         patch_height, patch_width = self.patch_size
-        if height % patch_height or width % patch_width or not height or not width:
+        if height % patch_height or width % patch_width or min(height, width) < 1:
             near = [max(1, round(n / p)) * p for n, p in ((height, patch_height), (width, patch_width))]
             msg = (
                 f"Image size {height} x {width} is not a multiple of the patch size {patch_height} x {patch_width}; "

@@ -1,0 +1,45 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from anoclip_anomalib.anoclip.scoring import abnormal_probability, cosine_difference, mean_filter, upsample
+
+
+def text() -> torch.Tensor:
+    return F.normalize(torch.randn(2, 16, generator=torch.Generator().manual_seed(2)), dim=-1)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_scores_are_the_softmax_of_the_two_cosines_without_temperature(scale):
+    embeddings = scale * torch.randn(4, 5, 16)
+    cosines = torch.stack([F.cosine_similarity(embeddings, t, dim=-1) for t in text()], dim=-1)
+    torch.testing.assert_close(
+        abnormal_probability(cosine_difference(embeddings, text())), cosines.softmax(-1)[..., 1], atol=1e-6, rtol=0
+    )
+
+
+def test_scores_of_half_precision_embeddings_are_computed_in_float32():
+    embeddings = torch.randn(50, 16).bfloat16()
+    difference = cosine_difference(embeddings, text())
+    assert difference.dtype == torch.float32
+    assert torch.equal(difference, cosine_difference(embeddings.float(), text()))
+
+
+def test_a_zero_embedding_is_undecided():
+    assert abnormal_probability(cosine_difference(torch.zeros(1, 16), text())).item() == 0.5
+
+
+def test_the_mean_filter_repeats_the_border():
+    maps = torch.tensor([[[1.0, 2.0], [3.0, 4.0]]])
+    # Around the upper left patch: 1 four times, 2 and 3 twice, 4 once.
+    assert mean_filter(maps, 3)[0, 0, 0].item() == pytest.approx((4 * 1 + 2 * 2 + 2 * 3 + 4) / 9)
+    assert torch.equal(mean_filter(maps, 1), maps)
+    torch.testing.assert_close(mean_filter(torch.full((2, 5, 7), 0.3), 5), torch.full((2, 5, 7), 0.3))
+
+
+def test_upsampling_keeps_the_corners():
+    maps = torch.randn(2, 1, 3, 4)
+    large = upsample(maps, (9, 10))
+    assert large.shape == (2, 1, 9, 10)
+    assert torch.equal(large[..., [0, 0, -1, -1], [0, -1, 0, -1]], maps[..., [0, 0, -1, -1], [0, -1, 0, -1]])
+    torch.testing.assert_close(large[..., 4, 3], maps[..., 1, 1])
