@@ -6,42 +6,24 @@ Held-out objects, which training never sees, live in ``held_out.py``.
 import numpy as np
 
 from anoclip_anomalib.demo import shapes
-from anoclip_anomalib.demo.noise import Field, Image, Rng, coordinates, hsv, mix, near_colour, random_colour, smooth_noise, step
+from anoclip_anomalib.demo.assemblies import biscuit, cable, casting, circuit_board, connector, strip
+from anoclip_anomalib.demo.noise import Rng, hsv, mix, near_colour, random_colour, smooth_noise, step
+from anoclip_anomalib.demo.parts import paint, pose, surface
 from anoclip_anomalib.demo.scene import Draw, Scene, bevel, object_scene, texture_scene
 from anoclip_anomalib.demo.textures import TEXTURES
 
 
-def _pose(rng: Rng, size: int, upright: bool = False, low: float = 0.75) -> tuple[Field, Field, float]:
-    """Coordinates of a part in a random pose, and the width of one pixel in them."""
-    angle = rng.normal(0, 0.08) if upright else None
-    scale = rng.uniform(low, 1.15)
-    x, y = coordinates(rng, size, angle, scale, shift=0.12)
-    return x, y, 2.0 / (size * scale)
-
-
-def _surface(rng: Rng, size: int, distance: Field, colour: np.ndarray | None = None) -> Image:
-    """Material of a solid part: a colour with faint mottling and a rounded edge."""
-    colour = random_colour(rng) if colour is None else colour
-    mottling = smooth_noise(rng, size, rng.uniform(3, 24), 3)
-    image = mix(colour, near_colour(rng, colour, rng.uniform(0.02, 0.18)), mottling)
-    return image + bevel(distance, rng.uniform(0.05, 0.6), rng.uniform(0, 6.3), rng.uniform(0.03, 0.3))[..., None]
-
-
-def _paint(image: Image, colour: np.ndarray, distance: Field, pixel: float, opacity: float = 1.0) -> Image:
-    return mix(image, colour, opacity * step(distance, pixel))
-
-
 def washer(rng: Rng, size: int) -> Scene:
     """A flat ring or disc with a bore."""
-    x, y, pixel = _pose(rng, size)
+    x, y, pixel = pose(rng, size)
     outer = rng.uniform(0.55, 0.8)
     distance = np.maximum(shapes.disc(x, y, outer), -shapes.disc(x, y, outer * rng.uniform(0.2, 0.75)))
-    return object_scene(rng, _surface(rng, size, distance), step(distance, pixel))
+    return object_scene(rng, surface(rng, size, distance), step(distance, pixel))
 
 
 def gear_wheel(rng: Rng, size: int) -> Scene:
     """A toothed wheel with a bore and often spokes' holes."""
-    x, y, pixel = _pose(rng, size)
+    x, y, pixel = pose(rng, size)
     radius = rng.uniform(0.5, 0.68)
     distance = shapes.gear(x, y, radius, int(rng.integers(8, 24)), rng.uniform(0.04, 0.1), rng.uniform(1, 4))
     distance = np.maximum(distance, -shapes.disc(x, y, radius * rng.uniform(0.15, 0.35)))
@@ -52,33 +34,33 @@ def gear_wheel(rng: Rng, size: int) -> Scene:
         rho = np.hypot(x, y)
         hole = np.hypot(rho * np.cos(angle) - 0.63 * radius, rho * np.sin(angle)) - radius * rng.uniform(0.08, 0.17)
         distance = np.maximum(distance, -hole)
-    return object_scene(rng, _surface(rng, size, distance), step(distance, pixel))
+    return object_scene(rng, surface(rng, size, distance), step(distance, pixel))
 
 
 def pill(rng: Rng, size: int) -> Scene:
     """A round or long tablet with or without a score line, or a two-colour capsule."""
-    x, y, pixel = _pose(rng, size)
+    x, y, pixel = pose(rng, size)
     long, short = rng.uniform(0.45, 0.8), rng.uniform(0.25, 0.5)
     distance = shapes.box(x, y, max(long, short), short, short)
-    image = _surface(rng, size, distance, random_colour(rng, (0.5, 1.0)))
+    image = surface(rng, size, distance, random_colour(rng, (0.5, 1.0)))
     kind = rng.random()
     if kind < 0.35:
-        image = _paint(image, random_colour(rng), -x + np.float32(rng.uniform(-0.1, 0.1)), pixel, 0.9)
+        image = paint(image, random_colour(rng), -x + np.float32(rng.uniform(-0.1, 0.1)), pixel, 0.9)
     elif kind < 0.7:
-        image = _paint(image, 0.6 * image.mean((0, 1)), np.abs(x) - 0.02, pixel, 0.7)
+        image = paint(image, 0.6 * image.mean((0, 1)), np.abs(x) - 0.02, pixel, 0.7)
     return object_scene(rng, image, step(distance, pixel))
 
 
 def bolt(rng: Rng, size: int) -> Scene:
     """A screw from the side: head, shaft and thread."""
-    x, y, pixel = _pose(rng, size)
+    x, y, pixel = pose(rng, size)
     length, half, head = rng.uniform(0.6, 0.85), rng.uniform(0.08, 0.18), rng.uniform(0.18, 0.35)
     pitch = rng.uniform(14, 40)
     thread = np.float32(0.02) * np.cos(y * np.float32(pitch) + x * np.float32(rng.uniform(0, 8))) * (y > -0.3 * length)
     shaft = shapes.box(x + thread, y, half, length)
     top = shapes.box(x, y + np.float32(length), head, rng.uniform(0.08, 0.2), 0.04)
     distance = np.minimum(shaft, top)
-    image = _surface(rng, size, distance, hsv(rng.random(), rng.uniform(0, 0.25), rng.uniform(0.3, 0.85)))
+    image = surface(rng, size, distance, hsv(rng.random(), rng.uniform(0, 0.25), rng.uniform(0.3, 0.85)))
     roundness = 1 - rng.uniform(0.3, 0.7) * np.square(np.clip(x / half, -1, 1))
     ribs = 1 + rng.uniform(0.1, 0.35) * np.cos(y * np.float32(pitch)) * (shaft < 0) * (y > -0.3 * length)
     return object_scene(rng, image * (roundness * ribs)[..., None].astype(np.float32), step(distance, pixel))
@@ -88,94 +70,42 @@ def bottle(rng: Rng, size: int) -> Scene:
     """A bottle from the side, with or without label and cap; or from above as nested rings."""
     if rng.random() < 0.35:
         return _rings(rng, size)
-    x, y, pixel = _pose(rng, size, upright=True)
+    x, y, pixel = pose(rng, size, upright=True)
     body, neck = rng.uniform(0.25, 0.42), rng.uniform(0.08, 0.16)
     shoulder = rng.uniform(-0.4, -0.05)
     heights = np.array([-0.85, shoulder - 0.15, shoulder + 0.1, 0.85])
     distance = shapes.profile(x, y, heights, np.array([neck, neck, body, body]))
     colour = random_colour(rng)
-    image = _surface(rng, size, distance, colour)
+    image = surface(rng, size, distance, colour)
     image = image + (0.3 * np.exp(-np.square((x + 0.5 * body) / 0.06)))[..., None]
     if rng.random() < 0.6:
         low, high = sorted(rng.uniform(shoulder + 0.15, 0.75, 2))
         label = np.maximum(distance, np.abs(y - np.float32((low + high) / 2)) - np.float32(max(high - low, 0.25) / 2))
-        image = _paint(image, random_colour(rng, (0.5, 1)), label, pixel)
+        image = paint(image, random_colour(rng, (0.5, 1)), label, pixel)
     if rng.random() < 0.6:
-        image = _paint(image, random_colour(rng), y + np.float32(rng.uniform(0.65, 0.75)), pixel)
+        image = paint(image, random_colour(rng), y + np.float32(rng.uniform(0.65, 0.75)), pixel)
     return object_scene(rng, image, step(distance, pixel))
 
 
 def _rings(rng: Rng, size: int) -> Scene:
     """Nested rings of several tones: a bottle mouth, a lid, a lens."""
-    x, y, pixel = _pose(rng, size)
+    x, y, pixel = pose(rng, size)
     radius = rng.uniform(0.65, 0.85)
     outline = shapes.disc(x, y, radius)
-    image = _surface(rng, size, outline)
+    image = surface(rng, size, outline)
     colour = image.mean((0, 1))
     for ratio in np.sort(rng.uniform(0.2, 0.95, int(rng.integers(1, 5))))[::-1]:
         colour = near_colour(rng, colour, rng.uniform(0.05, 0.4)) if rng.random() < 0.7 else random_colour(rng)
-        image = _paint(image, colour, shapes.disc(x, y, radius * ratio), pixel, rng.uniform(0.5, 1))
+        image = paint(image, colour, shapes.disc(x, y, radius * ratio), pixel, rng.uniform(0.5, 1))
     return object_scene(rng, image, step(outline, pixel))
-
-
-def circuit_board(rng: Rng, size: int) -> Scene:
-    """A board with chips, pads, tracks and holes in a regular arrangement."""
-    x, y, pixel = _pose(rng, size, upright=True)
-    half_x, half_y = rng.uniform(0.6, 0.85, 2)
-    distance = shapes.box(x, y, half_x, half_y, 0.05)
-    base = hsv(rng.choice([0.33, 0.6, 0.0, rng.random()]), rng.uniform(0.3, 0.8), rng.uniform(0.2, 0.6))
-    image = _surface(rng, size, distance, base)
-    for _ in range(int(rng.integers(2, 7))):
-        offset = np.float32(rng.uniform(-0.6, 0.6))
-        track = np.abs((x if rng.random() < 0.5 else y) - offset) - rng.uniform(0.01, 0.03)
-        image = _paint(image, near_colour(rng, base, 0.15), track, pixel)
-    cells = int(rng.integers(2, 4))
-    for row in range(cells):
-        for column in range(cells):
-            if rng.random() < 0.3:
-                continue
-            u = x - np.float32(half_x * ((2 * column + 1) / cells - 1))
-            v = y - np.float32(half_y * ((2 * row + 1) / cells - 1))
-            width, height = rng.uniform(0.25, 0.75, 2) * np.array([half_x, half_y]) / cells
-            if rng.random() < 0.5:
-                pins = np.maximum(np.abs(u) - width * 1.25, np.abs(v) - height)
-                pins = np.maximum(pins, 0.02 - np.abs((v / (height + 1e-3) * 3) % 1 - 0.5) * 0.08)
-                image = _paint(image, hsv(0.12, 0.1, 0.8), pins.astype(np.float32), pixel)
-            part = shapes.box(u, v, width, height, 0.02) if rng.random() < 0.75 else shapes.disc(u, v, min(width, height))
-            image = _paint(image, random_colour(rng, (0.05, 0.9)), part, pixel)
-    return object_scene(rng, image, step(distance, pixel))
-
-
-def biscuit(rng: Rng, size: int) -> Scene:
-    """A baked disc: browned rim, crumb relief, often chips, pricks or embossed lines."""
-    x, y, pixel = _pose(rng, size)
-    distance = shapes.blob(rng, x, y, rng.uniform(0.55, 0.8), rng.uniform(0, 0.06))
-    if rng.random() < 0.2:
-        distance = shapes.box(x, y, rng.uniform(0.5, 0.75), rng.uniform(0.5, 0.75), 0.1)
-    dough = hsv(rng.uniform(0.06, 0.12), rng.uniform(0.3, 0.7), rng.uniform(0.5, 0.95))
-    relief = smooth_noise(rng, size, rng.uniform(6, 14), 3, 0.7)
-    image = _surface(rng, size, distance, dough) * (1 - rng.uniform(0.05, 0.35) * relief)[..., None]
-    rim = np.exp(-np.square(distance / rng.uniform(0.08, 0.25)))
-    image = mix(image, dough * np.float32(0.55), np.float32(rng.uniform(0, 0.7)) * rim)
-    kind = rng.random()
-    if kind < 0.5:
-        chip = hsv(rng.uniform(0.0, 0.1), rng.uniform(0.2, 0.7), rng.uniform(0.1, 0.4))
-        for _ in range(int(rng.integers(4, 16))):
-            angle, radius = rng.uniform(0, 6.3), 0.6 * np.sqrt(rng.random())
-            u, v = x - np.float32(radius * np.cos(angle)), y - np.float32(radius * np.sin(angle))
-            image = _paint(image, chip, shapes.blob(rng, u, v, rng.uniform(0.03, 0.1), 0.3), pixel)
-    elif kind < 0.75:
-        pricks = np.hypot((x * 4) % 1 - 0.5, (y * 4) % 1 - 0.5) - 0.13
-        image = _paint(image, dough * np.float32(0.5), np.maximum(pricks / 4, distance + 0.1).astype(np.float32), pixel, 0.8)
-    return object_scene(rng, image, step(distance, pixel))
 
 
 def coin(rng: Rng, size: int) -> Scene:
     """A medal with a raised rim and an embossed figure."""
-    x, y, pixel = _pose(rng, size)
+    x, y, pixel = pose(rng, size)
     radius = rng.uniform(0.55, 0.82)
     outline = shapes.disc(x, y, radius)
-    image = _surface(rng, size, outline, hsv(rng.uniform(0.05, 0.15), rng.uniform(0, 0.6), rng.uniform(0.4, 0.9)))
+    image = surface(rng, size, outline, hsv(rng.uniform(0.05, 0.15), rng.uniform(0, 0.6), rng.uniform(0.4, 0.9)))
     light = rng.uniform(0, 6.3)
     figure = shapes.blob(rng, x, y, radius * rng.uniform(0.3, 0.55), 0.5)
     if rng.random() < 0.4:
@@ -185,25 +115,9 @@ def coin(rng: Rng, size: int) -> Scene:
     return object_scene(rng, image + relief[..., None], step(outline, pixel))
 
 
-def connector(rng: Rng, size: int) -> Scene:
-    """A housing with rows of identical pins or slots."""
-    x, y, pixel = _pose(rng, size)
-    half_x, half_y = rng.uniform(0.55, 0.85), rng.uniform(0.2, 0.5)
-    distance = shapes.box(x, y, half_x, half_y, rng.uniform(0, 0.12))
-    image = _surface(rng, size, distance)
-    columns, rows = int(rng.integers(3, 9)), int(rng.integers(1, 4))
-    u = (x / half_x * 1.15 + 1) * columns / 2
-    v = (y / half_y * 1.25 + 1) * rows / 2
-    inside = np.maximum(np.abs(u - columns / 2) - columns / 2, np.abs(v - rows / 2) - rows / 2)
-    hole_u, hole_v = np.abs(u % 1 - 0.5) - rng.uniform(0.2, 0.35), np.abs(v % 1 - 0.5) - rng.uniform(0.2, 0.35)
-    slots = np.maximum(np.maximum(hole_u, hole_v), inside) * (half_x / columns)
-    image = _paint(image, near_colour(rng, image.mean((0, 1)), rng.uniform(0.2, 0.5)), slots.astype(np.float32), pixel)
-    return object_scene(rng, image, step(distance, pixel))
-
-
 def fruit(rng: Rng, size: int) -> Scene:
     """A rounded natural body with strong shading."""
-    x, y, pixel = _pose(rng, size)
+    x, y, pixel = pose(rng, size)
     distance = shapes.blob(rng, x, y, rng.uniform(0.5, 0.75), rng.uniform(0.02, 0.15), 3)
     colour = hsv(rng.random(), rng.uniform(0.2, 0.9), rng.uniform(0.4, 0.95))
     speckle = smooth_noise(rng, size, rng.uniform(8, 30), 2)
@@ -214,24 +128,9 @@ def fruit(rng: Rng, size: int) -> Scene:
     return object_scene(rng, image.astype(np.float32), step(distance, pixel))
 
 
-def cable(rng: Rng, size: int) -> Scene:
-    """A cut cable: a sheath around a few wires with cores."""
-    x, y, pixel = _pose(rng, size)
-    outline = shapes.disc(x, y, rng.uniform(0.65, 0.82))
-    image = _surface(rng, size, outline)
-    count = int(rng.integers(2, 6))
-    for index in range(count):
-        angle = 2 * np.pi * index / count
-        u, v = x - np.float32(0.38 * np.cos(angle)), y - np.float32(0.38 * np.sin(angle))
-        radius = 0.9 * min(0.38 * np.sin(np.pi / max(count, 2)), 0.3)
-        image = _paint(image, random_colour(rng), shapes.disc(u, v, radius), pixel)
-        image = _paint(image, hsv(0.07, 0.55, 0.75), shapes.disc(u, v, radius * 0.6), pixel)
-    return object_scene(rng, image, step(outline, pixel))
-
-
 def plate(rng: Rng, size: int) -> Scene:
     """A sheet-metal or plastic plate with a pattern of holes and a material of its own."""
-    x, y, pixel = _pose(rng, size)
+    x, y, pixel = pose(rng, size)
     half_x, half_y = rng.uniform(0.4, 0.85, 2)
     distance = shapes.box(x, y, half_x, half_y, rng.uniform(0, 0.25))
     for column in (-1, 1):
@@ -243,70 +142,28 @@ def plate(rng: Rng, size: int) -> Scene:
     return object_scene(rng, image, step(distance, pixel))
 
 
-def casting(rng: Rng, size: int) -> Scene:
-    """A part of no particular kind: random outline, rings, rows of holes, printed marks."""
-    x, y, pixel = _pose(rng, size)
-    kind = rng.random()
-    radius = rng.uniform(0.5, 0.75)
-    if kind < 0.35:
-        distance = shapes.blob(rng, x, y, radius, rng.uniform(0.05, 0.35))
-    elif kind < 0.6:
-        distance = shapes.polygon(x, y, radius, int(rng.integers(3, 9)))
-    elif kind < 0.8:
-        distance = shapes.box(x, y, radius, radius * rng.uniform(0.3, 1), rng.uniform(0, 0.2))
-    else:
-        distance = shapes.gear(x, y, radius, int(rng.integers(3, 8)), rng.uniform(0.05, 0.15), 1)
-    image = _surface(rng, size, distance)
-    order = int(rng.integers(3, 9))
-    sector = 2 * np.pi / order
-    angle = (np.arctan2(y, x) % sector) - sector / 2
-    rho = np.hypot(x, y)
-    if rng.random() < 0.6:
-        mark = np.hypot(rho * np.cos(angle) - radius * rng.uniform(0.4, 0.75), rho * np.sin(angle)) - rng.uniform(0.03, 0.1)
-        image = _paint(image, random_colour(rng), mark, pixel, rng.uniform(0.5, 1))
-    if rng.random() < 0.5:
-        image = _paint(image, random_colour(rng), np.abs(distance + rng.uniform(0.08, 0.3)) - 0.025, pixel, rng.uniform(0.4, 1))
-    if rng.random() < 0.5:
-        image = _paint(image, random_colour(rng), shapes.disc(x, y, radius * rng.uniform(0.1, 0.4)), pixel)
-    return object_scene(rng, image, step(distance, pixel))
-
-
 def cap(rng: Rng, size: int) -> Scene:
     """A cap or lid from above: knurled rim, rings, a printed emblem."""
-    x, y, pixel = _pose(rng, size)
+    x, y, pixel = pose(rng, size)
     radius = rng.uniform(0.6, 0.78)
     outline = shapes.gear(x, y, radius, int(rng.integers(20, 40)), 0.02)
-    image = _surface(rng, size, outline)
+    image = surface(rng, size, outline)
     image = image + bevel(shapes.disc(x, y, 0.8 * radius), 0.06, rng.uniform(0, 6.3), 0.2)[..., None]
     if rng.random() < 0.7:
         emblem = [shapes.polygon(x, y, 0.35 * radius, int(rng.integers(3, 7))), shapes.box(x, y, 0.5 * radius, 0.15 * radius)]
-        image = _paint(image, random_colour(rng), emblem[int(rng.integers(2))], pixel)
+        image = paint(image, random_colour(rng), emblem[int(rng.integers(2))], pixel)
     return object_scene(rng, image, step(outline, pixel))
 
 
 def key_blank(rng: Rng, size: int) -> Scene:
     """A key-like part: bow with an eye, blade with teeth."""
-    x, y, pixel = _pose(rng, size)
+    x, y, pixel = pose(rng, size)
     bow = shapes.disc(x + 0.5, y, 0.3) if rng.random() < 0.5 else shapes.polygon(x + 0.5, y, 0.28, 6)
     teeth = np.float32(0.04) * np.sign(np.sin(x * np.float32(rng.uniform(15, 30)))) * (y > 0)
     blade = shapes.box(x - 0.2, y + teeth, 0.6, rng.uniform(0.08, 0.13))
     distance = np.maximum(np.minimum(bow, blade), -shapes.disc(x + 0.55, y, 0.1))
-    image = _surface(rng, size, distance, hsv(rng.uniform(0.08, 0.16), rng.uniform(0, 0.5), rng.uniform(0.4, 0.9)))
+    image = surface(rng, size, distance, hsv(rng.uniform(0.08, 0.16), rng.uniform(0, 0.5), rng.uniform(0.4, 0.9)))
     return object_scene(rng, image, step(distance, pixel))
-
-
-def strip(rng: Rng, size: int) -> Scene:
-    """A row of identical parts on a carrier, as in packaging."""
-    x, y, pixel = _pose(rng, size, low=0.9)
-    outline = shapes.box(x, y, 0.85, 0.7, 0.08)
-    image = _surface(rng, size, outline)
-    cells = int(rng.integers(2, 5))
-    u, v = ((x / 0.8 + 1) * cells / 2) % 1 - 0.5, ((y / 0.65 + 1) * cells / 2) % 1 - 0.5
-    shape = shapes.disc(u, v, 0.33) if rng.random() < 0.6 else shapes.box(u, v, 0.35, 0.28, 0.08)
-    unit = np.maximum(shape / cells, outline + 0.04).astype(np.float32)
-    image = _paint(image, random_colour(rng), unit, pixel)
-    image = image + bevel(unit, 0.1, rng.uniform(0, 6.3), 0.15)[..., None]
-    return object_scene(rng, image, step(outline, pixel))
 
 
 def ceramic(rng: Rng, size: int) -> Scene:

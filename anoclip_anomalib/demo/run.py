@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from anomalib.data import ImageBatch, MVTecAD
 from anomalib.engine import Engine
 from lightning.pytorch import Callback
+from PIL import Image
 
 from anoclip_anomalib.anoclip.lightning_model import AnoClip
 from anoclip_anomalib.demo.dataset import CATEGORIES, write_demo_dataset
@@ -164,7 +164,7 @@ def _measure(
     facts = {
         "encoder": f"bundled demonstration encoder, SHA-256 {model.weights_digest}",
         "image size": f"{size} pixels; thresholds are not involved in any figure",
-        "views": str(1),
+        "views": "1",
         "open_clip": model.model.provenance["open_clip"],
     }
     return values, collector, facts
@@ -176,11 +176,11 @@ def _gallery_items(folder: Path, collected: dict[str, _Collector]) -> list[Galle
     for kind in sorted(kinds, key=lambda name: (name == "good", name)):
         for path in sorted((folder / "test" / kind).glob("*.png"))[: _GOOD_SHOWN if kind == "good" else _BAD_SHOWN]:
             mask_path = folder / "ground_truth" / kind / f"{path.stem}_mask.png"
-            mask = cv2.imread(str(mask_path), cv2.IMREAD_GRAYSCALE) > 0 if mask_path.exists() else None
+            mask = np.asarray(Image.open(mask_path)) > 0 if mask_path.exists() else None
             items.append(
                 GalleryItem(
                     name=f"{kind}/{path.stem}",
-                    image=cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB),
+                    image=np.asarray(Image.open(path).convert("RGB")),
                     mask=mask,
                     maps={name: collector.maps[str(path)] for name, collector in collected.items()},
                     scores={name: collector.scores[str(path)] for name, collector in collected.items()},

@@ -60,9 +60,6 @@ class Phase:
     eased: float
 
 
-CHUNK_PAIRS = 256
-
-
 def model_config(image_size: int) -> dict:
     """The encoder as an open_clip model configuration."""
     return {
@@ -143,7 +140,9 @@ def parameter_groups(model: CLIP, peak: float) -> list[dict]:
 
     Only matrices of the vision tower decay; the scale learns faster, as it has far to go in a short training.
     """
-    vision, text, plain = [], [], []
+    vision: list[torch.nn.Parameter] = []
+    text: list[torch.nn.Parameter] = []
+    plain: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if name == "logit_scale":
             continue
@@ -170,7 +169,7 @@ def train_phase(
     rng = np.random.default_rng([args.seed, phase.size, 1, rank])
     count = phase.pool + phase.steps // phase.refresh + 2
     loader = DataLoader(
-        PairChunks(1000 * args.seed + rank, phase.size, CHUNK_PAIRS, count, int(phase.eased * count)),
+        PairChunks(1000 * args.seed + rank, phase.size, args.chunk_pairs, count, int(phase.eased * count)),
         batch_size=None,
         num_workers=args.workers,
         prefetch_factor=4 if args.workers else None,
@@ -258,6 +257,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--generic-weight", type=float, default=2.0, help="weight of the captions without the category's name")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw images, for each process")
     parser.add_argument("--processes", type=int, default=2, help="training processes; part of what decides the result")
+    parser.add_argument("--chunk-pairs", type=int, default=256, help="pairs in a chunk of images drawn together")
     parser.add_argument("--bfloat16", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--compile", action="store_true", help="torch.compile the vision tower (needs a C++ compiler)")
     parser.add_argument("--log-every", type=int, default=25)
