@@ -34,7 +34,7 @@ def draw_pair(rng: Rng, size: int, ease: float = 0.0) -> tuple[np.ndarray, int]:
             rng, Scene(image, scene.foreground, scene.background), defect, 0.008 + 0.03 * ease, 0.12 + 0.2 * ease
         )
     first = Photograph.draw(rng, size)
-    second = first if rng.random() < 0.6 else Photograph.draw(rng, size)
+    second = first if rng.random() < 0.8 else Photograph.draw(rng, size)
     return np.stack([first.take(scene.image), second.take(image)]), category
 
 

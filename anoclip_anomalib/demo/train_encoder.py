@@ -71,9 +71,22 @@ def model_config(image_size: int) -> dict:
             "width": 96,
             "head_width": 48,
             "mlp_ratio": 2.0,
+            "ls_init_value": 1.0,
         },
         "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 3},
     }
+
+
+def shape_depth(model: CLIP) -> None:
+    """Set LayerScale's starting values: early blocks mostly transform each patch, late ones mostly gather (in place).
+
+    Without it the class token of so small a network gathers in its first blocks and decides in its own MLPs, and the values
+    of the patches, which the local path reads, say little about the caption.
+    """
+    blocks = model.visual.transformer.resblocks
+    for block, depth in zip(blocks, torch.linspace(0, 1, len(blocks)).tolist(), strict=True):
+        torch.nn.init.constant_(block.ls_1.gamma, 0.1 + 0.9 * depth)
+        torch.nn.init.constant_(block.ls_2.gamma, 1.0 - 0.9 * depth)
 
 
 def multi_positive_loss(logits: Tensor, positive: Tensor) -> Tensor:
@@ -169,7 +182,7 @@ def train_phase(
     rng = np.random.default_rng([args.seed, phase.size, 1, rank])
     count = phase.pool + phase.steps // phase.refresh + 2
     loader = DataLoader(
-        PairChunks(1000 * args.seed + rank, phase.size, args.chunk_pairs, count, int(phase.eased * count)),
+        PairChunks(1000 * args.seed + rank, phase.size, args.chunk_pairs, count, int(phase.eased * phase.steps / phase.refresh)),
         batch_size=None,
         num_workers=args.workers,
         prefetch_factor=4 if args.workers else None,
@@ -251,7 +264,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for the weights; checkpoints overwrite each other")
     parser.add_argument("--init", type=Path, help="folder with weights of an earlier run to continue from (64 pixels)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, nargs=2, default=(1100, 250), help="steps at 64 and at 128 pixels")
+    parser.add_argument("--steps", type=int, nargs=2, default=(1800, 150), help="steps at 64 and at 128 pixels")
     parser.add_argument("--pairs", type=int, nargs=2, default=(16, 8), help="pairs in a process's batch in each phase")
     parser.add_argument("--peak", type=float, nargs=2, default=(1e-3, 4e-4), help="peak learning rate of each phase")
     parser.add_argument("--generic-weight", type=float, default=2.0, help="weight of the captions without the category's name")
@@ -284,13 +297,14 @@ def _train(rank: int, args: argparse.Namespace, provenance: dict[str, str], meet
     phases = [
         Phase(size, steps, pairs, peak, warmup, pool, refresh, eased)
         for size, steps, pairs, peak, warmup, pool, refresh, eased in zip(
-            (64, 128), args.steps, args.pairs, args.peak, (60, 25), (60, 24), (40, 30), (0.5, 0.0), strict=True
+            (64, 128), args.steps, args.pairs, args.peak, (60, 25), (60, 24), (40, 30), (0.7, 0.0), strict=True
         )
     ]
     state = None if args.init is None else read_weights(args.init)[0]
     for phase in phases:
         config = model_config(phase.size)
         model = CLIP(**config)
+        shape_depth(model)
         if state is not None:
             grow_positions(state, phase.size // config["vision_cfg"]["patch_size"])
             model.load_state_dict(state, strict=False)
