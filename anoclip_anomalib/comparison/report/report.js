@@ -97,10 +97,11 @@ function speedChart(chart, metric, title) {
   const xAt = linear(low, high, 55, 340), yAt = linear(bottom, top, 215, 10);
   const xTicks = Array.from({length: high - low + 1}, (_, i) => [low + i, String(+(10 ** (low + i)).toPrecision(2))]);
   const [box, svg] = frame("Speed against accuracy", "milliseconds per image (median, logarithmic)", title, xTicks, ticks(bottom, top, Math.max(1, Math.round((top - bottom) / step)), 0), xAt, yAt);
-  points.forEach(([model, , , i], k) => {
-    const x = xAt(times[k]), y = yAt(values[k]), right = x < 230;
+  let above = -Infinity; // names are moved down until they no longer cover each other
+  points.map((point, k) => [point[0], point[3], xAt(times[k]), yAt(values[k])]).sort((a, b) => a[3] - b[3]).forEach(([model, i, x, y]) => {
+    const right = x < 230, at = above = Math.max(y + 4, above + 12);
     svg.append(node("circle", {cx: x, cy: y, r: 5, fill: COLOURS[i % COLOURS.length]}));
-    svg.append(node("text", {x: right ? x + 8 : x - 8, y: y + 4, "text-anchor": right ? "start" : "end"}, model));
+    svg.append(node("text", {x: right ? x + 8 : x - 8, y: at, "text-anchor": right ? "start" : "end"}, model));
   });
   return box;
 }

@@ -177,3 +177,22 @@ def test_scripts_run_in_a_browser(tmp_path):
     )
     assert run.stdout.count("<svg") == 4  # three curves and speed against accuracy, drawn by the script
     assert "Nothing to draw here: choose a category." in run.stdout
+    # A click on a heading sorts, and a chosen category has histograms.
+    act = (
+        "<script>document.querySelectorAll('table.sortable thead button')[1].click();"
+        "const s = document.querySelector('select.category'); s.value = '/category_00';"
+        "s.dispatchEvent(new Event('change'));</script>"
+    )
+    clicked = tmp_path / "clicked.html"
+    clicked.write_text(path.read_text().replace("</body>", act + "</body>"))
+    run = subprocess.run(
+        ["chromium", *flags, "--virtual-time-budget=2000", "--dump-dom", clicked.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert run.stdout.count("<svg") == 6
+    table = run.stdout.split('<table class="sortable">')[1].split("</table>")[0]
+    values = [float(row.split('data-value="')[2].split('"')[0]) for row in table.split("<tbody>")[1].split("<tr>")[1:]]
+    assert len(values) == 2
+    assert values == sorted(values, reverse=True)

@@ -1,0 +1,24 @@
+import io
+
+from rich.console import Console
+
+from anoclip_anomalib.comparison.progress import ComparisonProgress
+from anoclip_anomalib.comparison.row import failed_row
+from anoclip_anomalib.comparison.suite import jobs_of
+
+from .suites import small_suite
+
+
+def test_lines_for_logs_with_figures_errors_and_time_left(tmp_path):
+    jobs = jobs_of(small_suite(tmp_path))
+    stream = io.StringIO()
+    with ComparisonProgress(2, Console(file=stream, width=60)) as progress:
+        progress.start(jobs[0])
+        progress.done(jobs[0], {"status": "done", "metrics": {"image_AUROC": 0.5, "AUPRO": None}, "duration_s": 1})
+        progress.done(jobs[1], failed_row(jobs[1], ValueError("broken [red]badly\nmore")))
+        progress.note("a remark")
+    lines = stream.getvalue().splitlines()
+    assert lines[0].startswith("[1/2] bright | plates / plate | seed 0: image_AUROC 50.00, pixel_AUROC n/a, AUPRO n/a")
+    assert "min left" in lines[0]
+    assert "FAILED, ValueError: broken [red]badly" in lines[1]
+    assert lines[2] == "a remark"
