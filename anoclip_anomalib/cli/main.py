@@ -5,13 +5,11 @@ Nothing heavy is imported before it is clear that it is needed: help should not 
 
 import sys
 from importlib import import_module
+from types import ModuleType
 
 from anoclip_anomalib import __version__
 
-OWN_COMMANDS = {
-    "demo": "Generate a small data set and run AnoCLIP on it, offline, with the bundled encoder.",
-    "prompts": "Show every sentence that is used for a class.",
-}
+OWN_COMMANDS = ("demo", "prompts", "compare", "report", "submit")
 ANOMALIB_COMMANDS = {
     "test": "Measure a model on a data set.",
     "predict": "Score images, with or without labels.",
@@ -41,8 +39,12 @@ def main(argv: list[str] | None = None) -> int:
         print(f"anoclip_anomalib {__version__}")
         return 0
     if argv[0] in OWN_COMMANDS:
-        return import_module(f"anoclip_anomalib.cli.{argv[0]}").main(argv[1:])
+        return _command(argv[0]).main(argv[1:])
     return import_module("anoclip_anomalib.cli.anomalib_cli").main(argv)
+
+
+def _command(name: str) -> ModuleType:
+    return import_module(f"anoclip_anomalib.cli.{name}")
 
 
 def _help() -> str:
@@ -56,7 +58,7 @@ def _help() -> str:
             "usage: anoclip COMMAND [options]        anoclip COMMAND --help tells a command's options",
             "",
             "Commands of this package:",
-            *table(OWN_COMMANDS),
+            *table({name: _command(name).HELP for name in OWN_COMMANDS}),
             "",
             "anomalib's commands, with --model AnoClip known by its short name:",
             *table(ANOMALIB_COMMANDS),

@@ -8,6 +8,8 @@ import yaml
 
 from anoclip_anomalib.prompts import PromptBuilder, PromptSet
 
+HELP = "Show every sentence that is used for a class."
+
 
 def main(argv: list[str]) -> int:
     """Print the sentences of a class, their number and, with a backbone, each state's cosines.
@@ -40,7 +42,7 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="anoclip prompts", description="Show every sentence that is used for a class.")
+    parser = argparse.ArgumentParser(prog="anoclip prompts", description=HELP)
     parser.add_argument("class_name", help="the product, such as cookie or metal_nut")
     parser.add_argument(
         "--config",

@@ -15,6 +15,7 @@ from anomalib.engine import Engine
 from lightning.pytorch import Callback
 from PIL import Image
 
+from anoclip_anomalib.anoclip.callbacks import TestTimeAdaptation
 from anoclip_anomalib.anoclip.lightning_model import AnoClip
 from anoclip_anomalib.demo.dataset import CATEGORIES, write_demo_dataset
 from anoclip_anomalib.demo.gallery import Gallery, GalleryItem, MetricRow, write_gallery
@@ -55,6 +56,7 @@ class Variant:
 VARIANTS = (
     Variant("value", {"local_attention": "value"}),
     Variant("query-key", {"local_attention": "query-key"}),
+    Variant("AnoCLIP+", {"local_attention": "value"}, lambda: [TestTimeAdaptation()]),
 )
 
 
