@@ -171,8 +171,8 @@ def _table(rows: Sequence[MetricRow]) -> dict:
         cells = []
         for metric in metrics:
             value = row.values.get(metric, float("nan"))
-            best = max((rival.values.get(metric, float("nan")) for rival in rivals), default=value)
-            cells.append(("–" if np.isnan(value) else f"{100 * value:.1f}", len(rivals) > 1 and value >= best))
+            others = [rival.values.get(metric, float("nan")) for rival in rivals]
+            cells.append(("–" if np.isnan(value) else f"{100 * value:.1f}", min(others) < value == max(others)))
         first = rivals[0] is row
         lines.append({"category": row.category if first else "", "first": first, "variant": row.variant, "cells": cells})
     return {"metrics": metrics, "lines": lines}

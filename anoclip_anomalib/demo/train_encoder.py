@@ -181,8 +181,9 @@ def train_phase(
     rank = distributed.get_rank()
     rng = np.random.default_rng([args.seed, phase.size, 1, rank])
     count = phase.pool + phase.steps // phase.refresh + 2
+    easing = int(phase.eased * phase.steps / phase.refresh)
     loader = DataLoader(
-        PairChunks(1000 * args.seed + rank, phase.size, args.chunk_pairs, count, int(phase.eased * phase.steps / phase.refresh)),
+        PairChunks(1000 * args.seed + rank, phase.size, args.chunk_pairs, count, easing),
         batch_size=None,
         num_workers=args.workers,
         prefetch_factor=4 if args.workers else None,
