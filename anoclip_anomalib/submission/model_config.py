@@ -1,6 +1,7 @@
 """Any anomalib model, its data and its trainer from a configuration file and the command line."""
 
 import warnings
+from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,12 +19,17 @@ class ModelConfig:
     Args:
         arguments: The command line's part with these options.
         data: Name of the data module that is meant when none is given.
-        exit_on_error: False to raise ``jsonargparse.ArgumentError`` in place of leaving the process.
+
+    Raises:
+        ValueError: If an option is unknown or does not fit, with the parser's words.
     """
 
-    def __init__(self, arguments: Sequence[str], *, data: str = "MVTecAD2", exit_on_error: bool = True) -> None:
-        self.parser = _parser(exit_on_error)
-        self.config: Namespace = self.parser.parse_args(["--data", data, *arguments])
+    def __init__(self, arguments: Sequence[str], *, data: str = "MVTecAD2") -> None:
+        self.parser = _parser()
+        try:
+            self.config: Namespace = self.parser.parse_args(["--data", data, *arguments])
+        except ArgumentError as error:
+            raise ValueError(_in_one_line(str(error))) from error
 
     @property
     def seed(self) -> int:
@@ -78,8 +84,17 @@ class ModelConfig:
         return _plain(self.config.as_dict())
 
 
-def _parser(exit_on_error: bool) -> ArgumentParser:
-    parser = ArgumentParser(prog="anoclip submit", exit_on_error=exit_on_error, add_help=False)
+def _in_one_line(text: str) -> str:
+    """jsonargparse's many indented lines as one; without the value given, which is the whole configuration."""
+    lines = [line.strip(" -") for line in text.splitlines()]
+    kept = [
+        line for line in lines if line and not line.startswith(("Given value", "Subtypes:", "Expected a <class 'NoneType'>"))
+    ]
+    return " ".join(kept)
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="anoclip submit", exit_on_error=False, add_help=False)
     parser.add_argument("-c", "--config", action=ActionConfigFile)
     parser.add_subclass_arguments(AnomalibModule, "model", fail_untyped=False, required=True)
     parser.add_subclass_arguments(AnomalibDataModule, "data", fail_untyped=False)

@@ -45,25 +45,30 @@ class Runtime:
 def prepare(config: ModelConfig) -> AnomalibModule:
     """Build a model (from its checkpoint if one is given) so that it can score an image outside a trainer.
 
+    Callbacks that can be attached to a model, as test-time adaptation can, are, so that their time is measured too.
+
     Raises:
-        ValueError: If the configuration has callbacks: what they do at test time would not be measured.
+        ValueError: If the configuration has other callbacks: what they do at test time would not be measured.
         FileNotFoundError: If the checkpoint does not exist.
     """
     model, callbacks, _ = config.build()
-    if callbacks:
-        names = ", ".join(type(callback).__name__ for callback in callbacks)
-        raise ValueError(f"{names}: callbacks run inside a trainer only and are not measured; leave them out")
+    alien = [type(callback).__name__ for callback in callbacks if not hasattr(callback, "attach")]
+    if alien:
+        raise ValueError(f"{', '.join(alien)}: such callbacks run inside a trainer only and are not measured; leave them out")
     if config.ckpt_path is not None:
         path = Path(config.ckpt_path)
         if not path.is_file():
             raise FileNotFoundError(f"there is no checkpoint {path}")
-        return type(model).load_from_checkpoint(path, map_location="cpu")
-    try:
-        model.setup("predict")
-    except RuntimeError as error:
-        # Some of anomalib's models look for the trainer's data here, which has no influence on their speed.
-        if "Trainer" not in str(error):
-            raise
+        model = type(model).load_from_checkpoint(path, map_location="cpu")
+    else:
+        try:
+            model.setup("predict")
+        except RuntimeError as error:
+            # Some of anomalib's models look for the trainer's data here, which has no influence on their speed.
+            if "Trainer" not in str(error):
+                raise
+    for callback in callbacks:
+        callback.attach(model.model)  # type: ignore[attr-defined]
     return model
 
 

@@ -111,6 +111,17 @@ def test_measures_runtime(options, tmp_path, capsys):
     assert [(row["image_height"], row["image_width"]) for row in rows] == [("48", "48"), ("64", "96")]
 
 
+def test_measures_test_time_adaptation(options, tmp_path, capsys):
+    pytest.importorskip("anoclip_anomalib.anoclip.callbacks")
+    command = [*options, "--runtime", "--out", str(tmp_path), "--device", "cpu", "--count", "1", "--sizes", "48x48"]
+    command += ["--model.class_name", "can", "--trainer.callbacks", "TestTimeAdaptation"]
+    assert main([*command, "--trainer.callbacks.steps", "300"]) == 0
+    adapted = float(list(csv.reader((tmp_path / "runtimes_and_memory_cpu.csv").open()))[1][2])
+    assert main([*command, "--trainer.callbacks.steps", "0"]) == 0
+    plain = float(list(csv.reader((tmp_path / "runtimes_and_memory_cpu.csv").open()))[1][2])
+    assert adapted > 2 * plain
+
+
 def test_packs_when_all_objects_are_there(tmp_path, capsys):
     """The validator's exit code on a complete folder with the leaderboard's own counts, and names alone."""
     folder = write_submission(tmp_path / "all", {"can": 321})
@@ -131,6 +142,10 @@ def test_packs_when_all_objects_are_there(tmp_path, capsys):
         (["--name", "x", "--threshold", "quantile:2"], "--threshold quantile:2"),
         (["--name", "x", "--data.root", "/nowhere"], "/nowhere is not a folder"),
         (["--validate", "/nowhere"], "--validate takes --data.root"),
+        (["--name", "x", "--model", "NoSuchModel"], "NoSuchModel"),
+        (["--name", "x", "--model.colour", "red"], "colour"),
+        (["--name", "x", "--config", "/nowhere.yaml"], "nowhere.yaml"),
+        (["--name", "x", "--data", "MVTecAD"], "the data must be MVTecAD2"),
     ],
 )
 def test_bad_input_is_told_in_one_line(options, tmp_path, capsys, changed, message):

@@ -47,7 +47,7 @@ def dataset(tmp_path_factory):
 
 def submission(dataset, out, *options, model=FAKE, fit=False, **kwargs):
     arguments = ["--model", model, "--data.root", str(dataset), "--data.num_workers", "0", "--data.eval_batch_size", "16"]
-    settings = PredictSettings(ModelConfig([*arguments, *options], exit_on_error=False), dataset, fit)
+    settings = PredictSettings(ModelConfig([*arguments, *options]), dataset, fit)
     return Submission("my_method", Path(out), settings, **{"counts": COUNTS, **kwargs})
 
 

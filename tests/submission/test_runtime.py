@@ -54,5 +54,5 @@ def test_bad_input(tmp_path):
     fake = ["--model", "tests.submission.fake_model.Brightness"]
     with pytest.raises(FileNotFoundError, match="no checkpoint"):
         prepare(ModelConfig([*fake, "--ckpt_path", str(tmp_path / "x.ckpt")]))
-    with pytest.raises(ValueError, match="EarlyStopping: callbacks run inside a trainer only"):
+    with pytest.raises(ValueError, match="EarlyStopping: such callbacks run inside a trainer only"):
         prepare(ModelConfig([*fake, "--trainer.callbacks", "EarlyStopping", "--trainer.callbacks.monitor", "x"]))
