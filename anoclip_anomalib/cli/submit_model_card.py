@@ -52,16 +52,17 @@ def _write(arguments) -> int:  # noqa: ANN001
     from anoclip_anomalib.comparison.folder import ResultsFolder
     from anoclip_anomalib.files import atomic_write
     from anoclip_anomalib.submission import model_card as cards
+    from anoclip_anomalib.submission.comparison_summary import models_of, summarise
     from anoclip_anomalib.submission.provenance import write_provenance
 
     rows, faults = ResultsFolder(arguments.results).rows()
     if faults:
         raise ValueError("rows are damaged, run the comparison again: " + "; ".join(faults))
-    models = cards.models_of(rows)
+    models = models_of(rows)
     model = arguments.model or (models[0] if len(models) == 1 else None)
     if model is None:
         raise ValueError(f"choose one with --model: {', '.join(models) or 'there are no rows'}")
-    results = cards.summarise(rows, model)
+    results = summarise(rows, model)
     failed = [text for result in results for text in result.failed]
     if failed and not arguments.allow_failed:
         raise ValueError(f"{len(failed)} jobs failed ({failed[0]}, ...); run them again, or give --allow-failed")

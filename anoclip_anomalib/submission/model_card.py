@@ -4,137 +4,13 @@ Both are checked by reading them back with huggingface_hub's own parsers.
 """
 
 import re
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-METRICS: Mapping[str, tuple[str, str]] = {
-    "image_AUROC": ("roc_auc", "image AUROC"),
-    "image_F1Max": ("f1", "image F1-max"),
-    "image_AP": ("average_precision", "image AP"),
-    "pixel_AUROC": ("roc_auc", "pixel AUROC"),
-    "pixel_F1Max": ("f1", "pixel F1-max"),
-    "pixel_AP": ("average_precision", "pixel AP"),
-    "AUPRO": ("au_pro", "AUPRO (FPR up to 0.3)"),
-    "AUPRO_0.05": ("au_pro", "AUPRO (FPR up to 0.05)"),
-    "AUPRO_paper": ("au_pro", "AUPRO (200 thresholds, rescaled, as zero-shot papers print it)"),
-    "SegF1": ("f1", "SegF1 at a label-free threshold"),
-    "image_F1": ("f1", "image F1 at a label-free threshold"),
-}
-"""Metric of a comparison row -> (metric type of the Hub, name to show)."""
-
-
-@dataclass(frozen=True)
-class DataResult:
-    """A model's figures on one data set.
-
-    Attributes:
-        data: Name of the data set in the suite.
-        categories: (category, metrics) in the suite's order, each the mean over its seeds; metrics without a value are absent.
-        mean: Mean over categories, of the metrics that every category has.
-        seeds: How often it was run, by seed.
-        facts: Provenance that all rows share.
-        failed: Jobs that failed, ``category, seed n: error``.
-        time: When the last row was made, ISO 8601.
-    """
-
-    data: str
-    categories: tuple[tuple[str, Mapping[str, float]], ...]
-    mean: Mapping[str, float]
-    seeds: tuple[int, ...]
-    facts: Mapping[str, Any]
-    failed: tuple[str, ...]
-    time: str
-
-
-def models_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Names of the models in the rows, in order."""
-    return list(dict.fromkeys(str(row["job"]["model"]) for row in rows))
-
-
-def summarise(rows: Sequence[Mapping[str, Any]], model: str) -> list[DataResult]:
-    """One result for each data set from a comparison's rows.
-
-    Args:
-        rows: As ``anoclip compare`` writes them.
-        model: The model's name in the suite.
-
-    Raises:
-        ValueError: If there is no finished row of that model.
-    """
-    mine = [row for row in rows if row["job"]["model"] == model]
-    if not any(row["status"] == "done" for row in mine):
-        known = ", ".join(models_of(rows)) or "nothing"
-        raise ValueError(f"there are no finished rows of '{model}'; there are rows of {known}")
-    by_data: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for row in mine:
-        by_data[str(row["job"]["data"])].append(row)
-    return [_data_result(data, found) for data, found in by_data.items() if any(row["status"] == "done" for row in found)]
-
-
-def _data_result(data: str, rows: Sequence[Mapping[str, Any]]) -> DataResult:
-    done = [row for row in rows if row["status"] == "done"]
-    by_category: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for row in done:
-        by_category[str(row["job"]["category"])].append(row["metrics"])
-    categories = []
-    for category, runs in by_category.items():
-        values = {name: [run.get(name) for run in runs] for name in METRICS}
-        present = {name: found for name, found in values.items() if all(value is not None for value in found)}
-        categories.append((category, {name: float(np.mean(found)) for name, found in present.items()}))
-    shared = [name for name in METRICS if all(name in metrics for _, metrics in categories)]
-    failed = [
-        f"{row['job']['category']}, seed {row['job']['seed']}: {row['error'].get('message', '')}"[:200]
-        for row in rows
-        if row["status"] != "done"
-    ]
-    return DataResult(
-        data=data,
-        categories=tuple(categories),
-        mean={name: float(np.mean([metrics[name] for _, metrics in categories])) for name in shared},
-        seeds=tuple(sorted({int(row["job"]["seed"]) for row in done})),
-        facts=_shared_facts(done),
-        failed=tuple(failed),
-        time=max(str(row["provenance"].get("time", "")) for row in done),
-    )
-
-
-def _shared_facts(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What rows state about their origin, flat; where rows differ, all statements."""
-    flat = []
-    for row in rows:
-        provenance = row["provenance"]
-        thresholds = row.get("thresholds", {})
-        hardware = provenance.get("hardware", {})
-        facts = dict(provenance.get("method", {}))
-        for key in ("image_size", "resize", "smoothing"):
-            facts[key] = provenance.get("preprocessing", {}).get(key)
-        facts["metrics_resolution"] = row.get("resolution")
-        facts["threshold_rule"] = thresholds.get("image", {}).get("rule")
-        facts["weights_sha256"] = provenance.get("weights_digest")
-        facts["commit"] = provenance.get("commit")
-        facts["versions"] = ", ".join(f"{name} {value}" for name, value in provenance.get("versions", {}).items())
-        facts["hardware"] = hardware.get("gpu") or hardware.get("processor")
-        facts["note"] = provenance.get("note")
-        flat.append({key: str(value) for key, value in facts.items() if value is not None})
-    shared = {}
-    for key in dict.fromkeys(key for facts in flat for key in facts):
-        shared[key] = " | ".join(dict.fromkeys(facts[key] for facts in flat if key in facts))
-    return shared
-
-
-def provenance_note(result: DataResult) -> str:
-    """Provenance in one line, for formats that have room for a note."""
-    seeds = ", ".join(map(str, result.seeds))
-    head = f"mean of {len(result.categories)} categories, seeds {seeds}"
-    facts = [f"{key.replace('_', ' ')}: {value}" for key, value in result.facts.items()]
-    failed = [f"{len(result.failed)} jobs failed and are not in the mean"] if result.failed else []
-    return "; ".join([head, *failed, *facts])
+from anoclip_anomalib.submission.comparison_summary import METRICS, DataResult, provenance_note
 
 
 def eval_results(

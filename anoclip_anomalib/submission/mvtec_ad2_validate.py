@@ -1,11 +1,12 @@
 """A validator of MVTec AD 2 submissions, written from the format's rules: every fault in one pass, folder or archive."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from anoclip_anomalib.submission.entries import DAMAGED_ARCHIVE, Entry, archive_entries, folder_entries
 from anoclip_anomalib.submission.faults import Report
+from anoclip_anomalib.submission.mvtec_ad2_archive import below_top_folder
 from anoclip_anomalib.submission.mvtec_ad2_contents import check_map, check_mask
 from anoclip_anomalib.submission.mvtec_ad2_layout import (
     EXTENSIONS,
@@ -18,7 +19,6 @@ from anoclip_anomalib.submission.mvtec_ad2_layout import (
 )
 
 MAX_FILE_BYTES = 1 << 30
-ARCHIVE_SUFFIX = ".tar.gz"
 
 ImageSize = Callable[[str, str, str], tuple[int, int] | None]
 """(object, split, stem) -> (height, width) of the original image, None if there is no such image."""
@@ -64,7 +64,7 @@ def validate(
             check.entry(entry, entry.path)
     elif _is_gzip(path):
         try:
-            for entry, check.prefix, below_top in _below_top_folder(archive_entries(path), path, report):
+            for entry, check.prefix, below_top in below_top_folder(archive_entries(path), path, report):
                 check.entry(entry, below_top)
         except DAMAGED_ARCHIVE as error:
             report.add("truncated", str(path), f"the archive is truncated or damaged ({error}); pack it anew")
@@ -75,74 +75,11 @@ def validate(
     return report
 
 
-def unsafe_name(name: str) -> str | None:
-    """Why a path from an archive must not be unpacked, or None if it is harmless."""
-    if name.startswith("/") or re.match(r"[A-Za-z]:", name):
-        return "an absolute path"
-    if "\\" in name or any(ord(character) < 32 for character in name):
-        return "a backslash or control character in the path"
-    parts = name.rstrip("/").split("/")
-    if ".." in parts:
-        return "'..' in the path leads out of the folder"
-    if "" in parts or "." in parts:
-        return "an empty or '.' component in the path"
-    return None
-
-
 def _is_gzip(path: Path) -> bool:
     if not path.is_file():
         return False
     with path.open("rb") as stream:
         return stream.read(2) == b"\x1f\x8b"
-
-
-def _below_top_folder(entries: Iterable[Entry], archive: Path, report: Report) -> Iterator[tuple[Entry, str, str]]:
-    """Strip the top folder, which must be the only one and bear the archive's name; path tricks and doubles are reported.
-
-    Yields:
-        The entry, its top folder with a slash (empty where it is missing), and its path below that.
-    """
-    expected = archive.name[: -len(ARCHIVE_SUFFIX)] if archive.name.endswith(ARCHIVE_SUFFIX) else None
-    if expected is None:
-        report.add("wrong-format", str(archive), f"the archive's name must end in {ARCHIVE_SUFFIX}")
-    top: str | None = None
-    foreign: set[str] = set()
-    seen: set[str] = set()
-    for entry in entries:
-        name = entry.path
-        if name in {".", "./"}:
-            continue
-        name = name[2:] if name.startswith("./") else name
-        reason = unsafe_name(name)
-        if reason:
-            report.add("path-trick", entry.path, reason)
-            continue
-        name = name.rstrip("/")
-        if name in seen and entry.kind != "folder":
-            report.add("duplicate", entry.path, "the archive holds this path twice")
-        seen.add(name)
-        first, _, rest = name.partition("/")
-        if first in EXTENSIONS:
-            # Packed from inside the folder: the content can still be checked.
-            if first not in foreign:
-                foreign.add(first)
-                report.add("wrong-top-folder", first, f"must lie in a top folder '{expected or '<name>'}/'")
-            yield entry, "", name
-            continue
-        if top is None and (rest or entry.kind == "folder"):
-            top = first
-            if expected is not None and top != expected:
-                report.add("wrong-top-folder", first, f"the top folder must bear the archive's name, '{expected}/'")
-        if first == top and (rest or entry.kind == "folder"):
-            if rest:
-                yield entry, f"{top}/", rest
-        elif entry.kind == "link":
-            report.add("link", entry.path, "a symbolic or hard link; only plain files may be submitted")
-        elif not rest and entry.kind != "folder":
-            report.add("extra-file", entry.path, "superfluous: the archive's top holds one folder and nothing else")
-        elif first not in foreign:
-            foreign.add(first)
-            report.add("wrong-top-folder", first, f"a second folder at the top, beside '{top}/'")
 
 
 class _Check:

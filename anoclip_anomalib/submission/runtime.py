@@ -68,7 +68,7 @@ def prepare(config: ModelConfig) -> AnomalibModule:
             if "Trainer" not in str(error):
                 raise
     for callback in callbacks:
-        callback.attach(model.model)  # type: ignore[attr-defined]
+        callback.attach(model.model)
     return model
 
 

@@ -45,7 +45,7 @@ def submitted(options, tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
     command = [*options, "--name", "my_method", "--out", str(out)]
     result = subprocess.run(
-        [sys.executable, "-m", "anoclip_anomalib.cli.submit", *command],
+        [sys.executable, "-m", "anoclip_anomalib.cli.main", "submit", *command],
         capture_output=True,
         text=True,
         cwd=out,

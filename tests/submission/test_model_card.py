@@ -6,6 +6,7 @@ from huggingface_hub import ModelCard
 
 from anoclip_anomalib.cli.submit import main
 from anoclip_anomalib.submission import model_card as cards
+from anoclip_anomalib.submission.comparison_summary import provenance_note, summarise
 from anoclip_anomalib.submission.provenance import read_json, write_json
 
 DIGEST = "ab" * 32
@@ -61,7 +62,7 @@ def results(tmp_path):
 
 
 def test_means_over_seeds_and_categories():
-    mvtec, ad2 = cards.summarise(rows(), "AnoClip")
+    mvtec, ad2 = summarise(rows(), "AnoClip")
     assert (mvtec.data, ad2.data) == ("MVTecAD", "MVTecAD2")
     assert dict(mvtec.categories)["bottle"] == pytest.approx({"image_AUROC": 0.85, "AUPRO": 0.7, "pixel_AP": 0.25})
     assert "AUPRO" not in dict(mvtec.categories)["cable"]  # undefined for one seed: no mean of the other
@@ -71,7 +72,7 @@ def test_means_over_seeds_and_categories():
 
 
 def test_provenance_is_in_the_note():
-    note = cards.provenance_note(cards.summarise(rows(), "AnoClip")[0])
+    note = provenance_note(summarise(rows(), "AnoClip")[0])
     for part in ("mean of 2 categories, seeds 0, 1", "auxiliary data: none", DIGEST, "commit: 0123abc", "torch 2.4.0"):
         assert part in note
     assert "threshold rule: mean + 3 std of normal images" in note
@@ -80,13 +81,13 @@ def test_provenance_is_in_the_note():
 def test_facts_that_differ_are_all_told():
     content = rows()
     content[2]["provenance"]["hardware"] = {"processor": "x", "gpu": "Test GPU"}
-    assert cards.summarise(content, "AnoClip")[0].facts["hardware"] == "Test CPU | Test GPU"
+    assert summarise(content, "AnoClip")[0].facts["hardware"] == "Test CPU | Test GPU"
 
 
 @pytest.mark.parametrize("per_category", [False, True])
 @pytest.mark.parametrize("source", [None, "https://example.org/results"])
 def test_hub_library_reads_what_was_meant(per_category, source):
-    summary = cards.summarise(rows(), "AnoClip")
+    summary = summarise(rows(), "AnoClip")
     evals = cards.eval_results(summary, per_category=per_category, source_url=source)
     text = cards.model_card("AnoClip on Hub", summary, evals)
     read = ModelCard(text).data
@@ -109,7 +110,7 @@ def test_hub_library_reads_what_was_meant(per_category, source):
 
 
 def test_check_notices_another_figure():
-    summary = cards.summarise(rows(), "AnoClip")
+    summary = summarise(rows(), "AnoClip")
     evals = cards.eval_results(summary)
     text = cards.model_card("AnoClip", summary, evals)
     with pytest.raises(ValueError, match="were meant"):
@@ -119,7 +120,7 @@ def test_check_notices_another_figure():
 
 
 def test_evaluation_results_yaml():
-    mvtec = cards.summarise(rows(), "AnoClip")[0]
+    mvtec = summarise(rows(), "AnoClip")[0]
     entries = yaml.safe_load(cards.eval_results_yaml(mvtec, "org/mvtec-ad", source_url="https://example.org"))
     assert entries[0]["dataset"] == {"id": "org/mvtec-ad", "task_id": "image_auroc"}
     assert entries[0]["value"] == 0.7
