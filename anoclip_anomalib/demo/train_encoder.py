@@ -60,6 +60,10 @@ class Phase:
     eased: float
 
 
+GATHERING = 4
+"""Blocks at the end of the vision tower in which tokens are mixed."""
+
+
 def model_config(image_size: int) -> dict:
     """The encoder as an open_clip model configuration."""
     return {
@@ -69,8 +73,8 @@ def model_config(image_size: int) -> dict:
             "patch_size": 8,
             "layers": 12,
             "width": 96,
-            "head_width": 48,
-            "mlp_ratio": 2.0,
+            "head_width": 32,
+            "mlp_ratio": 4.0,
             "ls_init_value": 1.0,
         },
         "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 3},
@@ -78,15 +82,31 @@ def model_config(image_size: int) -> dict:
 
 
 def shape_depth(model: CLIP) -> None:
-    """Set LayerScale's starting values: early blocks mostly transform each patch, late ones mostly gather (in place).
+    """Fix LayerScale: the first blocks transform each token by itself, the last ``GATHERING`` blocks only mix (in place).
 
     Without it the class token of so small a network gathers in its first blocks and decides in its own MLPs, and the values
-    of the patches, which the local path reads, say little about the caption.
+    of the patches, which the local path reads, say little about the caption. Like this its final state is a sum of what the
+    last blocks' attention took from the patches.
     """
     blocks = model.visual.transformer.resblocks
-    for block, depth in zip(blocks, torch.linspace(0, 1, len(blocks)).tolist(), strict=True):
-        torch.nn.init.constant_(block.ls_1.gamma, 0.1 + 0.9 * depth)
-        torch.nn.init.constant_(block.ls_2.gamma, 1.0 - 0.9 * depth)
+    for index, block in enumerate(blocks):
+        mixes = index >= len(blocks) - GATHERING
+        for scale, value in ((block.ls_1.gamma, float(mixes)), (block.ls_2.gamma, float(not mixes))):
+            torch.nn.init.constant_(scale, value)
+            scale.requires_grad_(requires_grad=False)
+
+
+def encode_images(visual: torch.nn.Module, images: Tensor) -> Tensor:
+    """Image embeddings (B, D): ``visual(images)`` without the halves of blocks that :func:`shape_depth` has switched off."""
+    x = visual.conv1(images).flatten(2).transpose(1, 2)
+    x = torch.cat([visual.class_embedding.expand(len(x), 1, -1).to(x.dtype), x], 1) + visual.positional_embedding
+    x = visual.ln_pre(x)
+    blocks = visual.transformer.resblocks
+    for block in blocks[:-GATHERING]:
+        x = x + block.mlp(block.ln_2(x))
+    for block in blocks[-GATHERING:]:
+        x = x + block.attention(block.ln_1(x))
+    return visual.ln_post(x[:, 0]) @ visual.proj
 
 
 def multi_positive_loss(logits: Tensor, positive: Tensor) -> Tensor:
@@ -195,7 +215,7 @@ def train_phase(
         optimizer,
         lambda step: min((step + 1) / phase.warmup, 0.01 + 0.495 * (1 + np.cos(np.pi * step / phase.steps))),
     )
-    visual = torch.compile(model.visual, dynamic=False) if args.compile else model.visual
+    encode = torch.compile(encode_images, dynamic=False) if args.compile else encode_images
     started = saved = time.monotonic()
     meters = {"named": 0.0, "generic": 0.0, "state": 0.0}
     abnormal: np.ndarray = np.repeat([False, True], phase.pairs)
@@ -208,7 +228,7 @@ def train_phase(
         generic_state = np.arange(phase.pairs) % 2 == 1
         generic = [captioner.draw_generic(rng, bool(a)) for a in generic_state]
         with torch.autocast("cpu", torch.bfloat16, enabled=args.bfloat16):
-            image_embedding = functional.normalize(visual(images).float(), dim=-1)
+            image_embedding = functional.normalize(encode(model.visual, images).float(), dim=-1)
             text_embedding = encode_captions(model, tokenizer(named + generic))
         scale = model.logit_scale.exp()
         logits = scale * image_embedding @ text_embedding.T
@@ -265,7 +285,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for the weights; checkpoints overwrite each other")
     parser.add_argument("--init", type=Path, help="folder with weights of an earlier run to continue from (64 pixels)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, nargs=2, default=(1800, 150), help="steps at 64 and at 128 pixels")
+    parser.add_argument("--steps", type=int, nargs=2, default=(2400, 150), help="steps at 64 and at 128 pixels")
     parser.add_argument("--pairs", type=int, nargs=2, default=(16, 8), help="pairs in a process's batch in each phase")
     parser.add_argument("--peak", type=float, nargs=2, default=(1e-3, 4e-4), help="peak learning rate of each phase")
     parser.add_argument("--generic-weight", type=float, default=2.0, help="weight of the captions without the category's name")
