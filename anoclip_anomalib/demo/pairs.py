@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from torch.utils.data import Dataset
 
@@ -22,20 +23,50 @@ class Chunk:
     category: np.ndarray
 
 
-def draw_pair(rng: Rng, size: int, ease: float = 0.0) -> tuple[np.ndarray, int]:
-    """One pair (2, size, size, 3) uint8 and the index of its category; ``ease`` 0..1 makes defects large and plain."""
+def draw_pair(rng: Rng, size: int, ease: float = 0.0, close_ups: float = 0.6) -> tuple[np.ndarray, int]:
+    """Draw one pair.
+
+    In a close-up a defect covers anything up to the whole image, so that the network cannot keep its verdict anywhere but in
+    the patches that show the defect: without close-ups the values of other patches carried it.
+
+    Args:
+        rng: Random numbers.
+        size: Side of the images in pixels.
+        ease: 0 to 1; 1 makes defects large and plain.
+        close_ups: Share of the pairs that show only the surroundings of the defect.
+
+    Returns:
+        (2, size, size, 3) uint8 and the index of the category.
+    """
     category = int(rng.integers(len(CATEGORY_NAMES)))
-    scene = CATEGORIES[CATEGORY_NAMES[category]](rng, size)
-    kinds = rng.choice(len(DEFECTS), 1 + int(rng.random() < 0.25), replace=False)
+    zoomed = rng.random() < close_ups
+    drawn = 2 * size if zoomed else size
+    scene = CATEGORIES[CATEGORY_NAMES[category]](rng, drawn)
+    kinds = rng.choice(len(DEFECTS), 1 + int(not zoomed and rng.random() < 0.25), replace=False)
     image = scene.image
+    mask = np.zeros(image.shape[:2], bool)
     for kind in kinds:
         defect = tuple(DEFECTS.values())[int(kind)]
-        image, _ = visible_defect(
+        image, mask = visible_defect(
             rng, Scene(image, scene.foreground, scene.background), defect, 0.008 + 0.03 * ease, 0.12 + 0.2 * ease
         )
-    first = Photograph.draw(rng, size)
-    second = first if rng.random() < 0.8 else Photograph.draw(rng, size)
-    return np.stack([first.take(scene.image), second.take(image)]), category
+    first = Photograph.draw(rng, drawn)
+    second = first if rng.random() < 0.8 else Photograph.draw(rng, drawn)
+    pair = np.stack([first.take(scene.image), second.take(image)])
+    return (_close_up(rng, pair, mask, size) if zoomed else pair), category
+
+
+def _close_up(rng: Rng, pair: np.ndarray, mask: np.ndarray, size: int) -> np.ndarray:
+    """The same window around a place of the defect, from both images (2, S, S, 3), as (2, size, size, 3)."""
+    side = int(np.exp(rng.uniform(np.log(size / 2), np.log(len(mask)))))
+    rows, columns = np.nonzero(mask)
+    index = int(rng.integers(len(rows)))
+    corner = [
+        int(np.clip(place - side * rng.uniform(0.15, 0.85), 0, len(mask) - side)) for place in (rows[index], columns[index])
+    ]
+    window = pair[:, corner[0] : corner[0] + side, corner[1] : corner[1] + side]
+    how = cv2.INTER_AREA if side > size else cv2.INTER_LINEAR
+    return np.stack([cv2.resize(image, (size, size), interpolation=how) for image in window])
 
 
 class PairChunks(Dataset[Chunk]):
@@ -47,10 +78,12 @@ class PairChunks(Dataset[Chunk]):
         pairs: Pairs in a chunk.
         count: Number of chunks.
         easing: Chunks over which defects go from large and plain to all kinds; 0 for all kinds at once.
+        close_ups: Share of close-ups, see :func:`draw_pair`.
     """
 
-    def __init__(self, seed: int, size: int, pairs: int, count: int, easing: int = 0) -> None:
-        self.seed, self.size, self.pairs, self.count, self.easing = seed, size, pairs, count, easing
+    def __init__(self, seed: int, size: int, pairs: int, count: int, easing: int = 0, close_ups: float = 0.6) -> None:
+        self.seed, self.size, self.pairs, self.count = seed, size, pairs, count
+        self.easing, self.close_ups = easing, close_ups
 
     def __len__(self) -> int:
         return self.count
@@ -58,5 +91,5 @@ class PairChunks(Dataset[Chunk]):
     def __getitem__(self, index: int) -> Chunk:
         rng = np.random.default_rng([self.seed, self.size, index])
         ease = max(0.0, 1 - index / self.easing) if self.easing else 0.0
-        drawn = [draw_pair(rng, self.size, ease) for _ in range(self.pairs)]
+        drawn = [draw_pair(rng, self.size, ease, self.close_ups) for _ in range(self.pairs)]
         return Chunk(np.stack([images for images, _ in drawn]), np.array([category for _, category in drawn]))

@@ -60,10 +60,6 @@ class Phase:
     eased: float
 
 
-GATHERING = 4
-"""Blocks at the end of the vision tower in which tokens are mixed."""
-
-
 def model_config(image_size: int) -> dict:
     """The encoder as an open_clip model configuration."""
     return {
@@ -73,8 +69,8 @@ def model_config(image_size: int) -> dict:
             "patch_size": 8,
             "layers": 12,
             "width": 96,
-            "head_width": 32,
-            "mlp_ratio": 4.0,
+            "head_width": 48,
+            "mlp_ratio": 2.0,
             "ls_init_value": 1.0,
         },
         "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 3},
@@ -82,31 +78,15 @@ def model_config(image_size: int) -> dict:
 
 
 def shape_depth(model: CLIP) -> None:
-    """Fix LayerScale: the first blocks transform each token by itself, the last ``GATHERING`` blocks only mix (in place).
+    """Set LayerScale's starting values: early blocks mostly transform each patch, late ones mostly gather (in place).
 
     Without it the class token of so small a network gathers in its first blocks and decides in its own MLPs, and the values
-    of the patches, which the local path reads, say little about the caption. Like this its final state is a sum of what the
-    last blocks' attention took from the patches.
+    of the patches, which the local path reads, say little about the caption.
     """
     blocks = model.visual.transformer.resblocks
-    for index, block in enumerate(blocks):
-        mixes = index >= len(blocks) - GATHERING
-        for scale, value in ((block.ls_1.gamma, float(mixes)), (block.ls_2.gamma, float(not mixes))):
-            torch.nn.init.constant_(scale, value)
-            scale.requires_grad_(requires_grad=False)
-
-
-def encode_images(visual: torch.nn.Module, images: Tensor) -> Tensor:
-    """Image embeddings (B, D): ``visual(images)`` without the halves of blocks that :func:`shape_depth` has switched off."""
-    x = visual.conv1(images).flatten(2).transpose(1, 2)
-    x = torch.cat([visual.class_embedding.expand(len(x), 1, -1).to(x.dtype), x], 1) + visual.positional_embedding
-    x = visual.ln_pre(x)
-    blocks = visual.transformer.resblocks
-    for block in blocks[:-GATHERING]:
-        x = x + block.mlp(block.ln_2(x))
-    for block in blocks[-GATHERING:]:
-        x = x + block.attention(block.ln_1(x))
-    return visual.ln_post(x[:, 0]) @ visual.proj
+    for block, depth in zip(blocks, torch.linspace(0, 1, len(blocks)).tolist(), strict=True):
+        torch.nn.init.constant_(block.ls_1.gamma, 0.1 + 0.9 * depth)
+        torch.nn.init.constant_(block.ls_2.gamma, 1.0 - 0.9 * depth)
 
 
 def multi_positive_loss(logits: Tensor, positive: Tensor) -> Tensor:
@@ -201,9 +181,15 @@ def train_phase(
     rank = distributed.get_rank()
     rng = np.random.default_rng([args.seed, phase.size, 1, rank])
     count = phase.pool + phase.steps // phase.refresh + 2
-    easing = int(phase.eased * phase.steps / phase.refresh)
     loader = DataLoader(
-        PairChunks(1000 * args.seed + rank, phase.size, args.chunk_pairs, count, easing),
+        PairChunks(
+            1000 * args.seed + rank,
+            phase.size,
+            args.chunk_pairs,
+            count,
+            int(phase.eased * phase.steps / phase.refresh),
+            args.close_ups,
+        ),
         batch_size=None,
         num_workers=args.workers,
         prefetch_factor=4 if args.workers else None,
@@ -215,7 +201,7 @@ def train_phase(
         optimizer,
         lambda step: min((step + 1) / phase.warmup, 0.01 + 0.495 * (1 + np.cos(np.pi * step / phase.steps))),
     )
-    encode = torch.compile(encode_images, dynamic=False) if args.compile else encode_images
+    visual = torch.compile(model.visual, dynamic=False) if args.compile else model.visual
     started = saved = time.monotonic()
     meters = {"named": 0.0, "generic": 0.0, "state": 0.0}
     abnormal: np.ndarray = np.repeat([False, True], phase.pairs)
@@ -228,7 +214,7 @@ def train_phase(
         generic_state = np.arange(phase.pairs) % 2 == 1
         generic = [captioner.draw_generic(rng, bool(a)) for a in generic_state]
         with torch.autocast("cpu", torch.bfloat16, enabled=args.bfloat16):
-            image_embedding = functional.normalize(encode(model.visual, images).float(), dim=-1)
+            image_embedding = functional.normalize(visual(images).float(), dim=-1)
             text_embedding = encode_captions(model, tokenizer(named + generic))
         scale = model.logit_scale.exp()
         logits = scale * image_embedding @ text_embedding.T
@@ -285,9 +271,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for the weights; checkpoints overwrite each other")
     parser.add_argument("--init", type=Path, help="folder with weights of an earlier run to continue from (64 pixels)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, nargs=2, default=(2400, 150), help="steps at 64 and at 128 pixels")
-    parser.add_argument("--pairs", type=int, nargs=2, default=(16, 8), help="pairs in a process's batch in each phase")
+    parser.add_argument("--steps", type=int, nargs=2, default=(2200, 100), help="steps at 64 and at 128 pixels")
+    parser.add_argument("--pairs", type=int, nargs=2, default=(16, 16), help="pairs in a process's batch in each phase")
     parser.add_argument("--peak", type=float, nargs=2, default=(1e-3, 4e-4), help="peak learning rate of each phase")
+    parser.add_argument("--eased", type=float, default=0.5, help="share of the first phase over which defects get harder")
+    parser.add_argument("--close-ups", type=float, default=0.6, help="share of the images that show a defect's surroundings")
     parser.add_argument("--generic-weight", type=float, default=2.0, help="weight of the captions without the category's name")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw images, for each process")
     parser.add_argument("--processes", type=int, default=2, help="training processes; part of what decides the result")
@@ -318,7 +306,7 @@ def _train(rank: int, args: argparse.Namespace, provenance: dict[str, str], meet
     phases = [
         Phase(size, steps, pairs, peak, warmup, pool, refresh, eased)
         for size, steps, pairs, peak, warmup, pool, refresh, eased in zip(
-            (64, 128), args.steps, args.pairs, args.peak, (60, 25), (60, 24), (40, 30), (0.7, 0.0), strict=True
+            (64, 128), args.steps, args.pairs, args.peak, (60, 25), (60, 24), (40, 30), (args.eased, 0.0), strict=True
         )
     ]
     state = None if args.init is None else read_weights(args.init)[0]
