@@ -34,7 +34,12 @@ def run(suite: Path, output: Path, *options: str) -> float:
     code = "import sys; from anoclip_anomalib.cli.compare import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-W", "ignore", "-c", code, str(suite), "-o", str(output), "--threads", "1", "--no-report"]
     start = time.monotonic()
-    subprocess.run([*command, *options], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [*command, *options],
+        check=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"},
+        stdout=subprocess.DEVNULL,
+    )
     return time.monotonic() - start
 
 

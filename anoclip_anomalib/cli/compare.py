@@ -1,10 +1,34 @@
 """`anoclip compare`: measure models side by side, by one protocol, resumably."""
 
 import argparse
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 HELP = "Measure models side by side on data sets, by one protocol; resumable."
+
+
+TERMINATED = 128 + signal.SIGTERM
+
+
+@contextmanager
+def stop_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the run at once. Lightning would note it, finish the job, and the next jobs would go on."""
+
+    def stop(number: int, frame: object) -> None:
+        raise SystemExit(TERMINATED)
+
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -23,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="anoclip compare",
         description=HELP,
-        epilog="Exit code: 0 all selected jobs have results, 1 some failed, 2 bad input, 130 interrupted.",
+        epilog="Exit code: 0 all selected jobs have results, 1 some failed, 2 bad input, 130 or 143 interrupted.",
     )
     parser.add_argument("suite", help="YAML file: models, data sets, categories, seeds (see configs/suites/)")
     parser.add_argument("-o", "--output", help="results folder (default: results/comparison/<suite name>)")
@@ -78,10 +102,11 @@ def main(argv: list[str]) -> int:
         print(str(error), file=sys.stderr)
         return 2
     try:
-        return _run(args, folder, jobs)
-    except KeyboardInterrupt:
+        with stop_on_sigterm():
+            return _run(args, folder, jobs)
+    except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns Ctrl-C into an exit of its own
         print("interrupted; the same command continues where it stopped", file=sys.stderr)
-        return 130
+        return TERMINATED if isinstance(error, SystemExit) and error.code == TERMINATED else 130
     except OSError as error:
         print(f"stopped: {error}; finished rows are kept, the same command continues", file=sys.stderr)
         return 2

@@ -6,6 +6,7 @@ the driver alone, so that workers need no shared file system for results (they d
 
 import contextlib
 import time
+from collections import deque
 from typing import Any
 
 from anoclip_anomalib.comparison.folder import ResultsFolder
@@ -54,33 +55,51 @@ def run_on_ray(
     if begun_here:
         local: dict[str, Any] = {} if address else {"num_cpus": workers, "include_dashboard": False}
         ray.init(address=address, log_to_driver=False, configure_logging=False, **local)
+    resources = ray.cluster_resources()
     remote = ray.remote(_work)
+    queue = deque(todo)
+    running: dict[Any, tuple[Job, contextlib.ExitStack]] = {}
+    window = 2 * int(resources.get("CPU", 1)) + 2  # more need not wait inside Ray: another process may take them
+    if any(job.model.gpus for job in todo) and not resources.get("GPU"):
+        progress.note("the cluster has no GPU: all jobs run on its CPUs")
     try:
-        with contextlib.ExitStack() as claims:
-            running: dict[Any, Job] = {}
-            for job in todo:
-                if not claims.enter_context(folder.claims.take(job.id)):
+        while queue or running:
+            while queue and len(running) < window:
+                job, claim = queue.popleft(), contextlib.ExitStack()
+                if not claim.enter_context(folder.claims.take(job.id)):
                     outcome.elsewhere.append(job)
                 elif not needs_run(folder, job, retry_failed, started):
+                    claim.close()
                     outcome.kept.append(job)
                 else:
-                    cpus = job.model.cpus or threads or 1
-                    options = remote.options(num_cpus=cpus, num_gpus=job.model.gpus, max_retries=retries)
-                    running[options.remote(job, str(folder.path.resolve()), cpus)] = job
-            while running:
-                ready, _ = ray.wait(list(running), num_returns=1)
-                job = running.pop(ready[0])
+                    need = job_needs(job, threads, resources)
+                    cpus = int(need["num_cpus"])
+                    reference = remote.options(max_retries=retries, **need).remote(job, str(folder.path.resolve()), cpus)
+                    running[reference] = (job, claim)
+            if not running:
+                break
+            ready, _ = ray.wait(list(running), num_returns=1)
+            job, claim = running.pop(ready[0])
+            with claim:
                 try:
                     row, pictures = ray.get(ready[0])
                 except ray.exceptions.RayError as error:
                     row, pictures = failed_row(job, error), None
                 folder.write(job, row, pictures)
-                (outcome.done if row["status"] == "done" else outcome.failed).append(job)
-                progress.done(job, row)
+            (outcome.done if row["status"] == "done" else outcome.failed).append(job)
+            progress.done(job, row)
     finally:
+        for _, claim in running.values():
+            claim.close()
         if begun_here:
             ray.shutdown()
     return outcome
+
+
+def job_needs(job: Job, threads: int | None, resources: dict[str, float]) -> dict[str, float]:
+    """CPUs and GPUs to ask Ray for: no more than the cluster has, since Ray would wait for them for ever."""
+    cpus = min(job.model.cpus or threads or 1, max(1, int(resources.get("CPU", 1))))
+    return {"num_cpus": cpus, "num_gpus": min(job.model.gpus, resources.get("GPU", 0.0))}
 
 
 def _work(job: Job, data_folder: str, threads: int) -> tuple[dict[str, Any], Any]:

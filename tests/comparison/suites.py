@@ -75,6 +75,4 @@ def process_arguments(*arguments: object) -> list[str]:
 
 def process_env(**environment: str) -> dict[str, str]:
     """Environment in which tests' models can be imported."""
-    return (
-        os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"} | environment
-    )
+    return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"} | environment

@@ -6,9 +6,11 @@ import time
 import pytest
 
 from anoclip_anomalib.comparison.folder import ResultsFolder
+from anoclip_anomalib.comparison.ray_runner import job_needs
 from anoclip_anomalib.comparison.row import METRICS
+from anoclip_anomalib.comparison.suite import jobs_of
 
-from .suites import command, write_suite
+from .suites import command, small_suite, write_suite
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'anoclip_anomalib[ray]'")
 
@@ -33,6 +35,16 @@ def test_two_workers_give_the_same_table_and_a_lost_worker_costs_no_job(tmp_path
     for model, metrics in tables[1].items():
         for name in METRICS if metrics else ():
             assert tables[0][model][name] == pytest.approx(metrics[name], abs=1e-6), (model, name)
+
+
+def test_needs_never_exceed_the_cluster(tmp_path):
+    from dataclasses import replace
+
+    job = jobs_of(small_suite(tmp_path))[0]
+    large = replace(job, model=replace(job.model, cpus=64, gpus=2.0))
+    assert job_needs(large, 1, {"CPU": 4.0}) == {"num_cpus": 4, "num_gpus": 0.0}
+    assert job_needs(large, 1, {"CPU": 128.0, "GPU": 8.0}) == {"num_cpus": 64, "num_gpus": 2.0}
+    assert job_needs(job, 3, {"CPU": 4.0}) == {"num_cpus": 3, "num_gpus": 0.0}
 
 
 @pytest.mark.skipif(

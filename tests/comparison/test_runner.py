@@ -48,6 +48,23 @@ def test_kill_9_in_the_middle_of_a_job_loses_that_job_only(tmp_path):
     assert not [path for path in (tmp_path / "out").rglob("*") if path.suffix == ".claim" or path.name.startswith(".")]
 
 
+def test_sigterm_ends_the_run_and_frees_the_job(tmp_path):
+    suite = slow_suite(tmp_path, count=2, seconds=3)
+    process = subprocess.Popen(
+        process_arguments(suite, "-o", tmp_path / "out"), env=process_env(), stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not marks(tmp_path, "m0") and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "the same command continues" in errors
+    assert not rows_in(tmp_path)
+    assert not marks(tmp_path, "m1")
+    assert not list((tmp_path / "out" / "claims").glob("*.claim"))
+
+
 def test_two_processes_share_one_folder(tmp_path):
     suite = slow_suite(tmp_path, count=4, seconds=0.8)
     arguments = process_arguments(suite, "-o", tmp_path / "out", "--no-report")

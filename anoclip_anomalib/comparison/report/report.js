@@ -93,7 +93,7 @@ function speedChart(chart, metric, title) {
   const times = points.map(p => Math.log10(p[1] * 1000)), values = points.map(p => 100 * p[2]);
   const low = Math.floor(Math.min(...times)), high = Math.max(Math.ceil(Math.max(...times)), low + 1);
   const step = Math.max(...values) - Math.min(...values) > 35 ? 20 : 10;
-  const bottom = Math.max(0, Math.floor((Math.min(...values) - 2) / step) * step), top = Math.min(100, Math.ceil((Math.max(...values) + 2) / step) * step);
+  const bottom = Math.max(0, Math.floor((Math.min(...values) - 2 - step) / step) * step), top = Math.min(100, Math.ceil((Math.max(...values) + 2) / step) * step);
   const xAt = linear(low, high, 55, 340), yAt = linear(bottom, top, 215, 10);
   const xTicks = Array.from({length: high - low + 1}, (_, i) => [low + i, String(+(10 ** (low + i)).toPrecision(2))]);
   const [box, svg] = frame("Speed against accuracy", "milliseconds per image (median, logarithmic)", title, xTicks, ticks(bottom, top, Math.max(1, Math.round((top - bottom) / step)), 0), xAt, yAt);
