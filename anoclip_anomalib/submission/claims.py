@@ -38,7 +38,6 @@ class Claims:
     def take(self, name: str) -> Iterator[bool]:
         """Try to claim a piece of work for the duration of the block; yields whether it worked."""
         path = self.folder / f"{name}.claim"
-        path.parent.mkdir(parents=True, exist_ok=True)
         if not self._create(path):
             yield False
             return
@@ -54,9 +53,12 @@ class Claims:
 
     def _create(self, path: Path) -> bool:
         owner = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "id": uuid.uuid4().hex})
-        for _ in range(2):
+        for _ in range(3):
             try:
+                path.parent.mkdir(parents=True, exist_ok=True)
                 handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+            except FileNotFoundError:
+                continue  # another process has just removed the folder
             except FileExistsError:
                 if not self._is_void(path):
                     return False

@@ -133,13 +133,19 @@ def make_submission(submission: Submission, progress: Progress, say: Callable[[s
     claims = Claims(submission.work / "claims", **submission.claims)
     waiting = False
     while True:
+        # Another process may have packed meanwhile, and removed what told that objects are done.
+        if not _is_open(submission):
+            done = _finished(submission, settings)
+            if done is not None:
+                _clean(submission)
+                return done
         left = [name for name in submission.counts if not _figures_path(submission, name).is_file()]
         if not left:
             break
         advanced = False
         for object_name in left:
             with claims.take(object_name) as mine:
-                if mine and not _figures_path(submission, object_name).is_file():
+                if mine and _is_open(submission) and not _figures_path(submission, object_name).is_file():
                     _make_object(submission, object_name, progress, say)
                     advanced = True
         if not advanced:
@@ -148,6 +154,16 @@ def make_submission(submission: Submission, progress: Progress, say: Callable[[s
             waiting = True
             time.sleep(submission.poll)
     return _finish(submission, settings, claims, progress, say)
+
+
+def _is_open(submission: Submission) -> bool:
+    """Whether the work folder is there; it goes when all is packed."""
+    return (submission.work / "settings.json").is_file()
+
+
+def _clean(submission: Submission) -> None:
+    if not submission.keep_raw:
+        shutil.rmtree(submission.work, ignore_errors=True)
 
 
 def _figures_path(submission: Submission, object_name: str) -> Path:
@@ -216,8 +232,8 @@ def _finish(
             if done is None and mine:
                 done = _validate_and_pack(submission, settings, progress, say)
         if done is not None:
-            if done.ok and submission.archive.is_file() and not submission.keep_raw:
-                shutil.rmtree(submission.work, ignore_errors=True)
+            if done.ok and submission.archive.is_file():
+                _clean(submission)
             return done
         time.sleep(submission.poll)
 

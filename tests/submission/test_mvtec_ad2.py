@@ -14,6 +14,8 @@ import tifffile
 from PIL import Image
 
 from anoclip_anomalib.evaluation.thresholds import ThresholdRule
+from anoclip_anomalib.submission import mvtec_ad2
+from anoclip_anomalib.submission.claims import Claims
 from anoclip_anomalib.submission.model_config import ModelConfig
 from anoclip_anomalib.submission.mvtec_ad2 import Submission, make_submission, original_sizes
 from anoclip_anomalib.submission.mvtec_ad2_layout import MAPS, MASKS, SPLIT_SUFFIXES
@@ -173,14 +175,14 @@ def test_processes_share_the_work_also_after_one_was_killed(finished, dataset, t
         )
 
     killed = start()
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while not list((tmp_path / "my_method.work" / "raw").rglob("*.npz")):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     workers = [start(), start()]
-    made = [int(worker.communicate(timeout=300)[0].splitlines()[-1]) for worker in workers]
+    made = [int(worker.communicate(timeout=600)[0].splitlines()[-1]) for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0]
     left = 8 - sum(made)  # what the killed process had finished
     assert 0 <= left < 8
@@ -190,6 +192,30 @@ def test_processes_share_the_work_also_after_one_was_killed(finished, dataset, t
         "my_method.provenance.json",
         "my_method.tar.gz",
     ]
+
+
+def test_waiting_process_notices_that_another_one_has_packed(finished, dataset, tmp_path, monkeypatch):
+    job = submission(dataset, tmp_path, poll=0.0)
+    held = Claims(job.work / "claims").take("can")
+    assert held.__enter__()
+    predicted = []
+
+    def meanwhile(seconds):
+        monkeypatch.undo()
+        held.__exit__(None, None, None)
+        make(job)  # to the end: the work folder is gone
+        assert not job.work.exists()
+        predicted.append(job.archive.stat().st_mtime_ns)
+
+    monkeypatch.setattr(mvtec_ad2.time, "sleep", meanwhile)
+    progress = Silent()
+    report, said = make(job, progress)
+    assert report.ok
+    assert predicted == [job.archive.stat().st_mtime_ns]
+    assert [line for line in said if line.startswith("waiting")] == ["waiting for other processes: can"]
+    assert "can: predicting" not in progress.steps  # it was the other one's
+    assert not job.work.exists()
+    assert job.archive.read_bytes() == finished[0].archive.read_bytes()
 
 
 def test_finished_submission_is_left_alone(finished):
