@@ -114,7 +114,7 @@ def run_demo(
         ValueError: An argument is not usable.
         FileExistsError: ``out`` holds a data set that was generated otherwise.
     """
-    out = Path(out)
+    out = Path(out).resolve()  # anomalib reports absolute paths
     total, done = len(categories) * (1 + len(variants)), 0
     data = out / "data"
     for category in categories:
