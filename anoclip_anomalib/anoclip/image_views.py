@@ -74,17 +74,18 @@ def _sample(images: torch.Tensor, matrix: list[list[float]]) -> torch.Tensor:
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=True)
 
 
-def grouped(functions: tuple[View, ...], images: torch.Tensor, limit: int) -> Iterator[torch.Tensor]:
+def grouped(functions: tuple[View, ...], images: torch.Tensor, limit: int | None) -> Iterator[tuple[int, torch.Tensor]]:
     """Views of images, as many at once as fit a batch.
 
     Args:
         functions: The views.
         images: (B, 3, H, W).
-        limit: Images in a batch, if it can be kept (at least one view is made at a time).
+        limit: Images in a batch, if it can be kept (at least one view is made at a time); ``None`` for all views at once.
 
     Yields:
-        (n * B, 3, H, W), n views one after another.
+        The number n of views and the views, (n * B, 3, H, W), one after another.
     """
-    step = max(1, limit // len(images))
+    step = max(1, len(functions) if limit is None else limit // len(images))
     for start in range(0, len(functions), step):
-        yield torch.cat([view(images) for view in functions[start : start + step]])
+        chosen = functions[start : start + step]
+        yield len(chosen), torch.cat([view(images) for view in chosen])

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
@@ -135,13 +136,9 @@ class AnoClip(AnomalibModule):
         self.model.set_class(self._class_name())
 
     def _class_name(self) -> str:
-        if self.class_name is not None:
-            return self.class_name
-        datamodule = getattr(self._trainer, "datamodule", None) if self._trainer is not None else None
-        category = getattr(datamodule, "category", None)
-        if category:
-            logger.info("Class name from the datamodule: %s", category)
-            return str(category)
+        asked = self._asked_class()
+        if asked is not None:
+            return asked
         if self.model.class_name is not None:  # from a checkpoint
             return self.model.class_name
         logger.warning(
@@ -149,6 +146,14 @@ class AnoClip(AnomalibModule):
             "Name the product, for instance --model.class_name cookie"
         )
         return "object"
+
+    def _asked_class(self) -> str | None:
+        """The class that was given, or that the data is about."""
+        if self.class_name is not None:
+            return self.class_name
+        datamodule = getattr(self._trainer, "datamodule", None) if self._trainer is not None else None
+        category = getattr(datamodule, "category", None)
+        return str(category) if category else None
 
     def validation_step(self, batch: Batch, *args, **kwargs) -> STEP_OUTPUT:
         """Score a validation batch, from which thresholds and normalisation are derived."""
@@ -242,12 +247,11 @@ class AnoClip(AnomalibModule):
                 saved["weights_digest"],
                 self.weights_digest,
             )
-        class_name = saved.get("class_name")
-        if self.class_name is not None and class_name not in (None, self.class_name):
-            logger.warning("The checkpoint is about %r; the class name %r that was given is used", class_name, self.class_name)
-            checkpoint["state_dict"]["model.text_embeddings"] = self.model.text_embeddings
-        elif class_name is not None:
-            self.model.set_class(class_name)
+        class_name, asked = saved.get("class_name"), self._asked_class()
+        if asked is not None and class_name not in (None, asked):
+            logger.warning("The checkpoint is about %r; its thresholds are used for %r, which was asked for", class_name, asked)
+        if asked or class_name:
+            self.model.set_class(str(asked or class_name))
             checkpoint["state_dict"]["model.text_embeddings"] = self.model.text_embeddings
 
     def to_torch(self, *args, **kwargs) -> Path:
@@ -258,12 +262,22 @@ class AnoClip(AnomalibModule):
     def to_onnx(self, *args, **kwargs) -> Path:
         """Export as anomalib does; the exported graph has no adaptation."""
         self._say_that_exports_do_not_adapt()
+        self._check_that_tiles_are_known(signature(super().to_onnx).bind(*args, **kwargs).arguments.get("input_size"))
         return super().to_onnx(*args, **kwargs)
 
     def to_openvino(self, *args, **kwargs) -> Path:
         """Export as anomalib does; the exported graph has no adaptation."""
         self._say_that_exports_do_not_adapt()
+        self._check_that_tiles_are_known(signature(super().to_openvino).bind(*args, **kwargs).arguments.get("input_size"))
         return super().to_openvino(*args, **kwargs)
+
+    def _check_that_tiles_are_known(self, input_size: tuple[int, int] | None) -> None:
+        if self.model.tiling != "none" and input_size is None:
+            msg = (
+                f"With tiling={self.model.tiling!r} the number of tiles depends on the image's shape, which a graph cannot "
+                "choose: export with the images' size, such as --input_size '[480, 640]', or with tiling='none'"
+            )
+            raise ValueError(msg)
 
     def _say_that_exports_do_not_adapt(self) -> None:
         if self.model.text_embeddings.numel() == 0:

@@ -162,19 +162,22 @@ class AnoClipModel(nn.Module):
         return InferenceBatch(pred_score=pred_score, anomaly_map=anomaly_map)
 
     def _encode(self, tiles: torch.Tensor) -> EncodedImages:
-        if len(tiles) <= self.encode_batch_size:
-            return self.visual_encoder(tiles)
-        parts = [self.visual_encoder(part) for part in tiles.split(self.encode_batch_size)]
+        parts = [self.visual_encoder(part) for part in self._batches(tiles)]
         class_tokens, patch_tokens, grids = zip(*parts, strict=True)
         return EncodedImages(torch.cat(class_tokens), torch.cat(patch_tokens), grids[0])
 
     def _image_score(self, class_token: torch.Tensor, tiles: torch.Tensor) -> torch.Tensor:
         total = abnormal_probability(cosine_difference(class_token, self.text_embeddings))
-        for batch in grouped(self.view_functions, tiles, self.encode_batch_size):
-            parts = [self.visual_encoder.encode_class_token(part) for part in batch.split(self.encode_batch_size)]
+        limit = None if torch.compiler.is_compiling() else self.encode_batch_size
+        for count, batch in grouped(self.view_functions, tiles, limit):
+            parts = [self.visual_encoder.encode_class_token(part) for part in self._batches(batch)]
             scores = abnormal_probability(cosine_difference(torch.cat(parts), self.text_embeddings))
-            total = total + scores.unflatten(0, (-1, len(tiles))).sum(dim=0)
+            total = total + scores.unflatten(0, (count, -1)).sum(dim=0)
         return total / (1 + len(self.view_functions))
+
+    def _batches(self, tiles: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        # An exported graph has a batch size of its own choice, which no branch here may fix.
+        return (tiles,) if torch.compiler.is_compiling() else tiles.split(self.encode_batch_size)
 
     def _pixel_map(self, patch_tokens: torch.Tensor, grid: tuple[int, int], layout: TileLayout) -> torch.Tensor:
         patch_tokens = patch_tokens.float()

@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="one prompt setting with its value in YAML, such as normal_states='[good {}]' or texture=true",
+        help="one prompt setting with its value in YAML, such as normal_states='[\"good {}\"]' or texture=true",
     )
     parser.add_argument("--states-only", action="store_true", help="leave the sentences out")
     parser.add_argument(
@@ -75,7 +75,11 @@ def _settings(arguments: argparse.Namespace) -> dict:
         if not separator:
             msg = f"--set {item!r} has no '=': write NAME=VALUE, such as texture=true"
             raise ValueError(msg)
-        settings[name] = yaml.safe_load(value)
+        try:
+            settings[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            msg = f"--set {item!r} is not valid YAML; sentences with {{}} need quotes, as in templates='[\"a {{}}\"]'"
+            raise ValueError(msg) from error
     return settings
 
 

@@ -68,5 +68,6 @@ def attend_both(q: Heads, k: Heads, v: Heads, pairs: Pairs) -> tuple[Heads, Head
     queries = torch.cat([q, *(a for a, _ in pairs)])
     keys = torch.cat([k, *(b for _, b in pairs)])
     values = torch.cat([v] * (len(pairs) + 1))
-    original, *local = F.scaled_dot_product_attention(queries, keys, values).chunk(len(pairs) + 1)
+    # Not chunk(): how many chunks there are would depend on the batch size, which an exported graph leaves open.
+    original, *local = F.scaled_dot_product_attention(queries, keys, values).unflatten(0, (len(pairs) + 1, -1)).unbind()
     return original, sum(local[1:], start=local[0])

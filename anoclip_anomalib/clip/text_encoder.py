@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-import open_clip
 import platformdirs
 import torch
 import torch.nn.functional as F
+from open_clip.version import __version__ as open_clip_version
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -95,7 +95,7 @@ class TextEncoder:
         return torch.cat(batches)[order.argsort()].float().cpu()
 
     def _key(self, sentences: list[str]) -> str:
-        content = json.dumps([self.clip.digest, open_clip.__version__, sentences])
+        content = json.dumps([self.clip.digest, open_clip_version, sentences])
         return hashlib.sha256(content.encode()).hexdigest()
 
 

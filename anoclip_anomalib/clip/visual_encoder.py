@@ -121,7 +121,7 @@ class VisualEncoder(nn.Module):
             else:
                 z = x if z is None else z
                 attended = torch.cat(attend_both(q, k, v, self.local_attention(q, k, v)))
-                original, local = project_out(block, attended).chunk(2)
+                original, local = project_out(block, attended).unflatten(0, (2, -1)).unbind()
                 x, z = x + original, z + local
             if z is not None and index == len(blocks) - 1:
                 x = x[:, :1]  # behind the last attention only the class token is read from the original stream

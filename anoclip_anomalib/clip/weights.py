@@ -16,6 +16,7 @@ import open_clip
 import torch
 from open_clip.model import convert_to_custom_text_state_dict
 from open_clip.pretrained import download_pretrained_from_url, get_pretrained_cfg
+from open_clip.version import __version__ as open_clip_version
 from torch import nn
 
 from anoclip_anomalib.clip.state_dict import SUFFIXES, WeightFileError, read_state_dict, state_dict_digest
@@ -73,7 +74,7 @@ class LoadedClip:
             "backbone": self.backbone,
             "pretrained": self.pretrained,
             "weights_digest": self.digest,
-            "open_clip": open_clip.__version__,
+            "open_clip": open_clip_version,
         }
 
 

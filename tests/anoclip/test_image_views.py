@@ -88,10 +88,10 @@ def test_mirror_and_grey():
     torch.testing.assert_close(flat[:, 1], 0.299 * picture[:, 0] + 0.587 * picture[:, 1] + 0.114 * picture[:, 2])
 
 
-@pytest.mark.parametrize("limit", [1, 4, 7, 64])
+@pytest.mark.parametrize("limit", [1, 4, 7, 64, None])
 def test_groups_hold_every_view_in_order(limit):
     picture = images()
     groups = list(grouped(views(22), picture, limit))
-    torch.testing.assert_close(torch.cat(groups), torch.cat([view(picture) for view in views(22)]))
-    assert all(len(group) <= max(limit, 2) for group in groups)
+    torch.testing.assert_close(torch.cat([group for _, group in groups]), torch.cat([view(picture) for view in views(22)]))
+    assert all(len(group) == 2 * count <= max(limit or 42, 2) for count, group in groups)
     assert list(grouped((), picture, limit)) == []

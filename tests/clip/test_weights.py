@@ -4,6 +4,7 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
+from open_clip.version import __version__ as open_clip_version
 from safetensors.torch import load_file, save_file
 
 from anoclip_anomalib.clip import WeightsUnavailableError, load_clip
@@ -21,7 +22,7 @@ def test_a_local_file_is_loaded_whatever_its_format(tmp_path, weight_file, suffi
         "backbone": "tiny",
         "pretrained": str(path),
         "weights_digest": clip.digest,
-        "open_clip": open_clip.__version__,
+        "open_clip": open_clip_version,
     }
     assert not clip.model.training
     assert not any(parameter.requires_grad for parameter in clip.model.parameters())
