@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from anomalib.data import ImageBatch, ImageItem
+from anomalib.data import ImageBatch, ImageItem, MVTecAD
 from anomalib.data.utils import get_image_filenames
+from anomalib.data.utils.image import is_image_file
 from PIL import Image, ImageOps
 from torch.utils.data import Dataset
 from tqdm import tqdm
@@ -64,6 +65,30 @@ def _likely_peak(values: np.ndarray) -> float:
     """White in an image of 32-bit integers or floats, which may hold anything: 1, 255 or 65535."""
     peak = values.max(initial=0.0)
     return 1.0 if peak <= 1 else 255.0 if peak <= 255 else 65535.0
+
+
+def check_masks(datamodule: object) -> None:
+    """Refuse an MVTec AD category that lacks masks, which anomalib answers with an error about the length of keys.
+
+    Args:
+        datamodule: Any; all but anomalib's ``MVTecAD`` are taken as they are.
+
+    Raises:
+        ValueError: Naming the folder and what to do without masks.
+    """
+    if not isinstance(datamodule, MVTecAD):
+        return
+    category = Path(datamodule.root) / datamodule.category
+    for defect in sorted(path for path in category.glob("test/*") if path.is_dir() and path.name != "good"):
+        folder = category / "ground_truth" / defect.name
+        images, masks = (sum(is_image_file(path) for path in found.glob("*")) for found in (defect, folder))
+        if images != masks:
+            msg = (
+                f"{defect} has {images} images, but {folder} has {masks} masks: MVTecAD needs one for each. Without masks use "
+                f"--data Folder --data.name {datamodule.category} --data.root {category} --data.normal_dir train/good "
+                f"--data.normal_test_dir test/good --data.abnormal_dir test/{defect.name}"
+            )
+            raise ValueError(msg)
 
 
 class FolderImages(Dataset):

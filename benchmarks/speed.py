@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -77,7 +78,8 @@ def compare(
         for which in (0, 1) if pair % 2 == 0 else (1, 0):
             times[which].append(seconds((ours, theirs)[which]))
     ratios = [a / b for a, b in zip(*times, strict=True)]
-    return Row(name, *map(statistics.median, (*times, ratios)), limit=limit, pairs=pairs)
+    median = statistics.median
+    return Row(name, median(times[0]), median(times[1]), median(ratios), limit, pairs)
 
 
 def seconds(function: Callable[[], Any]) -> float:
@@ -110,8 +112,8 @@ def encoder(setting: Setting) -> Iterator[Row]:
         x = images(batch, both_paths.image_size)
         yield compare(
             f"encoder with value attention / encode_image, batch {batch}",
-            lambda x=x: both_paths(x),
-            lambda x=x: model.encode_image(x),
+            partial(both_paths, x),
+            partial(model.encode_image, x),
             limit=1.2,
             pairs=setting.pairs(20 if batch == 1 else 7),
         )

@@ -4,10 +4,12 @@ import struct
 import numpy as np
 import pytest
 import torch
+from anomalib.data import MVTecAD
 from PIL import Image, ImageOps
 
-from anoclip_anomalib.data import FolderImages, read_image
+from anoclip_anomalib.data import FolderImages, check_masks, read_image
 from tests.mvtec_files import image as picture
+from tests.mvtec_files import write_mvtec
 
 
 def gradient(height: int = 20, width: int = 30) -> np.ndarray:
@@ -199,3 +201,17 @@ def test_a_folder_without_images_is_refused(tmp_path, make, error, said):
     make(tmp_path / "here")
     with pytest.raises(error, match=said):
         FolderImages(tmp_path / "here")
+
+
+def test_a_category_without_masks_is_refused_with_the_way_out(tmp_path):
+    complete = write_mvtec(tmp_path / "complete")
+    check_masks(MVTecAD(root=complete, category="bottle"))
+    check_masks(object())
+    check_masks(None)
+    check_masks(MVTecAD(root=write_mvtec(tmp_path / "flawless", defects=0), category="bottle"))
+    root = write_mvtec(tmp_path / "bare", masks=False)
+    with pytest.raises(ValueError, match=r"test/spot has 3 images, but .*ground_truth/spot has 0 masks.*--data Folder"):
+        check_masks(MVTecAD(root=root, category="bottle"))
+    (complete / "bottle/ground_truth/spot/000_mask.png").unlink()
+    with pytest.raises(ValueError, match="has 3 images, but .* has 2 masks"):
+        check_masks(MVTecAD(root=complete, category="bottle"))

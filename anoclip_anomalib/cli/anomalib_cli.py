@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from anoclip_anomalib.clip import WeightsUnavailableError
-from anoclip_anomalib.data import FolderImages
+from anoclip_anomalib.data import FolderImages, check_masks
 from anoclip_anomalib.evaluation import PredictionsCsv
 
 logger = logging.getLogger(__name__)
@@ -54,6 +54,7 @@ class AnoclipCLI(AnomalibCLI):
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         arguments = super()._prepare_subcommand_kwargs(subcommand)
+        check_masks(arguments.get("datamodule"))
         folder: str | Path | None = arguments.pop("data_path", None)
         if folder is not None:
             arguments["dataset"] = FolderImages(folder)
