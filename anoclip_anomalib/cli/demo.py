@@ -21,7 +21,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="anoclip demo", description=HELP)
     parser.add_argument("--out", type=Path, default=Path("results/demo"), help="results root (default: %(default)s)")
     parser.add_argument("--categories", nargs="+", metavar="NAME", help="some of the generated categories (default: all)")
-    parser.add_argument("--image-size", type=int, help="side that images are resized to (default: the encoder's own)")
+    parser.add_argument("--image-size", type=int, default=192, help="side that images are resized to (default: %(default)s)")
     parser.add_argument("--test-good", type=int, default=20, help="good test images in a category (default: %(default)s)")
     parser.add_argument("--test-bad", type=int, default=10, help="test images of each defect kind (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the generated data (default: %(default)s)")
