@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -27,12 +28,20 @@ from unittest import mock
 
 import open_clip
 import torch
+import torch.nn.functional as F
 from open_clip.version import __version__ as open_clip_version
 from rich.console import Console
 from rich.table import Table
 
 from anoclip_anomalib import AnoClipModel, PromptBuilder
+from anoclip_anomalib.anoclip.adapter import AdaptationSettings, TokenAdapter
+from anoclip_anomalib.anoclip.tiling import plan_tiles
 from anoclip_anomalib.clip import LoadedClip, TextEncoder, VisualEncoder, embed_class, load_clip
+
+if __package__:
+    from benchmarks.adaptation_reference import adapt_one_by_one
+else:  # run as a script
+    from adaptation_reference import adapt_one_by_one
 
 BACKBONE = "ViT-B-16-plus-240"
 CLASS = "metal_nut"
@@ -112,7 +121,7 @@ def encoder(setting: Setting) -> Iterator[Row]:
         x = images(batch, both_paths.image_size)
         yield compare(
             f"encoder with value attention / encode_image, batch {batch}",
-            partial(both_paths, x),
+            partial(both_paths.forward, x),
             partial(model.encode_image, x),
             limit=1.2,
             pairs=setting.pairs(20 if batch == 1 else 7),
@@ -195,11 +204,53 @@ def gpu(setting: Setting) -> Iterator[Row]:
     )
 
 
+def adaptation(setting: Setting) -> Iterator[Row]:
+    """Adapting a batch of 8 with 5 steps: against the encoder on the same batch, and against a loop over its images."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    both_paths = VisualEncoder(setting.clip.visual_tower()).to(device)
+    x = images(8, both_paths.image_size).to(device)
+    tokens, layout = both_paths(x).patch_tokens.unsqueeze(1), plan_tiles(*both_paths.image_size, "none")
+    grid = both_paths(x[:1]).grid
+    text, bank = (F.normalize(torch.randn(n, tokens.shape[-1], device=device), dim=-1) for n in (2, 924))
+    adapters = {kind: TokenAdapter(AdaptationSettings(adapter=kind), text, bank) for kind in ("text", "linear")}
+    for kind, adapter in adapters.items():
+        yield compare(
+            f"adapting a batch of 8, {kind} adapter, 5 steps / the encoder on it",
+            partial(adapter, tokens, grid, layout),
+            partial(both_paths.forward, x),
+            limit=0.35,
+            pairs=setting.pairs(7),
+        )
+    yield compare(
+        "adapting a batch of 8, text adapter / a loop over its images with torch's AdamW",
+        partial(adapters["text"], tokens, grid, layout),
+        partial(adapt_one_by_one, tokens.squeeze(1), text, bank),
+        limit=0.2 if device.type == "cuda" else 1.0,
+        pairs=setting.pairs(7),
+    )
+
+
+def adaptation_memory(batch: int) -> int:
+    """Peak memory in bytes of a fresh process that adapts a batch of (batch, 225, 640) tokens."""
+    code = f"""
+import resource, torch
+from anoclip_anomalib.anoclip.adapter import AdaptationSettings, TokenAdapter
+from anoclip_anomalib.anoclip.tiling import plan_tiles
+torch.manual_seed(0)
+text, bank = (torch.nn.functional.normalize(torch.randn(n, 640), dim=-1) for n in (2, 924))
+TokenAdapter(AdaptationSettings(), text, bank)(torch.randn({batch}, 1, 225, 640), (15, 15), plan_tiles(240, 240, "none"))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+    run = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    return int(run.stdout)
+
+
 # A new comparison is a function here and a line in this table.
 SECTIONS: dict[str, Callable[[Setting], Iterator[Row]]] = {
     "encoder": encoder,
     "text": text,
     "winclip": winclip,
+    "adaptation": adaptation,
     "gpu": gpu,
 }
 
@@ -248,6 +299,9 @@ def main(argv: list[str] | None = None) -> int:
         torch.set_num_threads(arguments.threads)
     setting = Setting(load_clip(BACKBONE, "random"), arguments.quick)
     about = machine()
+    if "adaptation" in chosen:
+        per_image = (adaptation_memory(9) - adaptation_memory(1)) / 8
+        about["adaptation, memory per image"] = f"{per_image / 2**20:.0f} MiB"
     rows = [row for name in chosen for row in SECTIONS[name](setting)]
     show(rows, about)
     if "gpu" in chosen and about["gpu"] is None:
