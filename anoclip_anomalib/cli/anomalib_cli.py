@@ -84,11 +84,21 @@ def main(argv: list[str]) -> int:
         cli = AnoclipCLI(args=argv)
     except USER_ERRORS as error:
         logger.debug("The error in full", exc_info=True)
-        print(f"anoclip: error: {error}", file=sys.stderr)
+        print(f"anoclip: error: {clear_message(error)}", file=sys.stderr)
         return 2
     if cli.subcommand == "predict" and cli.predictions_file is not None:
         print_predictions(cli.predictions_file)
     return 0
+
+
+def clear_message(error: Exception) -> str:
+    """An error's own words, without the types and the whole configuration that jsonargparse puts around them."""
+    message = str(error)
+    if not message.startswith("Does not validate against any of the Union subtypes"):
+        return message
+    reasons = message.partition("Errors:\n")[2].partition("\nGiven value type:")[0].removeprefix("  - ").split("\n  - ")
+    own = [reason.strip() for reason in reasons if reason and not reason.startswith("Expected a <class")]
+    return "; ".join(own) or message
 
 
 def configure_logging() -> None:

@@ -134,7 +134,8 @@ def _named_model(backbone: str, pretrained: str) -> nn.Module:
     tags = open_clip.list_pretrained_tags_by_model(backbone)
     if pretrained not in tags:
         close = get_close_matches(pretrained, tags, n=3) or tags
-        msg = f"Unknown weights {pretrained!r} for {backbone}; name a local file or one of the tags: {', '.join(close)}"
+        known = f"or one of the tags: {', '.join(close)}" if tags else "(open_clip has no weights of its own for it)"
+        msg = f"Unknown weights {pretrained!r} for {backbone}; name a local file {known}"
         raise ValueError(msg)
     config = get_pretrained_cfg(backbone, pretrained)
     try:

@@ -94,6 +94,8 @@ def test_an_unknown_tag_is_answered_with_the_closest_tags():
         load_clip("ViT-B-16-plus-240", "laion400m")
     with pytest.raises(ValueError, match=r"Unknown weights '' for ViT-B-16-plus-240.*local file"):
         load_clip("ViT-B-16-plus-240", None)
+    with pytest.raises(ValueError, match=r"for ViT-B-16-plus; name a local file \(open_clip has no weights"):
+        load_clip("ViT-B-16-plus", "laion400m_e32")
 
 
 @pytest.mark.parametrize("tag", ["laion400m_e31", "laion400m_e32"])
