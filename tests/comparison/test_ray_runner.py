@@ -10,12 +10,12 @@ from anoclip_anomalib.comparison.ray_runner import job_needs
 from anoclip_anomalib.comparison.row import METRICS
 from anoclip_anomalib.comparison.suite import jobs_of
 
-from .suites import command, small_suite, write_suite
+from .suites import command, command_here, small_suite, write_suite
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'anoclip_anomalib[ray]'")
 
 
-def test_two_workers_give_the_same_table_and_a_lost_worker_costs_no_job(tmp_path):
+def test_two_workers_give_the_same_table_and_a_lost_worker_costs_no_job(tmp_path, capsys):
     models = f"""
   - {{name: bright, class_path: tests.evaluation.scorer.Brightness}}
   - {{name: dies, class_path: tests.comparison.slow_scorer.DiesOnce, init_args: {{mark: {tmp_path / "died"}}}}}
@@ -25,7 +25,7 @@ def test_two_workers_give_the_same_table_and_a_lost_worker_costs_no_job(tmp_path
     ray = command(suite, "-o", tmp_path / "ray", "--runner", "ray", "--workers", 2, "--no-report")
     assert ray.returncode == 1, ray.stderr  # the broken model
     assert (tmp_path / "died").exists()
-    local = command(suite, "-o", tmp_path / "local", "--no-report")
+    local = command_here(capsys, suite, "-o", tmp_path / "local", "--no-report")
     tables = []
     for name, run in (("ray", ray), ("local", local)):
         assert "2 done, 1 failed" in run.stdout, run.stdout + run.stderr
