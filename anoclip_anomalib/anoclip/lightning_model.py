@@ -21,6 +21,7 @@ from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Res
 
 from anoclip_anomalib.anoclip.tiling import Tiling
 from anoclip_anomalib.anoclip.torch_model import NO_CLASS, AnoClipModel, Precision
+from anoclip_anomalib.anoclip.visualizer import ContrastVisualizer
 from anoclip_anomalib.clip import TextMean
 from anoclip_anomalib.evaluation import StreamingEvaluator, standard_metrics
 from anoclip_anomalib.files import atomic_write
@@ -201,6 +202,11 @@ class AnoClip(AnomalibModule):
     def configure_post_processor(self) -> PostProcessor:
         """anomalib's post-processor."""
         return PostProcessor()
+
+    @classmethod
+    def configure_visualizer(cls) -> ContrastVisualizer:
+        """anomalib's visualizer, with contrast where no normalisation was fitted."""
+        return ContrastVisualizer()
 
     @staticmethod
     def configure_raw_evaluator() -> Evaluator:
