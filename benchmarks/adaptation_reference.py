@@ -1,4 +1,4 @@
-"""Test-time adaptation as a plain loop over images with torch's modules, autograd and AdamW: what the batched one is timed against."""
+"""Test-time adaptation as a plain loop over images, with torch's modules, autograd and AdamW, to time the batched one against."""
 
 import torch
 import torch.nn.functional as F
