@@ -1,4 +1,4 @@
-"""Test-time adaptation as a plain loop over images, with torch's modules, autograd and AdamW, to time the batched one against."""
+"""Test-time adaptation as a plain loop over images with torch modules, autograd and AdamW: the baseline of the speed table."""
 
 import torch
 import torch.nn.functional as F
