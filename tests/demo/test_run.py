@@ -13,8 +13,8 @@ from anoclip_anomalib.demo.run import METRICS, VARIANTS, run_demo
 from anoclip_anomalib.demo.weights_file import NOTICE
 
 # A few points below what the bundled encoder reaches on this small data set.
-FLOORS = {"image AUROC": 0.80, "pixel AUROC": 0.80}
-MARGIN = 0.2
+FLOORS = {"image AUROC": 0.85, "pixel AUROC": 0.70}
+MARGIN = 0.25
 
 
 @pytest.fixture
@@ -34,7 +34,9 @@ def test_bundled_encoder_separates_unseen_defects_on_unseen_categories(tmp_path:
     for name, floor in FLOORS.items():
         assert mean["value"][name] > floor
     assert mean["value"]["pixel AUROC"] > mean["query-key"]["pixel AUROC"] + MARGIN
-    assert mean["value"]["image AUROC"] == pytest.approx(mean["query-key"]["image AUROC"])
+    assert mean["AnoCLIP+"]["pixel AUROC"] > mean["value"]["pixel AUROC"] + 0.04
+    for variant in VARIANTS:  # the class token has no part in what distinguishes them
+        assert mean[variant.name]["image AUROC"] == pytest.approx(mean["value"]["image AUROC"])
     assert seen[-1][0] == seen[-1][1] == 5 * (1 + len(VARIANTS))
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
     assert NOTICE in result.gallery.read_text(encoding="utf-8")
