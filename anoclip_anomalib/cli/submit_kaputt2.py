@@ -65,8 +65,8 @@ def _submit(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
     from anoclip_anomalib.submission.kaputt2_predict import predict_queries, query_images
     from anoclip_anomalib.submission.model_config import ModelConfig
     from anoclip_anomalib.submission.provenance import write_provenance
-    from anoclip_anomalib.submission.versions import weights_digest
     from anoclip_anomalib.submission.work_folder import open_work_folder
+    from anoclip_anomalib.versions import weights_digest
 
     if not arguments.root:
         raise ValueError("give Kaputt 2's folder with --data.root")

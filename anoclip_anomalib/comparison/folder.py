@@ -7,11 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from anoclip_anomalib.claims import Claims
 from anoclip_anomalib.comparison.row import FORMAT, Pictures
 from anoclip_anomalib.comparison.suite import Job, Suite, jobs_of
 from anoclip_anomalib.evaluation.predictions import write_predictions
 from anoclip_anomalib.files import atomic_write
-from anoclip_anomalib.submission.claims import Claims
 
 
 class ResultsError(ValueError):

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from anoclip_anomalib.claims import Claims
 from anoclip_anomalib.evaluation.resolution import image_size
 from anoclip_anomalib.evaluation.thresholds import ThresholdRule
-from anoclip_anomalib.submission.claims import Claims
 from anoclip_anomalib.submission.faults import Report
 from anoclip_anomalib.submission.mvtec_ad2_data import check_images, images_of
 from anoclip_anomalib.submission.mvtec_ad2_layout import IMAGES_PER_SPLIT, SPLIT_SUFFIXES
@@ -19,8 +19,8 @@ from anoclip_anomalib.submission.pack import pack_folder
 from anoclip_anomalib.submission.predict import PredictSettings, predict_object
 from anoclip_anomalib.submission.provenance import as_json, provenance_path, read_json, write_json, write_provenance
 from anoclip_anomalib.submission.raw_maps import RawMapStore
-from anoclip_anomalib.submission.versions import sha256_of
 from anoclip_anomalib.submission.work_folder import open_work_folder
+from anoclip_anomalib.versions import sha256_of
 
 
 class Progress(Protocol):

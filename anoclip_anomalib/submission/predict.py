@@ -11,7 +11,7 @@ from anoclip_anomalib.submission.interrupts import interruptible
 from anoclip_anomalib.submission.model_config import ModelConfig
 from anoclip_anomalib.submission.mvtec_ad2_data import ObjectData, images_of
 from anoclip_anomalib.submission.raw_maps import KeepRawMaps, RawMapStore
-from anoclip_anomalib.submission.versions import weights_digest
+from anoclip_anomalib.versions import weights_digest
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from anoclip_anomalib.files import atomic_write
-from anoclip_anomalib.submission.versions import commit, machine, sha256_of, versions
+from anoclip_anomalib.versions import commit, machine, sha256_of, versions
 
 
 def provenance_path(submission: str | Path) -> Path:

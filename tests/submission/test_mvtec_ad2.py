@@ -13,9 +13,9 @@ import pytest
 import tifffile
 from PIL import Image
 
+from anoclip_anomalib.claims import Claims
 from anoclip_anomalib.evaluation.thresholds import ThresholdRule
 from anoclip_anomalib.submission import mvtec_ad2
-from anoclip_anomalib.submission.claims import Claims
 from anoclip_anomalib.submission.model_config import ModelConfig
 from anoclip_anomalib.submission.mvtec_ad2 import Submission, make_submission, original_sizes
 from anoclip_anomalib.submission.mvtec_ad2_layout import MAPS, MASKS, SPLIT_SUFFIXES

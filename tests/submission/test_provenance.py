@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from anoclip_anomalib.submission.provenance import as_json, provenance_path, read_json, write_json, write_provenance
-from anoclip_anomalib.submission.versions import commit, machine, versions, weights_digest
 from anoclip_anomalib.submission.work_folder import open_work_folder
+from anoclip_anomalib.versions import commit, machine, versions, weights_digest
 
 
 def test_lies_beside_the_submission(tmp_path):

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from anoclip_anomalib.submission.claims import Claims
+from anoclip_anomalib.claims import Claims
 
 
 def test_one_owner_at_a_time(tmp_path):
