@@ -50,7 +50,7 @@ def failed_row(job: Job, error: BaseException, trace: str = "") -> dict[str, Any
         "id": job.id,
         "job": job_fields(job),
         "status": "failed",
-        "error": {"type": type(error).__name__, "message": str(error)[:2000], "traceback": trace[-4000:]},
+        "error": {"type": type(error).__name__, "message": str(error)[:2000], "traceback": trace[-10000:]},
     }
 
 

@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -167,6 +168,8 @@ def test_a_large_report_is_fast_and_small(tmp_path, models, categories, seeds):
 def test_scripts_run_in_a_browser(tmp_path):
     write_results(tmp_path, models=2, categories=2, seeds=1)
     path = build_report(tmp_path)[0]
+    # Chromium writes beside its profile, too.
+    home = {**os.environ, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
     flags += ["--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}"]
     run = subprocess.run(
@@ -174,6 +177,7 @@ def test_scripts_run_in_a_browser(tmp_path):
         capture_output=True,
         text=True,
         timeout=120,
+        env=home,
     )
     assert run.stdout.count("<svg") == 4  # three curves and speed against accuracy, drawn by the script
     assert "Nothing to draw here: choose a category." in run.stdout
@@ -190,6 +194,7 @@ def test_scripts_run_in_a_browser(tmp_path):
         capture_output=True,
         text=True,
         timeout=120,
+        env=home,
     )
     assert run.stdout.count("<svg") == 6
     table = run.stdout.split('<table class="sortable">')[1].split("</table>")[0]
