@@ -1,6 +1,7 @@
 """``anoclip demo``: generated data, AnoCLIP beside the plain query-key baseline, a gallery."""
 
 import argparse
+import signal
 import sys
 import time
 import warnings
@@ -16,7 +17,7 @@ def main(argv: list[str]) -> int:
         argv: The words after ``anoclip demo``.
 
     Returns:
-        0, or 2 if an argument cannot be used.
+        0; 2 if an argument cannot be used; 143 if the run was ended by SIGTERM.
     """
     parser = argparse.ArgumentParser(prog="anoclip demo", description=HELP)
     parser.add_argument("--out", type=Path, default=Path("results/demo"), help="results root (default: %(default)s)")
@@ -38,6 +39,8 @@ def main(argv: list[str]) -> int:
         task = bar.add_task("loading", total=None)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # other packages' deprecations, on import
+            from lightning.pytorch.utilities.exceptions import SIGTERMException
+
             from anoclip_anomalib.demo.dataset import CATEGORIES
             from anoclip_anomalib.demo.run import run_demo
 
@@ -56,6 +59,11 @@ def main(argv: list[str]) -> int:
             bar.stop()
             print(f"anoclip demo: {error}", file=sys.stderr)
             return 2
+        except SIGTERMException:
+            # Lightning turns the signal into a SystemExit without a code, which would pass for success.
+            bar.stop()
+            print("anoclip demo: ended by SIGTERM before it was finished", file=sys.stderr)
+            return 128 + signal.SIGTERM
     _print_result(console, result, time.monotonic() - started)
     if args.open:
         import webbrowser

@@ -87,3 +87,16 @@ def test_bad_arguments_are_one_line(tmp_path: Path, arguments: list[str], messag
     assert run.returncode == 2
     assert message in run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_a_run_that_is_ended_by_a_signal_does_not_look_like_a_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+    from anoclip_anomalib.cli.demo import main
+    from anoclip_anomalib.demo import run
+
+    def ended(*args: object, **kwargs: object) -> None:
+        raise SIGTERMException
+
+    monkeypatch.setattr(run, "run_demo", ended)
+    assert main(["--out", str(tmp_path)]) == 143
