@@ -78,8 +78,7 @@ def weight_gradients(
     """Gradients of the adapters' weights in closed form, from the gradient of the cosine differences.
 
     With f' the adapted token, its cosine difference is d = f' @ direction / |f'|, hence
-    grad f' = grad d * (direction - d f' / |f'|) / |f'|. Autograd gives the same numbers, with about twice the passes over
-    memory.
+    grad f' = grad d * (direction - d f' / |f'|) / |f'|. Autograd gives the same numbers with more passes over memory.
 
     Args:
         adapted: From :func:`apply_adapter`.
