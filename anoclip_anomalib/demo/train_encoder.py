@@ -15,7 +15,6 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -29,35 +28,15 @@ from torch.utils.data import DataLoader
 
 from anoclip_anomalib.demo.captions import Captioner
 from anoclip_anomalib.demo.pairs import CATEGORY_NAMES, Chunk, PairChunks
-from anoclip_anomalib.demo.weights_file import read_weights, save_weights
+from anoclip_anomalib.demo.weights_file import save_weights
 
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(1, 3, 1, 1)
 STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(1, 3, 1, 1)
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A stretch of training at one image size.
-
-    Attributes:
-        size: Side of the training images in pixels.
-        steps: Number of optimiser steps.
-        pairs: Pairs in a batch; twice as many images.
-        peak: Highest learning rate; it rises over ``warmup`` steps and falls to nearly 0 along a cosine.
-        warmup: Steps of rising learning rate.
-        pool: Chunks of images kept for drawing batches.
-        refresh: Steps between new chunks.
-        eased: Share of the chunks over which defects go from large and plain to all kinds.
-    """
-
-    size: int
-    steps: int
-    pairs: int
-    peak: float
-    warmup: int
-    pool: int
-    refresh: int
-    eased: float
+SIZE = 64  # side of the training images in pixels
+NATIVE = 128  # the image size that the saved encoder takes as its own; its position embedding is resized to it
+WARMUP = 60  # steps of rising learning rate
+POOL = 60  # chunks of images kept for drawing batches
+REFRESH = 40  # steps between new chunks
 
 
 def model_config(image_size: int) -> dict:
@@ -171,47 +150,39 @@ def parameter_groups(model: CLIP, peak: float) -> list[dict]:
     ]
 
 
-def train_phase(
-    model: CLIP, phase: Phase, captioner: Captioner, tokenizer: SimpleTokenizer, args: argparse.Namespace, save
-) -> None:
-    """Run one phase in this process; ``save(step)`` is called every ``args.save_every`` seconds and at its end.
+def train(model: CLIP, captioner: Captioner, tokenizer: SimpleTokenizer, args: argparse.Namespace, save) -> None:
+    """Train ``model`` in this process; ``save(progress)`` is called every ``args.save_every`` seconds and at the end.
 
     Each process has images and captions of its own; their gradients are averaged.
     """
     rank = distributed.get_rank()
-    rng = np.random.default_rng([args.seed, phase.size, 1, rank])
-    count = phase.pool + phase.steps // phase.refresh + 2
+    rng = np.random.default_rng([args.seed, SIZE, 1, rank])
+    count = POOL + args.steps // REFRESH + 2
+    easing = int(args.eased * args.steps / REFRESH)
     loader = DataLoader(
-        PairChunks(
-            1000 * args.seed + rank,
-            phase.size,
-            args.chunk_pairs,
-            count,
-            int(phase.eased * phase.steps / phase.refresh),
-            args.close_ups,
-        ),
+        PairChunks(1000 * args.seed + rank, SIZE, args.chunk_pairs, count, easing, args.close_ups),
         batch_size=None,
         num_workers=args.workers,
         prefetch_factor=4 if args.workers else None,
         collate_fn=_as_it_is,
     )
-    pool = PairPool(iter(loader), phase.pool)
-    optimizer = torch.optim.AdamW(parameter_groups(model, phase.peak), betas=(0.9, 0.98))
+    pool = PairPool(iter(loader), POOL)
+    optimizer = torch.optim.AdamW(parameter_groups(model, args.peak), betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
-        lambda step: min((step + 1) / phase.warmup, 0.01 + 0.495 * (1 + np.cos(np.pi * step / phase.steps))),
+        lambda step: min((step + 1) / WARMUP, 0.01 + 0.495 * (1 + np.cos(np.pi * step / args.steps))),
     )
     visual = torch.compile(model.visual, dynamic=False) if args.compile else model.visual
     started = saved = time.monotonic()
     meters = {"named": 0.0, "generic": 0.0, "state": 0.0}
-    abnormal: np.ndarray = np.repeat([False, True], phase.pairs)
-    for step in range(phase.steps):
-        if step % phase.refresh == 0:
+    abnormal: np.ndarray = np.repeat([False, True], args.pairs)
+    for step in range(args.steps):
+        if step % REFRESH == 0:
             pool.refresh()
-        images, category = pool.batch(rng, phase.pairs)
+        images, category = pool.batch(rng, args.pairs)
         category = np.tile(category, 2)
         named = [captioner.draw(rng, CATEGORY_NAMES[c], a) for c, a in zip(category, abnormal, strict=True)]
-        generic_state = np.arange(phase.pairs) % 2 == 1
+        generic_state = np.arange(args.pairs) % 2 == 1
         generic = [captioner.draw_generic(rng, bool(a)) for a in generic_state]
         with torch.autocast("cpu", torch.bfloat16, enabled=args.bfloat16):
             image_embedding = functional.normalize(visual(images).float(), dim=-1)
@@ -233,23 +204,23 @@ def train_phase(
         with torch.no_grad():
             model.logit_scale.clamp_(0, float(np.log(100)))
             margin = generic_logits[:, 1::2].mean(1) - generic_logits[:, 0::2].mean(1)
-            correct = (margin[phase.pairs :] > margin[: phase.pairs]).float().mean()
+            correct = (margin[args.pairs :] > margin[: args.pairs]).float().mean()
         for name, value in (("named", named_loss), ("generic", generic_loss), ("state", correct)):
             meters[name] += float(value.detach()) / args.log_every
         if rank == 0 and (step + 1) % args.log_every == 0:
-            speed = (step + 1) * distributed.get_world_size() * 2 * phase.pairs / (time.monotonic() - started)
+            speed = (step + 1) * distributed.get_world_size() * 2 * args.pairs / (time.monotonic() - started)
             print(
-                f"{phase.size}px step {step + 1}/{phase.steps} named {meters['named']:.3f} generic {meters['generic']:.3f} "
+                f"step {step + 1}/{args.steps} named {meters['named']:.3f} generic {meters['generic']:.3f} "
                 f"pairs right {meters['state']:.3f} scale {float(scale.detach()):.1f} {speed:.0f} images/s "
                 f"{time.monotonic() - started:.0f} s",
                 flush=True,
             )
             meters = dict.fromkeys(meters, 0.0)
         if rank == 0 and time.monotonic() - saved > args.save_every:
-            save(f"{phase.size}px step {step + 1}")
+            save(f"step {step + 1} of {args.steps}")
             saved = time.monotonic()
     if rank == 0:
-        save(f"{phase.size}px end")
+        save("complete")
 
 
 def _as_it_is(chunk: Chunk) -> Chunk:
@@ -266,15 +237,14 @@ def _average_gradients(model: CLIP) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train all phases and write ``demo_clip.safetensors`` and ``demo_clip.json`` into ``--out``."""
+    """Train and write ``demo_clip.safetensors`` and ``demo_clip.json`` into ``--out``."""
     parser = argparse.ArgumentParser(description="Train the bundled demonstration encoder on generated images.")
     parser.add_argument("--out", type=Path, required=True, help="folder for the weights; checkpoints overwrite each other")
-    parser.add_argument("--init", type=Path, help="folder with weights of an earlier run to continue from (64 pixels)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, nargs=2, default=(2200, 100), help="steps at 64 and at 128 pixels")
-    parser.add_argument("--pairs", type=int, nargs=2, default=(16, 16), help="pairs in a process's batch in each phase")
-    parser.add_argument("--peak", type=float, nargs=2, default=(1e-3, 4e-4), help="peak learning rate of each phase")
-    parser.add_argument("--eased", type=float, default=0.5, help="share of the first phase over which defects get harder")
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--pairs", type=int, default=16, help="pairs in a process's batch")
+    parser.add_argument("--peak", type=float, default=1e-3, help="highest learning rate")
+    parser.add_argument("--eased", type=float, default=0.2, help="share of the training over which defects get harder")
     parser.add_argument("--close-ups", type=float, default=0.6, help="share of the images that show a defect's surroundings")
     parser.add_argument("--generic-weight", type=float, default=2.0, help="weight of the captions without the category's name")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw images, for each process")
@@ -286,9 +256,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--save-every", type=float, default=180, help="seconds between checkpoints")
     args = parser.parse_args(argv)
     provenance = _provenance(argv)
-    if args.init is not None:
-        _, earlier = read_weights(args.init)
-        provenance["initial weights"] = json.dumps(earlier)
     with tempfile.TemporaryDirectory() as folder:
         arguments = (args, provenance, f"file://{folder}/rendezvous")
         multiprocessing.spawn(_train, arguments, nprocs=args.processes)
@@ -303,26 +270,16 @@ def _train(rank: int, args: argparse.Namespace, provenance: dict[str, str], meet
     tokenizer = SimpleTokenizer()
     words = [token[:-4] for token in tokenizer.encoder if token.endswith("</w>") and token[:-4].isalpha() and len(token) > 6]
     captioner = Captioner(words)
-    phases = [
-        Phase(size, steps, pairs, peak, warmup, pool, refresh, eased)
-        for size, steps, pairs, peak, warmup, pool, refresh, eased in zip(
-            (64, 128), args.steps, args.pairs, args.peak, (60, 25), (60, 24), (40, 30), (args.eased, 0.0), strict=True
-        )
-    ]
-    state = None if args.init is None else read_weights(args.init)[0]
-    for phase in phases:
-        config = model_config(phase.size)
-        model = CLIP(**config)
-        shape_depth(model)
-        if state is not None:
-            grow_positions(state, phase.size // config["vision_cfg"]["patch_size"])
-            model.load_state_dict(state, strict=False)
+    model = CLIP(**model_config(SIZE))
+    shape_depth(model)
 
-        def save(progress: str, model: CLIP = model, config: dict = config) -> None:
-            save_weights(args.out, model.state_dict(), config, {**provenance, "progress": progress})
+    def save(progress: str) -> None:
+        state = dict(model.state_dict())
+        config = model_config(NATIVE)
+        grow_positions(state, NATIVE // config["vision_cfg"]["patch_size"])
+        save_weights(args.out, state, config, {**provenance, "progress": progress})
 
-        train_phase(model, phase, captioner, tokenizer, args, save)
-        state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    train(model, captioner, tokenizer, args, save)
     distributed.destroy_process_group()
 
 
