@@ -10,6 +10,7 @@ import pytest
 
 from tests.architectures import ARCHITECTURES
 
+ROOT = Path(__file__).parents[1]
 _HOME = tempfile.TemporaryDirectory(prefix="anoclip-tests-")
 # Before any library reads them, and inherited by the processes that tests start.
 os.environ.update(
@@ -81,6 +82,15 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def open_clip_224(request: pytest.FixtureRequest) -> str:
+    """The folder of the oldest supported open_clip, to put before the installed one on PYTHONPATH."""
+    folder = Path(request.config.getoption("--open-clip-224") or ROOT / ".cache" / "openclip224")
+    if not (folder / "open_clip").is_dir():
+        pytest.skip(f"open_clip 2.24 is not at {folder}: pip install --target FOLDER --no-deps open_clip_torch==2.24.0")
+    return str(folder)
 
 
 @pytest.fixture(scope="session")

@@ -47,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="anoclip compare",
         description=HELP,
-        epilog="Exit code: 0 all selected jobs have results, 1 some failed, 2 bad input, 130 or 143 interrupted.",
+        epilog="Exit code: 0 no selected job failed, 1 some failed, 2 bad input, 130 or 143 interrupted.",
     )
     parser.add_argument("suite", help="YAML file: models, data sets, categories, seeds (see configs/suites/)")
     parser.add_argument("-o", "--output", help="results folder (default: results/comparison/<suite name>)")

@@ -57,7 +57,7 @@ def run_on_ray(
         ray.init(address=address, log_to_driver=False, configure_logging=False, **local)
     resources = ray.cluster_resources()
     remote = ray.remote(_work)
-    queue = deque(todo)
+    queue, asked = deque(todo), set[str]()
     running: dict[Any, tuple[Job, contextlib.ExitStack]] = {}
     window = 2 * int(resources.get("CPU", 1)) + 2  # more need not wait inside Ray: another process may take them
     if any(job.model.gpus for job in todo) and not resources.get("GPU"):
@@ -65,9 +65,12 @@ def run_on_ray(
     try:
         while queue or running:
             while queue and len(running) < window:
+                if queue[0].id in asked and running:
+                    break  # in other hands; asked once more when our own jobs are done, as in run_here
                 job, claim = queue.popleft(), contextlib.ExitStack()
                 if not claim.enter_context(folder.claims.take(job.id)):
-                    outcome.elsewhere.append(job)
+                    (outcome.elsewhere if job.id in asked else queue).append(job)
+                    asked.add(job.id)
                 elif not needs_run(folder, job, retry_failed, started):
                     claim.close()
                     outcome.kept.append(job)

@@ -121,17 +121,17 @@ def build_model(job: Job) -> tuple[Any, str | None]:
     """The job's model and a note for the row. A faulty WinClip is replaced by the repaired one."""
     from anomalib.models import WinClip
 
-    spec = job.model.spec
-    if job.data.class_name is not None and "class_name" not in spec.init_args:
-        found = catalogue.find_class("model", spec.class_path)
-        if catalogue.takes(found, "class_name"):
-            spec = replace(spec, init_args=spec.init_args | {"class_name": job.data.class_name})
-    model = catalogue.instantiate("model", spec)
-    if isinstance(model, WinClip):
-        from anoclip_anomalib.comparison.winclip import fair_winclip
+    from anoclip_anomalib.comparison.winclip import fair_winclip, one_clip_per_process
 
-        return fair_winclip(model)
-    return model, None
+    spec = job.model.spec
+    found = catalogue.find_class("model", spec.class_path)
+    if job.data.class_name is not None and "class_name" not in spec.init_args and catalogue.takes(found, "class_name"):
+        spec = replace(spec, init_args=spec.init_args | {"class_name": job.data.class_name})
+    if not issubclass(found, WinClip):
+        return catalogue.instantiate("model", spec), None
+    with one_clip_per_process():
+        model = catalogue.instantiate("model", spec)
+    return fair_winclip(model)
 
 
 def _time_single_images(engine: Engine, model: Any, datamodule: Any, job: Job) -> None:

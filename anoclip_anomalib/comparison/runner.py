@@ -1,6 +1,7 @@
 """Run the jobs that have no row yet: in this process, or on a Ray cluster."""
 
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -92,10 +93,13 @@ def run_here(
     outcome = Outcome()
     todo = pending(folder, jobs, retry_failed, progress.note)
     outcome.kept = [job for job in jobs if job not in todo]
-    for job in todo:
+    queue, asked = deque(todo), set[str]()
+    while queue:
+        job = queue.popleft()
         with folder.claims.take(job.id) as mine:
-            if not mine:
-                outcome.elsewhere.append(job)
+            if not mine:  # asked once more at the end: by then it may be done, or its process may be dead
+                (outcome.elsewhere if job.id in asked else queue).append(job)
+                asked.add(job.id)
                 continue
             if not needs_run(folder, job, retry_failed, started):
                 outcome.kept.append(job)

@@ -6,9 +6,14 @@ the version, and a subclass computes the windows in the layout that the transfor
 """
 
 import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
 
 import torch
 from anomalib.models import WinClip
+from anomalib.models.image.winclip import torch_model
 from anomalib.models.image.winclip.prompting import create_prompt_ensemble
 from anomalib.models.image.winclip.torch_model import BACKBONE, PRETRAINED, TEMPERATURE, WinClipModel, tokenize
 from anomalib.pre_processing import PreProcessor
@@ -167,6 +172,26 @@ class RepairedWinClip(WinClip):
         mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
         resize = Resize(size, antialias=True, interpolation=InterpolationMode.BICUBIC)
         return PreProcessor(transform=Compose([resize, Normalize(mean=mean, std=std)]))
+
+
+@lru_cache(maxsize=1)
+def _load_once(create: Callable[..., Any], name: str, pretrained: str | None) -> Any:
+    return create(name, pretrained=pretrained)
+
+
+@contextmanager
+def one_clip_per_process() -> Iterator[None]:
+    """In this block anomalib's WinClip takes its CLIP from memory if an earlier one in this process has loaded it.
+
+    WinClip never changes its CLIP's parameters, so that all jobs may share one.
+    """
+    library = torch_model.open_clip
+    create = library.create_model_and_transforms
+    library.create_model_and_transforms = lambda name, pretrained=None: _load_once(create, name, pretrained)
+    try:
+        yield
+    finally:
+        library.create_model_and_transforms = create
 
 
 def fair_winclip(model: WinClip) -> tuple[WinClip, str | None]:

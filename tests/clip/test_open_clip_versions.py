@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import open_clip
-import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -59,15 +58,7 @@ save_file(results, out, metadata={"version": open_clip.version.__version__})
 """
 
 
-@pytest.fixture(scope="module")
-def older(request) -> str:
-    folder = request.config.getoption("--open-clip-224") or ROOT / ".cache" / "openclip224"
-    if not (Path(folder) / "open_clip").is_dir():
-        pytest.skip(f"open_clip 2.24 is not at {folder}: pip install --target FOLDER --no-deps open_clip_torch==2.24.0")
-    return str(folder)
-
-
-def test_results_do_not_depend_on_the_version(older, weight_file, architectures, tmp_path):
+def test_results_do_not_depend_on_the_version(open_clip_224, weight_file, architectures, tmp_path):
     known = tmp_path / "architectures"
     known.mkdir()
     for name in NAMES:
@@ -80,7 +71,7 @@ def test_results_do_not_depend_on_the_version(older, weight_file, architectures,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for label, path in (("older", [older]), ("installed", []))
+        for label, path in (("older", [open_clip_224]), ("installed", []))
     }
     for process in processes.values():
         _, errors = process.communicate(timeout=300)

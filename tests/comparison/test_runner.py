@@ -5,10 +5,15 @@ import os
 import signal
 import subprocess
 import time
+from contextlib import ExitStack
 
 from anoclip_anomalib.comparison.folder import ResultsFolder
+from anoclip_anomalib.comparison.progress import ComparisonProgress
+from anoclip_anomalib.comparison.row import failed_row
+from anoclip_anomalib.comparison.runner import run_here
+from anoclip_anomalib.comparison.suite import jobs_of
 
-from .suites import command, command_here, process_arguments, process_env, write_suite
+from .suites import command, command_here, process_arguments, process_env, small_suite, write_suite
 
 
 def slow_suite(folder, count=3, seconds=0.5):
@@ -81,6 +86,25 @@ def test_two_processes_share_one_folder(tmp_path):
     rows, faults = ResultsFolder(tmp_path / "out").rows()
     assert len(rows) == 4
     assert not faults
+
+
+def test_a_job_in_other_hands_is_asked_for_once_more_at_the_end(tmp_path):
+    jobs = jobs_of(small_suite(tmp_path, categories=("one", "two", "three")))
+    folder, other = ResultsFolder(tmp_path / "out"), ResultsFolder(tmp_path / "out")
+    kept, lost = ExitStack(), ExitStack()
+    kept.enter_context(other.claims.take(jobs[0].id))
+    lost.enter_context(other.claims.take(jobs[1].id))
+    ran = []
+
+    def run(job, data_folder, threads):
+        ran.append(job)
+        lost.close()  # the other process gives up one of its two jobs meanwhile
+        return failed_row(job, ValueError("no matter")), None
+
+    outcome = run_here(folder, jobs, ComparisonProgress(len(jobs)), run=run)
+    kept.close()
+    assert ran == [*jobs[2:], jobs[1]]
+    assert outcome.elsewhere == [jobs[0]]
 
 
 def test_a_failed_job_is_a_row_the_rest_goes_on_and_the_exit_code_tells(tmp_path, capsys):

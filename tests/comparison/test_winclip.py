@@ -11,31 +11,37 @@ import torch
 from anomalib.models import WinClip
 from anomalib.models.image.winclip import torch_model
 
-from anoclip_anomalib.comparison.winclip import RepairedWinClip, RepairedWinClipModel, fair_winclip, window_fault
+from anoclip_anomalib.comparison.winclip import (
+    RepairedWinClip,
+    RepairedWinClipModel,
+    fair_winclip,
+    one_clip_per_process,
+    window_fault,
+)
 
 ROOT = Path(__file__).parents[2]
-OLD_OPEN_CLIP = Path(os.environ.get("OPEN_CLIP_224", "/work/openclip224"))
 VISION = {"image_size": 48, "layers": 3, "width": 64, "patch_size": 8, "head_width": 16}
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
 
 
-def tiny_winclip(**options) -> WinClip:
-    """anomalib's WinClip on a small random CLIP."""
-    import open_clip
+def tiny_factory(create):
+    """open_clip's factory, which makes a small random CLIP whatever is asked for."""
     from open_clip.factory import _MODEL_CONFIGS
-
-    create = open_clip.create_model_and_transforms
 
     def small(name, pretrained=None, **kwargs):
         torch.manual_seed(0)
         _MODEL_CONFIGS["tiny-winclip"] = {"embed_dim": 32, "vision_cfg": VISION, "text_cfg": TEXT}
         return create("tiny-winclip", pretrained=None, **kwargs)
 
-    torch_model.open_clip.create_model_and_transforms = small
-    try:
+    return small
+
+
+def tiny_winclip(**options) -> WinClip:
+    """anomalib's WinClip on a small random CLIP."""
+    with pytest.MonkeyPatch.context() as patch:
+        create = torch_model.open_clip.create_model_and_transforms
+        patch.setattr(torch_model.open_clip, "create_model_and_transforms", tiny_factory(create))
         return WinClip(**options)
-    finally:
-        torch_model.open_clip.create_model_and_transforms = create
 
 
 def compare() -> dict:
@@ -71,14 +77,9 @@ def test_fault_is_found_and_repaired():
         assert found["map_difference"] < 1e-6
 
 
-@pytest.mark.skipif(
-    not (OLD_OPEN_CLIP / "open_clip").is_dir(),
-    reason=f"no open_clip 2.24 at {OLD_OPEN_CLIP}: pip install --target FOLDER --no-deps open_clip_torch==2.24.0, "
-    "and name the folder in OPEN_CLIP_224",
-)
-def test_with_open_clip_224_original_and_repaired_agree_and_equal_todays_repaired():
+def test_with_open_clip_224_original_and_repaired_agree_and_equal_todays_repaired(open_clip_224):
     code = "import json; from tests.comparison.test_winclip import compare; print(json.dumps(compare()))"
-    env = os.environ | {"PYTHONPATH": f"{OLD_OPEN_CLIP}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
+    env = os.environ | {"PYTHONPATH": f"{open_clip_224}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
     run = subprocess.run([sys.executable, "-W", "ignore", "-c", code], env=env, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-2000:]
     old = json.loads(run.stdout.splitlines()[-1])
@@ -87,6 +88,24 @@ def test_with_open_clip_224_original_and_repaired_agree_and_equal_todays_repaire
     assert old["map_difference"] < 1e-6
     assert old["score_difference"] < 1e-6
     assert old["repaired_map_mean"] == pytest.approx(compare()["repaired_map_mean"], abs=1e-6)
+
+
+def test_a_process_loads_winclips_clip_once(monkeypatch):
+    asked = []
+    small = tiny_factory(torch_model.open_clip.create_model_and_transforms)
+
+    def counted(name, pretrained=None):
+        asked.append((name, pretrained))
+        return small(name)
+
+    monkeypatch.setattr(torch_model.open_clip, "create_model_and_transforms", counted)
+    models = []
+    for _ in range(2):
+        with one_clip_per_process():
+            models.append(WinClip())
+    assert asked == [(torch_model.BACKBONE, torch_model.PRETRAINED)]
+    assert models[0].model.clip is models[1].model.clip
+    assert torch_model.open_clip.create_model_and_transforms is counted
 
 
 def test_settings_survive_the_repair():
