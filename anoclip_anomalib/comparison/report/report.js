@@ -110,18 +110,22 @@ document.querySelectorAll("section.drawings").forEach((section, index) => {
   const chart = charts[index], select = section.querySelector("select.category"), metric = section.querySelector("select.metric");
   const draw = () => {
     const entries = select.value === "" ? chart.mean : chart.categories[select.value.slice(1)];
+    // Scores of different categories share no scale: without a choice the histograms show the first category.
+    const category = select.value === "" ? Object.keys(chart.categories)[0] : select.value.slice(1);
+    const scored = chart.categories[category] || {};
+    section.querySelector(".scored").textContent = category === undefined ? "" : ": " + category;
     const fill = (name, boxes) => {
       const place = section.querySelector(name), kept = boxes.filter(Boolean);
       place.replaceChildren(...kept);
-      if (!kept.length) place.textContent = "Nothing to draw here" + (name === ".histograms" && select.value === "" ? ": choose a category." : ".");
+      if (!kept.length) place.textContent = "Nothing to draw here.";
     };
     fill(".curves", [
       curveChart("Image ROC", "false positive rate", "true positive rate", "image_roc", entries, chart.models, 1),
       curveChart("Pixel ROC", "false positive rate", "true positive rate", "pixel_roc", entries, chart.models, 1),
       curveChart("PRO up to a false positive rate of 0.3", "false positive rate", "mean region overlap", "pro", entries, chart.models, .3),
       metric && metric.value ? speedChart(chart, metric.value, metric.selectedOptions[0].textContent) : null]);
-    fill(".histograms", chart.models.map((model, i) => entries[model] && entries[model].histogram
-      ? histogramChart(model, entries[model].histogram, COLOURS[i % COLOURS.length]) : null));
+    fill(".histograms", chart.models.map((model, i) => scored[model] && scored[model].histogram
+      ? histogramChart(model, scored[model].histogram, COLOURS[i % COLOURS.length]) : null));
   };
   section.querySelectorAll(".legend span").forEach((span, i) => span.style.setProperty("--c", COLOURS[i % COLOURS.length]));
   select.addEventListener("change", draw);
