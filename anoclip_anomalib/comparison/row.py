@@ -2,6 +2,7 @@
 
 import io
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +14,33 @@ from PIL import Image
 from anoclip_anomalib.comparison.measure import THUMBNAIL, Measured, relative_path, shrink
 from anoclip_anomalib.comparison.suite import Job
 from anoclip_anomalib.evaluation import curves
-from anoclip_anomalib.evaluation.curves import ScoreCounts, UndefinedMetricError
+from anoclip_anomalib.evaluation.curves import Curve, ScoreCounts, UndefinedMetricError
 from anoclip_anomalib.evaluation.thresholds import Threshold, choose_threshold
 
 FORMAT = 1
-IMAGE_METRICS = ("image_AUROC", "image_F1Max", "image_AP", "image_F1")
-PIXEL_METRICS = ("pixel_AUROC", "pixel_F1Max", "pixel_AP", "AUPRO", "AUPRO_0.05", "AUPRO_paper", "SegF1")
-METRICS = IMAGE_METRICS + PIXEL_METRICS
+Compute = Callable[[ScoreCounts, Threshold], float]
+
+
+def _of_curve(read: Callable[[Curve], float]) -> Compute:
+    return lambda counts, threshold: read(curves.threshold_curve(counts))
+
+
+IMAGE_METRICS: dict[str, Compute] = {
+    "image_AUROC": _of_curve(curves.auroc),
+    "image_F1Max": _of_curve(lambda curve: curves.f1_max(curve)[0]),
+    "image_AP": _of_curve(curves.average_precision),
+    "image_F1": lambda counts, threshold: curves.f1_at(counts, threshold.value),
+}
+PIXEL_METRICS: dict[str, Compute] = {
+    "pixel_AUROC": _of_curve(curves.auroc),
+    "pixel_F1Max": _of_curve(lambda curve: curves.f1_max(curve)[0]),
+    "pixel_AP": _of_curve(curves.average_precision),
+    "AUPRO": _of_curve(curves.aupro),
+    "AUPRO_0.05": _of_curve(lambda curve: curves.aupro(curve, 0.05)),
+    "AUPRO_paper": lambda counts, threshold: curves.aupro_paper(counts),
+    "SegF1": lambda counts, threshold: curves.f1_at(counts, threshold.value),
+}
+METRICS = (*IMAGE_METRICS, *PIXEL_METRICS)
 HISTOGRAM_BINS = 40
 
 
@@ -62,19 +83,17 @@ def finished_row(job: Job, result: Measured, learning_type: LearningType, root: 
     labelled = validation if len(validation[0]) else None
     image_threshold = choose_threshold(job.protocol.threshold, result.image_reference, learning_type, labelled)
     pixel_threshold = choose_threshold(job.protocol.threshold, result.pixel_reference, learning_type)
-    metrics: dict[str, float | None] = {}
-    undefined: dict[str, str] = {}
     image = _counts(lambda: curves.count_scores(scores[known], labels[known]))
     pixel = _counts(result.pixels.counts)
-    _image_metrics(image, image_threshold, metrics, undefined)
-    _pixel_metrics(pixel, pixel_threshold, metrics, undefined)
+    image_metrics, image_undefined = _measure(IMAGE_METRICS, image, image_threshold)
+    pixel_metrics, pixel_undefined = _measure(PIXEL_METRICS, pixel, pixel_threshold)
     return {
         "format": FORMAT,
         "id": job.id,
         "job": job_fields(job),
         "status": "done",
-        "metrics": {name: metrics.get(name) for name in METRICS},
-        "undefined": undefined,
+        "metrics": image_metrics | pixel_metrics,
+        "undefined": image_undefined | pixel_undefined,
         "thresholds": {
             "image": {"value": _finite(image_threshold.value), "rule": image_threshold.rule},
             "pixel": {"value": _finite(pixel_threshold.value), "rule": pixel_threshold.rule},
@@ -106,37 +125,20 @@ def _counts(read: Any) -> ScoreCounts | str:
         return str(error)
 
 
-def _fill(name: str, compute: Any, metrics: dict, undefined: dict) -> None:
-    try:
-        metrics[name] = float(compute())
-    except UndefinedMetricError as error:
-        metrics[name] = None
-        undefined[name] = str(error)
-
-
-def _image_metrics(counts: ScoreCounts | str, threshold: Threshold, metrics: dict, undefined: dict) -> None:
+def _measure(
+    wanted: dict[str, Compute], counts: ScoreCounts | str, threshold: Threshold
+) -> tuple[dict[str, float | None], dict[str, str]]:
+    """Values, None where undefined, and the reasons for those."""
+    metrics: dict[str, float | None] = dict.fromkeys(wanted)
     if isinstance(counts, str):
-        undefined.update(dict.fromkeys(IMAGE_METRICS, counts))
-        return
-    curve = lambda: curves.threshold_curve(counts)  # noqa: E731
-    _fill("image_AUROC", lambda: curves.auroc(curve()), metrics, undefined)
-    _fill("image_F1Max", lambda: curves.f1_max(curve())[0], metrics, undefined)
-    _fill("image_AP", lambda: curves.average_precision(curve()), metrics, undefined)
-    _fill("image_F1", lambda: curves.f1_at(counts, threshold.value), metrics, undefined)
-
-
-def _pixel_metrics(counts: ScoreCounts | str, threshold: Threshold, metrics: dict, undefined: dict) -> None:
-    if isinstance(counts, str):
-        undefined.update(dict.fromkeys(PIXEL_METRICS, counts))
-        return
-    curve = lambda: curves.threshold_curve(counts)  # noqa: E731
-    _fill("pixel_AUROC", lambda: curves.auroc(curve()), metrics, undefined)
-    _fill("pixel_F1Max", lambda: curves.f1_max(curve())[0], metrics, undefined)
-    _fill("pixel_AP", lambda: curves.average_precision(curve()), metrics, undefined)
-    _fill("AUPRO", lambda: curves.aupro(curve(), 0.3), metrics, undefined)
-    _fill("AUPRO_0.05", lambda: curves.aupro(curve(), 0.05), metrics, undefined)
-    _fill("AUPRO_paper", lambda: curves.aupro_paper(counts), metrics, undefined)
-    _fill("SegF1", lambda: curves.f1_at(counts, threshold.value), metrics, undefined)
+        return metrics, dict.fromkeys(wanted, counts)
+    undefined: dict[str, str] = {}
+    for name, compute in wanted.items():
+        try:
+            metrics[name] = float(compute(counts, threshold))
+        except UndefinedMetricError as error:
+            undefined[name] = str(error)
+    return metrics, undefined
 
 
 def _curves(image: ScoreCounts | str, pixel: ScoreCounts | str) -> dict[str, Any]:

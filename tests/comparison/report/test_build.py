@@ -179,12 +179,13 @@ def test_scripts_run_in_a_browser(tmp_path):
         timeout=120,
         env=home,
     )
-    assert run.stdout.count("<svg") == 4  # three curves and speed against accuracy, drawn by the script
-    assert "Nothing to draw here: choose a category." in run.stdout
+    # Three curves and speed against accuracy, drawn by the script, and the first category's histograms.
+    assert run.stdout.count("<svg") == 4 + 2
+    assert '<span class="scored">: category_00</span>' in run.stdout
     # A click on a heading sorts, and a chosen category has histograms.
     act = (
         "<script>document.querySelectorAll('table.sortable thead button')[1].click();"
-        "const s = document.querySelector('select.category'); s.value = '/category_00';"
+        "const s = document.querySelector('select.category'); s.value = '/category_01';"
         "s.dispatchEvent(new Event('change'));</script>"
     )
     clicked = tmp_path / "clicked.html"
@@ -197,6 +198,7 @@ def test_scripts_run_in_a_browser(tmp_path):
         env=home,
     )
     assert run.stdout.count("<svg") == 6
+    assert '<span class="scored">: category_01</span>' in run.stdout
     table = run.stdout.split('<table class="sortable">')[1].split("</table>")[0]
     values = [float(row.split('data-value="')[2].split('"')[0]) for row in table.split("<tbody>")[1].split("<tr>")[1:]]
     assert len(values) == 2
