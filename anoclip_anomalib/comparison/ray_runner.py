@@ -5,6 +5,7 @@ the driver alone, so that workers need no shared file system for results (they d
 """
 
 import contextlib
+import os
 import time
 from collections import deque
 from typing import Any
@@ -53,6 +54,7 @@ def run_on_ray(
         return outcome
     begun_here = not ray.is_initialized()
     if begun_here:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report to its makers
         local: dict[str, Any] = {} if address else {"num_cpus": workers, "include_dashboard": False}
         ray.init(address=address, log_to_driver=False, configure_logging=False, **local)
     resources = ray.cluster_resources()

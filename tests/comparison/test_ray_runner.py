@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,12 @@ from anoclip_anomalib.comparison.suite import jobs_of
 from .suites import command, command_here, small_suite, write_suite
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'anoclip_anomalib[ray]'")
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray leaves a token in the home folder; other tests look there for files of ours."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
 
 
 def test_two_workers_give_the_same_table_and_a_lost_worker_costs_no_job(tmp_path, capsys):

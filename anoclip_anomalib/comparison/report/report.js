@@ -36,7 +36,7 @@ function frame(title, xTitle, yTitle, xTicks, yTicks, xAt, yAt) {
   box.className = "chart";
   const head = document.createElement("h4");
   head.textContent = title;
-  const svg = node("svg", {viewBox: "0 0 360 260", role: "img", "aria-label": title});
+  const svg = node("svg", {viewBox: "0 0 372 260", role: "img", "aria-label": title});
   for (const [value, label] of xTicks) {
     svg.append(node("line", {class: "gridline", x1: xAt(value), x2: xAt(value), y1: 10, y2: 215}));
     svg.append(node("text", {x: xAt(value), y: 230, "text-anchor": "middle"}, label));
@@ -86,6 +86,18 @@ function histogramChart(model, histogram, colour) {
   anomalous.forEach((value, k) => svg.append(node("rect", {x: 45 + k * width, width, y: yAt(value), height: 215 - yAt(value), fill: colour, "fill-opacity": .6})));
   return box;
 }
+// Where a name of this width covers no point and no other name: right of its point, left of it, else above or below, ever further away.
+function freePlace(x, y, width, taken) {
+  const free = (left, baseline) => left >= 47 && left + width <= 370 && baseline >= 12 && baseline <= 212
+    && !taken.some(([x0, y0, x1, y1]) => left < x1 && left + width > x0 && baseline - 10 < y1 && baseline + 3 > y0);
+  const middle = Math.max(47, Math.min(x - width / 2, 370 - width));
+  for (let away = 0; away < 200; away += 4) {
+    for (const baseline of [y + 4 + away, y + 4 - away]) {
+      for (const left of [x + 8, x - 8 - width, middle]) if (free(left, baseline)) return [left, baseline];
+    }
+  }
+  return [middle, y + 18];
+}
 function speedChart(chart, metric, title) {
   const points = chart.models.map((model, i) => [model, chart.speed[model].median_s, chart.speed[model].metrics[metric], i])
     .filter(point => point[1] > 0 && point[2] !== null && point[2] !== undefined);
@@ -97,11 +109,16 @@ function speedChart(chart, metric, title) {
   const xAt = linear(low, high, 55, 340), yAt = linear(bottom, top, 215, 10);
   const xTicks = Array.from({length: high - low + 1}, (_, i) => [low + i, String(+(10 ** (low + i)).toPrecision(2))]);
   const [box, svg] = frame("Speed against accuracy", "milliseconds per image (median, logarithmic)", title, xTicks, ticks(bottom, top, Math.max(1, Math.round((top - bottom) / step)), 0), xAt, yAt);
-  let above = -Infinity; // names are moved down until they no longer cover each other
-  points.map((point, k) => [point[0], point[3], xAt(times[k]), yAt(values[k])]).sort((a, b) => a[3] - b[3]).forEach(([model, i, x, y]) => {
-    const right = x < 230, at = above = Math.max(y + 4, above + 12);
+  const places = points.map(([model,, , i], k) => ({model, i, x: xAt(times[k]), y: yAt(values[k])}));
+  const taken = places.map(({x, y}) => [x - 6, y - 6, x + 6, y + 6]);
+  places.forEach(({model, i, x, y}) => {
     svg.append(node("circle", {cx: x, cy: y, r: 5, fill: COLOURS[i % COLOURS.length]}));
-    svg.append(node("text", {x: right ? x + 8 : x - 8, y: at, "text-anchor": right ? "start" : "end"}, model));
+    const label = node("text", {"text-anchor": "start"}, model), width = 6.3 * model.length;
+    const [left, baseline] = freePlace(x, y, width, taken);
+    taken.push([left, baseline - 10, left + width, baseline + 3]);
+    label.setAttribute("x", left);
+    label.setAttribute("y", baseline);
+    svg.append(label);
   });
   return box;
 }
