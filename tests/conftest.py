@@ -21,6 +21,7 @@ os.environ.update(
         "MPLCONFIGDIR": f"{_HOME.name}/matplotlib",
         "PYTHONDONTWRITEBYTECODE": "1",
         "HF_HUB_OFFLINE": "1",  # the hub library would try for most of a minute
+        "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime >= 1.29 reports to its makers and leaves files, unless CI is set
     }
 )
 _LOCAL = ("127.0.0.1", "::1", "localhost", "0.0.0.0", "::", None, "")
