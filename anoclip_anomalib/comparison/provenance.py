@@ -1,6 +1,5 @@
 """What a row came from: method facts, preprocessing, weights, versions, machine."""
 
-import getpass
 import socket
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -86,13 +85,6 @@ def provenance_of(job: Job, model: Any) -> dict[str, Any]:
         "commit": commit(),
         "config": {"model": asdict(job.model), "data": asdict(job.data), "protocol": asdict(job.protocol)},
         "seed": job.seed,
-        "hardware": machine() | {"host": socket.gethostname(), "user": _user()},
+        "hardware": machine() | {"host": socket.gethostname()},
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
-
-
-def _user() -> str | None:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return None

@@ -70,8 +70,7 @@ def csv_text(rows: list[dict[str, Any]]) -> str:
             threshold = row.get("thresholds", {}).get(part, {})
             line |= {f"{part}_threshold": threshold.get("value"), f"{part}_threshold_rule": threshold.get("rule")}
         line |= {key: provenance.get(key) for key in ("weights_digest", "commit", "note", "learning_type", "time")}
-        line |= flatten({"method": provenance.get("method", {}), "versions": provenance.get("versions", {})})
-        line |= flatten({"config": provenance.get("config", {})})
+        line |= flatten({key: provenance.get(key, {}) for key in ("method", "preprocessing", "hardware", "versions", "config")})
         lines.append(line)
     columns = list(dict.fromkeys(key for line in lines for key in line))
     stream = io.StringIO()

@@ -95,6 +95,8 @@ def test_failed_missing_and_damaged_jobs_show(tmp_path):
         lines = list(csv.DictReader(file))
     assert [line["status"] for line in lines] == ["failed", "done", "done"]
     assert {"accelerator", "job_duration", "fit_duration", "test_duration"} <= set(lines[0])  # anomalib's columns
+    assert lines[1]["hardware.processor"] == "x"
+    assert lines[1]["preprocessing.resize"] == "bilinear"
 
 
 def test_quoted_figures_are_marked_and_only_on_the_whole_data_set(tmp_path):
