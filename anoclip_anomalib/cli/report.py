@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 HELP = "Write the report of a comparison: one HTML file, Markdown, CSV, LaTeX."
 
@@ -9,8 +10,10 @@ HELP = "Write the report of a comparison: one HTML file, Markdown, CSV, LaTeX."
 def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = argparse.ArgumentParser(prog="anoclip report", description=HELP)
-    parser.add_argument("results", help="results folder of `anoclip compare`")
-    parser.add_argument("-o", "--output", help="where to write (default: the results folder)")
+    parser.add_argument("results", help="results folder of `anoclip compare`, or a folder of several")
+    parser.add_argument(
+        "-o", "--output", help="where to write (default: the results folder); of several, a folder for each in it"
+    )
     parser.add_argument("--quoted", action="store_true", help="show figures that papers published, marked as quoted")
     parser.add_argument("--quoted-file", metavar="YAML", help="quoted figures from this file instead of ours")
     return parser
@@ -19,13 +22,18 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Run the command; returns its exit code (2: bad input)."""
     args = build_parser().parse_args(argv)
+    from anoclip_anomalib.comparison.folder import results_folders
     from anoclip_anomalib.comparison.report.build import build_report
 
-    try:
-        written = build_report(args.results, args.output, args.quoted or bool(args.quoted_file), args.quoted_file)
-    except (ValueError, OSError) as error:
-        print(str(error), file=sys.stderr)
-        return 2
-    for path in written:
-        print(f"wrote {path}")
-    return 0
+    code = 0
+    for folder in results_folders(args.results):
+        output = Path(args.output) / folder.name if args.output and folder != Path(args.results) else args.output
+        try:
+            written = build_report(folder, output, args.quoted or bool(args.quoted_file), args.quoted_file)
+        except (ValueError, OSError) as error:
+            print(str(error), file=sys.stderr)
+            code = 2
+            continue
+        for path in written:
+            print(f"wrote {path}")
+    return code

@@ -18,6 +18,16 @@ class ResultsError(ValueError):
     """A results folder that cannot be used; the message says why and what to do."""
 
 
+def results_folders(path: str | Path) -> list[Path]:
+    """The results folders that are meant by a path: itself, or those in it (as in `results/comparison`), sorted.
+
+    A folder without any is returned as it is; :class:`ResultsFolder` says what is wrong with it.
+    """
+    path = Path(path)
+    inside = [] if (path / "suite.json").exists() else sorted(file.parent for file in path.glob("*/suite.json"))
+    return inside or [path]
+
+
 class ResultsFolder:
     """`suite.json`, `rows/<job>.json`, `predictions/<job>.csv`, `pictures/...`.
 

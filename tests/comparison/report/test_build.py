@@ -150,6 +150,18 @@ def test_command(tmp_path, capsys):
         build_report(tmp_path / "r")
 
 
+def test_command_on_a_folder_of_several_results(tmp_path, capsys):
+    for name in ("a", "b"):
+        write_results(tmp_path / "all" / name, models=1, categories=1, seeds=1)
+    (tmp_path / "all" / "other").mkdir()
+    assert main([str(tmp_path / "all")]) == 0
+    assert all((tmp_path / "all" / name / "report.html").exists() for name in ("a", "b"))
+    shutil.rmtree(tmp_path / "all" / "a" / "rows")
+    assert main([str(tmp_path / "all"), "-o", str(tmp_path / "out")]) == 2  # a has no row, b gets its report all the same
+    assert f"{tmp_path / 'all' / 'a'} has no results yet" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["b"]
+
+
 def test_lost_pictures_cost_no_report(tmp_path):
     write_results(tmp_path, models=2, categories=2, seeds=1)
     for path in list((tmp_path / "pictures").iterdir())[::2]:
