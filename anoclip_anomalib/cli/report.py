@@ -27,7 +27,7 @@ def main(argv: list[str]) -> int:
 
     code = 0
     for folder in results_folders(args.results):
-        output = Path(args.output) / folder.name if args.output and folder != Path(args.results) else args.output
+        output = Path(args.output) / folder.relative_to(args.results) if args.output else None
         try:
             written = build_report(folder, output, args.quoted or bool(args.quoted_file), args.quoted_file)
         except (ValueError, OSError) as error:
