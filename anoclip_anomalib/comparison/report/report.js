@@ -113,12 +113,9 @@ function speedChart(chart, metric, title) {
   const taken = places.map(({x, y}) => [x - 6, y - 6, x + 6, y + 6]);
   places.forEach(({model, i, x, y}) => {
     svg.append(node("circle", {cx: x, cy: y, r: 5, fill: COLOURS[i % COLOURS.length]}));
-    const label = node("text", {"text-anchor": "start"}, model), width = 6.3 * model.length;
-    const [left, baseline] = freePlace(x, y, width, taken);
+    const width = 6.3 * model.length, [left, baseline] = freePlace(x, y, width, taken);
     taken.push([left, baseline - 10, left + width, baseline + 3]);
-    label.setAttribute("x", left);
-    label.setAttribute("y", baseline);
-    svg.append(label);
+    svg.append(node("text", {x: left, y: baseline}, model));
   });
   return box;
 }
