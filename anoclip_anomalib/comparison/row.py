@@ -22,7 +22,7 @@ Compute = Callable[[ScoreCounts, Threshold], float]
 
 
 def _of_curve(read: Callable[[Curve], float]) -> Compute:
-    return lambda counts, threshold: read(curves.threshold_curve(counts))
+    return lambda counts, threshold: read(counts.curve)
 
 
 IMAGE_METRICS: dict[str, Compute] = {
@@ -149,7 +149,7 @@ def _curves(image: ScoreCounts | str, pixel: ScoreCounts | str) -> dict[str, Any
         if isinstance(counts, str):
             return
         try:
-            x, y = read(curves.threshold_curve(counts))
+            x, y = read(counts.curve)
         except UndefinedMetricError:
             return
         inside = int(np.searchsorted(x, limit, side="right")) + 1

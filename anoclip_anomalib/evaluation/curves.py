@@ -5,6 +5,7 @@ images these are images, for maps pixels; pixels of anomalous regions also carry
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -33,6 +34,11 @@ class ScoreCounts:
     regions: float
     minimum: float
     maximum: float
+
+    @cached_property
+    def curve(self) -> "Curve":
+        """:func:`threshold_curve` of these counts, computed once for all metrics that read it."""
+        return threshold_curve(self)
 
 
 @dataclass(frozen=True)
@@ -176,7 +182,7 @@ def aupro_paper(counts: ScoreCounts, fpr_limit: float = 0.3, steps: int = 200) -
     Raises:
         UndefinedMetricError: if there are no anomalous regions, or the kept points span no range.
     """
-    curve = threshold_curve(counts)
+    curve = counts.curve
     if curve.overlap is None or counts.overlap is None:
         raise UndefinedMetricError("no anomalous regions")
     if counts.maximum <= counts.minimum:
