@@ -2,6 +2,8 @@
 
 import csv
 import logging
+import pickle
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -85,6 +87,12 @@ def main(argv: list[str]) -> int:
     except USER_ERRORS as error:
         logger.debug("The error in full", exc_info=True)
         print(f"anoclip: error: {clear_message(error)}", file=sys.stderr)
+        return 2
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        inside = f"code ({found[1]})" if found else "something else than tensors"
+        message = f"The checkpoint is damaged or holds {inside}, which could run when it is loaded; it is refused"
+        print(f"anoclip: error: {message}", file=sys.stderr)
         return 2
     if cli.subcommand == "predict" and cli.predictions_file is not None:
         print_predictions(cli.predictions_file)
