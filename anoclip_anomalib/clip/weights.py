@@ -30,6 +30,7 @@ DEMO = "demo"
 RANDOM = "random"
 HF_HUB = "hf-hub:"
 Activation = Literal["as_trained", "gelu", "quick_gelu"]
+QUICK_GELU = "activation='quick_gelu' or an architecture named -quickgelu (QuickGELU)"
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -142,7 +143,7 @@ def _load_clip(backbone: str, pretrained: str, activation: Activation, file_stam
         model, source = _hub_model(backbone), backbone
     else:
         _check_backbone(backbone)
-        model, source = _named_model(backbone, pretrained), pretrained
+        model, source = _named_model(backbone, pretrained, activation), pretrained
     check_visual(model.visual)
     model.requires_grad_(requires_grad=False).eval()
     tokenizer = _tokenizer(backbone, model)
@@ -167,12 +168,15 @@ def _set_activation(model: nn.Module, activation: Activation) -> bool:
     return bool(places)
 
 
-def _named_model(backbone: str, pretrained: str) -> nn.Module:
+def _named_model(backbone: str, pretrained: str, activation: Activation) -> nn.Module:
     if pretrained == RANDOM:
         logger.warning("Untrained random weights for %s: the scores will mean nothing", backbone)
         return _untrained(backbone)
     if _is_file_name(pretrained):
-        return _load_into(partial(_untrained, backbone), Path(pretrained), backbone)
+        model = _load_into(partial(_untrained, backbone), Path(pretrained), backbone)
+        if activation == "as_trained" and (get_pretrained_cfg(backbone, "openai") or {}).get("quick_gelu"):
+            logger.warning("%s: a file does not tell its activation. GELU is used; OpenAI's need %s", pretrained, QUICK_GELU)
+        return model
     tags = open_clip.list_pretrained_tags_by_model(backbone)
     if pretrained not in tags:
         close = get_close_matches(pretrained, tags, n=3) or tags
