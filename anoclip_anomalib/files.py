@@ -1,10 +1,31 @@
-"""Writing files so that a reader never sees half of one."""
+"""Writing files so that a reader never sees half of one, and no spreadsheet runs what is in it."""
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+
+
+def csv_safe(value: Any) -> Any:
+    """Make a value of a CSV cell harmless in spreadsheets: a text that would be a formula gets an apostrophe before it.
+
+    The rule is OWASP's (CSV injection). Numbers, also as text ("-0.5"), stay as they are.
+
+    Args:
+        value: Any cell; only texts are changed.
+
+    Returns:
+        The value, or the text with an apostrophe in front.
+    """
+    if isinstance(value, str) and value.startswith(_FORMULA) and not _NUMBER.fullmatch(value):
+        return f"'{value}"
+    return value
 
 
 @contextmanager

@@ -3,7 +3,7 @@ import stat
 
 import pytest
 
-from anoclip_anomalib.files import atomic_write
+from anoclip_anomalib.files import atomic_write, csv_safe
 
 
 def test_the_file_appears_whole_and_with_the_usual_permissions(tmp_path):
@@ -40,3 +40,15 @@ def test_a_long_name_is_no_problem(tmp_path):
     with atomic_write(path) as temporary:
         temporary.write_text("1")
     assert path.read_text() == "1"
+
+
+@pytest.mark.parametrize(
+    "text", ["=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "＝1", "-", "-1_0", "+٣"]
+)
+def test_formulas_become_text_in_a_csv(text):
+    assert csv_safe(text) == f"'{text}"
+
+
+@pytest.mark.parametrize("value", ["", "plain", "a=b", "-0.5", "+1e-05", "-.5", "1", 3, -0.5, None, True, "'=1", " x"])
+def test_other_csv_cells_stay_as_they_are(value):
+    assert csv_safe(value) is value
