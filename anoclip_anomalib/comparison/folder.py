@@ -118,17 +118,15 @@ class ResultsFolder:
         Raises:
             OSError: if the disk is full or the folder cannot be written; the row is then not there.
         """
-        row = dict(row)
-        predictions = row.pop("predictions", None)
         if pictures is not None:
             self._write_bytes(self.path / "pictures" / f"{job.id}.png", pictures.heatmaps)
             stem = picture_stem(job.data.name, job.category)
-            for suffix, content in (("images.jpg", pictures.images), ("masks.png", pictures.masks)):
-                path = self.path / "pictures" / f"{stem}-{suffix}"
-                if not path.exists() or path.read_bytes() != content:
-                    self._write_bytes(path, content)
-        if predictions is not None:
-            write_predictions(self.path / "predictions" / f"{job.id}.csv", _prediction_rows(row, predictions))
+            self._write_bytes(self.path / "pictures" / f"{job.id}-masks.png", pictures.masks)  # models may see other parts
+            path = self.path / "pictures" / f"{stem}-images.jpg"
+            if not path.exists() or path.read_bytes() != pictures.images:
+                self._write_bytes(path, pictures.images)
+        if "images" in row:
+            write_predictions(self.path / "predictions" / f"{job.id}.csv", _prediction_rows(row))
         self._write_json(self.row_path(job.id), row)
 
     def rows(self) -> tuple[list[dict[str, Any]], list[str]]:
@@ -180,7 +178,7 @@ def _row_fault(row: Any, job_id: str) -> str | None:
     return f"{', '.join(missing)} missing" if missing else None
 
 
-def _prediction_rows(row: dict[str, Any], predictions: list) -> list[dict[str, Any]]:
+def _prediction_rows(row: dict[str, Any]) -> list[dict[str, Any]]:
     threshold = row["thresholds"]["image"]
     value = threshold["value"]
     return [
@@ -191,7 +189,7 @@ def _prediction_rows(row: dict[str, Any], predictions: list) -> list[dict[str, A
             "label": "" if value is None else int(score > value),
             "threshold_rule": threshold["rule"],
         }
-        for path, score, _ in predictions
+        for path, score, *_ in row["images"]
     ]
 
 

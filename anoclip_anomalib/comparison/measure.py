@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from anoclip_anomalib.comparison.suite import Protocol
 from anoclip_anomalib.evaluation.accumulator import PixelAccumulator
-from anoclip_anomalib.evaluation.curves import UndefinedMetricError, auroc, count_scores, threshold_curve
+from anoclip_anomalib.evaluation.confidence import placements
 from anoclip_anomalib.evaluation.raw_batch import raw_maps, raw_scores, require_before_post_processor
 from anoclip_anomalib.evaluation.reference import ScoreReference
 from anoclip_anomalib.evaluation.resolution import (
@@ -21,7 +21,7 @@ from anoclip_anomalib.evaluation.resolution import (
 )
 from anoclip_anomalib.evaluation.thresholds import is_held_out
 
-THUMBNAIL = 96  # longer side of a thumbnail in the report, pixels
+THUMBNAIL = 192  # longer side of a thumbnail in the report, pixels
 
 
 @dataclass
@@ -32,13 +32,11 @@ class Sample:
         path: of the image file.
         anomaly_map: (h, w) float32, h, w <= THUMBNAIL.
         mask: (h, w) uint8, or None.
-        pixel_auroc: of this image's map alone; NaN without mask or anomaly.
     """
 
     path: str
     anomaly_map: np.ndarray
     mask: np.ndarray | None
-    pixel_auroc: float
 
 
 @dataclass
@@ -48,6 +46,7 @@ class Measured:
     Attributes:
         pixels: pixel statistics of the test images that have masks.
         scores, labels, paths: of the test images, in order; label -1 if there is none.
+        map_aurocs: of each test image, the pixel AUROC inside its map; NaN without mask or anomaly.
         image_reference, pixel_reference: scores of normal validation images (not of test images).
         validation: scores and labels of validation images.
         samples: images kept for the report.
@@ -59,6 +58,7 @@ class Measured:
     scores: list[float] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
+    map_aurocs: list[float] = field(default_factory=list)
     image_reference: ScoreReference = field(default_factory=ScoreReference)
     pixel_reference: ScoreReference = field(default_factory=ScoreReference)
     validation: tuple[list[float], list[int]] = field(default_factory=lambda: ([], []))
@@ -153,6 +153,7 @@ class Measure(Callback):
         result.paths.extend(paths)
         maps = raw_maps(batch)
         if maps is None:
+            result.map_aurocs.extend([float("nan")] * len(scores))
             return
         result.map_size = (int(maps.shape[1]), int(maps.shape[2]))
         pairs = []
@@ -164,19 +165,21 @@ class Measure(Callback):
         masks = [mask for _, part in pairs for mask in part] if pairs else [None] * len(maps)
         used = [one for part, _ in pairs for one in part] if pairs else list(maps)
         for path, anomaly_map, mask in zip(paths, used, masks, strict=True):
+            result.map_aurocs.append(_map_auroc(anomaly_map, mask))
             if path in self._wanted:
                 result.samples.append(_sample(path, anomaly_map, mask))
 
 
 def _sample(path: str, anomaly_map: np.ndarray, mask: np.ndarray | None) -> Sample:
-    value = float("nan")
-    if mask is not None:
-        try:
-            value = auroc(threshold_curve(count_scores(anomaly_map, mask > 0)))
-        except UndefinedMetricError:
-            value = float("nan")
     small = None if mask is None else shrink((mask > 0).astype(np.uint8) * 255)
-    return Sample(path, shrink(np.asarray(anomaly_map, np.float32)), small, value)
+    return Sample(path, shrink(np.asarray(anomaly_map, np.float32)), small)
+
+
+def _map_auroc(anomaly_map: np.ndarray, mask: np.ndarray | None) -> float:
+    """Pixel AUROC of one image; NaN without mask, or where all or nothing is anomalous."""
+    if mask is None or not mask.any() or mask.all():
+        return float("nan")
+    return float(placements(anomaly_map[mask > 0], anomaly_map[mask == 0]).mean())
 
 
 def relative_path(path: str, root: str | Path | None) -> str:

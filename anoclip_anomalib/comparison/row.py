@@ -51,7 +51,7 @@ class Pictures:
     Attributes:
         heatmaps: PNG, grey: the maps, one scale for the whole job.
         images: JPEG: the photographs (the same for every job on this category).
-        masks: PNG, grey.
+        masks: PNG, grey: the masks as this model saw them.
     """
 
     heatmaps: bytes
@@ -111,9 +111,9 @@ def finished_row(job: Job, result: Measured, learning_type: LearningType, root: 
         "image_score": "maximum of the map" if result.no_image_score else "the model's own",
         "curves": _curves(image, pixel),
         "histogram": _histogram(scores[known], labels[known]),
-        "predictions": [
-            [relative_path(path, root), float(score), int(label)]
-            for path, score, label in zip(result.paths, result.scores, result.labels, strict=True)
+        "images": [
+            [relative_path(path, root), float(score), int(label), _finite(map_auroc)]
+            for path, score, label, map_auroc in zip(result.paths, result.scores, result.labels, result.map_aurocs, strict=True)
         ],
     }
 
@@ -142,7 +142,7 @@ def _measure(
 
 
 def _curves(image: ScoreCounts | str, pixel: ScoreCounts | str) -> dict[str, Any]:
-    """Points for drawing: image ROC, pixel ROC, PRO up to a false positive rate of 0.3."""
+    """Points for drawing: ROC and precision over recall of images and pixels, PRO up to a false positive rate of 0.3."""
     found: dict[str, Any] = {}
 
     def add(name: str, counts: ScoreCounts | str, read: Any, limit: float) -> None:
@@ -158,6 +158,8 @@ def _curves(image: ScoreCounts | str, pixel: ScoreCounts | str) -> dict[str, Any
 
     add("image_roc", image, curves.roc, 1.0)
     add("pixel_roc", pixel, curves.roc, 1.0)
+    add("image_pr", image, curves.precision_recall, 1.0)
+    add("pixel_pr", pixel, curves.precision_recall, 1.0)
     add("pro", pixel, curves.pro_curve, 0.3)
     return found
 
@@ -195,7 +197,7 @@ def pictures_of(job: Job, result: Measured, root: Any, row: dict[str, Any]) -> P
         strips[0].append(_square(np.round(255 * level).astype(np.uint8)))
         strips[1].append(_square(photograph))
         strips[2].append(_square(mask))
-        quality = image_quality(scores, labels, position, sample.pixel_auroc)
+        quality = image_quality(scores, labels, position, result.map_aurocs[position])
         row["samples"].append(
             [relative_path(sample.path, root), int(labels[position]), float(scores[position]), _finite(quality)]
         )

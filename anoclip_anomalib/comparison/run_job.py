@@ -21,7 +21,7 @@ from anoclip_anomalib.comparison.measure import Measure
 from anoclip_anomalib.comparison.provenance import provenance_of
 from anoclip_anomalib.comparison.row import Pictures, failed_row, finished_row, pictures_of
 from anoclip_anomalib.comparison.suite import ClassSpec, Job
-from anoclip_anomalib.comparison.timing import PeakMemory, Stopwatch, latency, throughput
+from anoclip_anomalib.comparison.timing import OtherLoad, PeakMemory, Stopwatch, latency, throughput
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,12 @@ def _run(job: Job, data_folder: Path) -> tuple[dict[str, Any], Pictures | None]:
     callbacks = [catalogue.instantiate("callback", spec) for spec in job.model.callbacks]
     measure, stopwatch = Measure(job.protocol), Stopwatch()
     trains = model.learning_type not in (LearningType.ZERO_SHOT, LearningType.FEW_SHOT)
-    with tempfile.TemporaryDirectory(prefix="anoclip-compare-") as folder, quiet(), PeakMemory() as memory:
+    with (
+        tempfile.TemporaryDirectory(prefix="anoclip-compare-") as folder,
+        quiet(),
+        PeakMemory() as memory,
+        OtherLoad() as others,
+    ):
         options = {"enable_progress_bar": False, "enable_model_summary": False} | job.model.trainer
         if not trains:  # nothing to keep: no checkpoint with all of CLIP's weights for each job
             options = {key: value for key, value in options.items() if not key.startswith("enable_")} | {"barebones": True}
@@ -76,7 +81,7 @@ def _run(job: Job, data_folder: Path) -> tuple[dict[str, Any], Pictures | None]:
         _time_single_images(engine, model, datamodule, job)
         speed |= latency(stopwatch.seconds, job.protocol.warmup_images)
     speed |= {"fit_s": fit_s, "test_s": test_s, "device": str(engine.trainer.strategy.root_device)}
-    speed |= {"threads": torch.get_num_threads()}
+    speed |= {"threads": torch.get_num_threads(), "other_load": others.cores}
     parameters = {
         "total": sum(p.numel() for p in model.parameters()),
         "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),

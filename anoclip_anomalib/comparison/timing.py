@@ -92,6 +92,35 @@ def throughput(seconds: list[float], images: list[int]) -> dict[str, float | int
     }
 
 
+class OtherLoad:
+    """How many CPU cores other processes kept busy, on average, during a block: above about 0.5, its times mislead.
+
+    Attributes:
+        cores: busy cores of the machine minus this process' own; 0 before the block's end.
+    """
+
+    def __init__(self) -> None:
+        self.cores = 0.0
+        self._process = psutil.Process()
+
+    def _busy(self) -> float:
+        machine, own = psutil.cpu_times(), self._process.cpu_times()
+        return sum(machine) - machine.idle - getattr(machine, "iowait", 0.0) - _guest(machine) - own.user - own.system
+
+    def __enter__(self) -> "OtherLoad":
+        self._start, self._busy_before = time.perf_counter(), self._busy()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        seconds = max(time.perf_counter() - self._start, 1e-3)
+        self.cores = max(0.0, (self._busy() - self._busy_before) / seconds)
+
+
+def _guest(machine: Any) -> float:
+    """Seconds of virtual machines, which Linux counts as user time, too."""
+    return getattr(machine, "guest", 0.0) + getattr(machine, "guest_nice", 0.0)
+
+
 class PeakMemory:
     """Peak resident memory of this process, and peak GPU memory, during a block.
 

@@ -108,11 +108,15 @@ def auroc(curve: Curve) -> float:
     return float(np.sum((fpr[1:] - fpr[:-1]) * (tpr[1:] + tpr[:-1])) / 2)
 
 
+def precision_recall(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
+    """Recall, ascending to 1, and precision, each (K,): one point for each threshold."""
+    return curve.tp / curve.positives, curve.tp / (curve.tp + curve.fp)
+
+
 def average_precision(curve: Curve) -> float:
     """Average precision, 0..1: sum of precision times gain in recall (scikit-learn's, no interpolation)."""
-    precision = curve.tp / (curve.tp + curve.fp)
-    gain = np.diff(np.append(0.0, curve.tp)) / curve.positives
-    return float((precision * gain).sum())
+    recall, precision = precision_recall(curve)
+    return float((precision * np.diff(np.append(0.0, recall))).sum())
 
 
 def f1_max(curve: Curve) -> tuple[float, float]:

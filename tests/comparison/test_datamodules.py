@@ -95,4 +95,4 @@ def test_private_images_without_labels_have_no_metrics_and_say_so(tmp_path):
     assert set(row["metrics"].values()) == {None}
     assert row["undefined"]["image_AUROC"] == "no scores"
     assert row["undefined"]["AUPRO"] == "no masks"
-    assert len(row["predictions"]) == 3
+    assert len(row["images"]) == 3

@@ -30,7 +30,7 @@ def test_a_row_and_its_files(opened, tmp_path):
     assert "predictions" not in read
     stem = picture_stem("plates", "plate")
     assert {path.name for path in (results.path / "pictures").iterdir()} == {
-        f"{jobs[0].id}.png", f"{stem}-images.jpg", f"{stem}-masks.png"
+        f"{jobs[0].id}.png", f"{jobs[0].id}-masks.png", f"{stem}-images.jpg"
     }  # fmt: skip
     with (results.path / "predictions" / f"{jobs[0].id}.csv").open(newline="") as file:
         predictions = list(csv.DictReader(file))

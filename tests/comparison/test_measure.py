@@ -1,6 +1,8 @@
 import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
 
-from anoclip_anomalib.comparison.measure import choose_samples, relative_path, shrink
+from anoclip_anomalib.comparison.measure import _map_auroc, choose_samples, relative_path, shrink
 from anoclip_anomalib.comparison.row import image_quality
 
 
@@ -35,3 +37,10 @@ def test_quality_of_an_image():
     assert image_quality(scores, labels, 2, 0.5) == 0.75
     assert image_quality(np.array([0.1, 0.4, 0.3]), np.array([0, 0, 1]), 2) == 0.5
     assert np.isnan(image_quality(np.array([0.1]), np.array([0]), 0))
+
+
+def test_auroc_inside_a_map():
+    rng = np.random.default_rng(0)
+    anomaly_map, mask = rng.integers(0, 9, (12, 10)).astype(np.float32), (rng.random((12, 10)) < 0.2).astype(np.uint8) * 255
+    assert _map_auroc(anomaly_map, mask) == pytest.approx(roc_auc_score(mask.reshape(-1) > 0, anomaly_map.reshape(-1)))
+    assert all(np.isnan(_map_auroc(anomaly_map, other)) for other in (None, mask * 0, mask * 0 + 1))

@@ -48,8 +48,8 @@ def test_a_row_holds_what_a_reviewer_asks_for(tmp_path):
     assert provenance["config"]["data"]["spec"]["init_args"]["val_split_mode"] == "from_train"
     assert row["thresholds"]["pixel"]["rule"] == "mean + 3 std of normal images"
     assert row["counts"]["reference_images"] == 2
-    scores = np.array([score for _, score, _ in row["predictions"]])
-    labels = np.array([label for _, _, label in row["predictions"]])
+    scores = np.array([score for _, score, *_ in row["images"]])
+    labels = np.array([label for _, _, label, _ in row["images"]])
     assert auroc(threshold_curve(count_scores(scores, labels))) == row["metrics"]["image_AUROC"]
     assert sum(row["histogram"]["normal"]) + sum(row["histogram"]["anomalous"]) == len(scores)
     assert len(row["samples"]) == 4

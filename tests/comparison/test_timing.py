@@ -1,11 +1,12 @@
 import time
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 
-from anoclip_anomalib.comparison.timing import PeakMemory, Stopwatch, latency, throughput
+from anoclip_anomalib.comparison.timing import OtherLoad, PeakMemory, Stopwatch, latency, throughput
 
 
 def test_latency_leaves_the_warm_up_out():
@@ -38,3 +39,27 @@ def test_peak_memory_sees_a_passing_peak():
         del block
     assert memory.cpu_extra_mib > 60
     assert memory.cpu_peak_mib > memory.cpu_extra_mib
+
+
+def test_load_is_that_of_other_processes_only(monkeypatch):
+    """2 s pass; the machine was busy for 5 core seconds, this process for 3 of them: the others kept one core busy."""
+    clock = iter([10.0, 12.0])
+    machine = [SimpleNamespace(user=u, idle=i, iowait=1.0, guest=g) for u, i, g in ((100.0, 50.0, 7.0), (105.0, 51.0, 10.0))]
+    own = iter([SimpleNamespace(user=1.0, system=1.0), SimpleNamespace(user=3.0, system=2.0)])
+    states = iter([Times(**vars(one)) for one in machine])
+    monkeypatch.setattr("anoclip_anomalib.comparison.timing.psutil.cpu_times", lambda: next(states))
+    monkeypatch.setattr("anoclip_anomalib.comparison.timing.time.perf_counter", lambda: next(clock))
+    load = OtherLoad()
+    monkeypatch.setattr(load, "_process", SimpleNamespace(cpu_times=lambda: next(own)))
+    with load:
+        pass
+    assert load.cores == pytest.approx(1.0)
+
+
+class Times(NamedTuple):
+    """What psutil gives on Linux, in part; guest time is in user time, too."""
+
+    user: float
+    idle: float
+    iowait: float
+    guest: float

@@ -48,7 +48,8 @@ def test_a_bootstrap_of_the_mean_spreads_as_its_standard_error_and_as_scipys():
     low, high = interval(samples)
     assert (low[0], high[0]) == pytest.approx((theirs.low, theirs.high), abs=0.01)
     # The same draws for both models: their sum's samples are the samples' sum.
-    np.testing.assert_allclose(bootstrap_mean(values.sum(axis=0)[None], 20000, np.random.default_rng(2))[:, 0], samples.sum(axis=1))
+    together = bootstrap_mean(values.sum(axis=0)[None], 20000, np.random.default_rng(2))
+    np.testing.assert_allclose(together[:, 0], samples.sum(axis=1))
 
 
 def test_a_bootstrap_of_the_auroc_is_scipys():

@@ -125,3 +125,13 @@ def test_downsampled_curve_keeps_ends_and_area():
     assert len(fewer_x) <= 102
     assert (fewer_x[0], fewer_y[0], fewer_x[-1], fewer_y[-1]) == (0, 0, 1, 1)
     assert auc(fewer_x, fewer_y) == pytest.approx(auc(x, y), abs=2e-3)
+
+
+def test_precision_and_recall_are_scikit_learns():
+    rng = np.random.default_rng(0)
+    scores, labels = rng.integers(0, 20, 200) / 20, rng.random(200) < 0.3
+    recall, precision = curves.precision_recall(curves.threshold_curve(curves.count_scores(scores, labels)))
+    theirs, their_recall, _ = precision_recall_curve(labels, scores)
+    np.testing.assert_allclose(recall, their_recall[::-1][1:])
+    np.testing.assert_allclose(precision, theirs[::-1][1:])
+    assert recall[-1] == 1

@@ -1,7 +1,6 @@
 """Write a report from a results folder."""
 
 import json
-from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,16 @@ import jinja2
 from anoclip_anomalib.comparison.catalogue import constant_categories, find_class
 from anoclip_anomalib.comparison.folder import ResultsError, ResultsFolder
 from anoclip_anomalib.comparison.provenance import FACTS
-from anoclip_anomalib.comparison.report import pictures, text
+from anoclip_anomalib.comparison.report import charts, intervals, pictures, text
 from anoclip_anomalib.comparison.report.quoted import Quoted, load_quoted
 from anoclip_anomalib.comparison.report.tables import MEAN, METRIC_TITLES, Table, build_table, mean_curve, speed_of
 from anoclip_anomalib.files import atomic_write
 
-CURVES = {"image_roc": 1.0, "pixel_roc": 1.0, "pro": 0.3}
+FEW = 20  # normal images; a threshold from fewer is worth a warning
+SHOWN_FACTS = (
+    "class", "callbacks", "learning type", "image size", "resize", "smoothing", "image score",
+    "image threshold", "pixel threshold", "reference images", "weights (SHA-256)", "versions", "commit", "hardware", "note",
+)  # fmt: skip
 FACT_TITLES = {
     "auxiliary_data": "auxiliary training data",
     "category_data": "sees of the category",
@@ -55,6 +58,7 @@ def build_report(
     quotes = {table.data: _quotes(rows, table, quoted_file) for table in tables} if quoted else {}
     models = [_model_facts(rows, model) for model in suite["models"]]
     notes = _notes(suite, rows, faults)
+    sure = {table.data: intervals.estimates(rows, table) for table in tables}
     context = {
         "title": suite["name"],
         "description": suite.get("description", ""),
@@ -68,13 +72,20 @@ def build_report(
         "facts": FACT_TITLES,
         "failed": [row for row in rows if row["status"] == "failed"],
         "grids": {table.data: pictures.grid(folder.path, rows, table.models, table.data) for table in tables},
-        "charts": _charts(tables, rows),
+        "charts": {table.data: _charts(table, rows) for table in tables},
+        "estimates": sure,
+        "measures": intervals.MEASURES,
+        "method_words": text.METHOD,
+        "defects": {table.data: intervals.per_defect(rows, table) for table in tables},
+        "shown_facts": SHOWN_FACTS,
         "percent": text.percent,
+        "p_text": text.p_text,
+        "colour": charts.colour,
     }
     target = Path(output) if output else folder.path
     written = {
         "report.html": render_html(context),
-        "report.md": text.markdown(suite["name"], tables, quotes, _flat_models(models), notes),
+        "report.md": text.markdown(suite["name"], tables, quotes, _flat_models(models), notes, sure),
         "jobs.csv": text.csv_text(rows),
         "tables.tex": text.latex(tables, quotes),
     }
@@ -85,15 +96,12 @@ def build_report(
 
 
 def render_html(context: dict[str, Any]) -> str:
-    """Fill the template; everything from data is escaped, the charts' data too."""
+    """Fill the template; everything from data is escaped."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     here = files(__package__)
     template = environment.from_string(here.joinpath("report.html.jinja").read_text(encoding="utf-8"))
     for name in ("report.css", "report.js"):
         context[name.replace(".", "_")] = jinja2.utils.markupsafe.Markup(here.joinpath(name).read_text(encoding="utf-8"))
-    data = json.dumps(context["charts"], separators=(",", ":"), allow_nan=False)
-    # Inside <script> only "<" could end the element.
-    context["charts_json"] = jinja2.utils.markupsafe.Markup(data.replace("<", "\\u003c").replace("&", "\\u0026"))
     return template.render(context)
 
 
@@ -118,6 +126,15 @@ def _notes(suite: dict, rows: list[dict], faults: list[str]) -> list[str]:
     )
     if len({json.dumps(row["map_size"]) for row in rows if row["status"] == "done"}) > 1 and protocol["resolution"] == "model":
         notes.append("The models' maps differ in size, so pixel metrics are not strictly comparable; use resolution: original.")
+    few = sorted({row["counts"].get("reference_images", 0) for row in rows if row["status"] == "done"})
+    few = [count for count in few if 0 < count < FEW]
+    if few:
+        notes.append(f"Thresholds rest on {_range(few)} normal images only: figures at a threshold are uncertain.")
+    loads = [row["speed"].get("other_load") or 0.0 for row in rows if row["status"] == "done"]
+    if max(loads, default=0.0) > 0.5:
+        notes.append(f"Other programs kept up to {max(loads):.1f} CPU cores busy while jobs ran: times are too long.")
+    if any("images" not in row for row in rows if row["status"] == "done"):
+        notes.append("Some rows keep no scores of single images (made by an older version): they have no intervals.")
     for versions in _different(rows, lambda row: row["provenance"]["commit"]):
         notes.append(f"Rows come from different commits: {versions}")
     for processors in _different(rows, lambda row: row["provenance"]["hardware"].get("processor")):
@@ -151,6 +168,7 @@ def _model_facts(rows: list[dict], model: str) -> dict[str, Any]:
         "image score": each(lambda row: row["image_score"]),
         "image threshold": each(lambda row: row["thresholds"]["image"]["rule"]),
         "pixel threshold": each(lambda row: row["thresholds"]["pixel"]["rule"]),
+        "reference images": each(lambda row: row["counts"].get("reference_images", 0)),
         "weights (SHA-256)": _digests(own),
         "versions": each(lambda row: ", ".join(f"{k} {v}" for k, v in row["provenance"]["versions"].items())),
         "commit": each(lambda row: row["provenance"]["commit"]),
@@ -158,6 +176,10 @@ def _model_facts(rows: list[dict], model: str) -> dict[str, Any]:
         "note": "; ".join(dict.fromkeys(row["provenance"]["note"] for row in own if row["provenance"].get("note"))),
         "speed": speed_of(own, model),
     }
+
+
+def _range(counts: list[int]) -> str:
+    return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
 
 
 def _callbacks(row: dict) -> str:
@@ -196,28 +218,29 @@ def _flat_models(models: list[dict]) -> list[dict[str, Any]]:
     return flat
 
 
-def _charts(tables: Iterable, rows: list[dict]) -> list[dict[str, Any]]:
-    """Data of the drawings: curves and histograms by category (first seed) and their mean, speed and accuracy."""
-    charts = []
-    for table in tables:
-        first = {(row["job"]["model"], row["job"]["category"]): row for row in pictures.first_seed_rows(rows, table.data)}
-        categories: dict[str, dict[str, Any]] = {}
-        for category in table.categories:
-            found = {model: first[model, category] for model in table.models if (model, category) in first}
-            categories[category] = {model: {**row["curves"], "histogram": row["histogram"]} for model, row in found.items()}
-        mean: dict[str, dict[str, Any]] = {}
+def _charts(table: Table, rows: list[dict]) -> dict[str, Any]:
+    """Drawings of a data set: curves of the mean and of each category with its histograms (first seed), speed and accuracy."""
+    first = {(row["job"]["model"], row["job"]["category"]): row for row in pictures.first_seed_rows(rows, table.data)}
+    mean: dict[str, dict[str, Any]] = {model: {} for model in table.models}
+    for name, (*_, limit, start) in charts.CURVES.items():
         for model in table.models:
-            mean[model] = {}
-            for name, limit in CURVES.items():
-                own = [entry[model][name] for entry in categories.values() if name in entry.get(model, {})]
-                if own:
-                    mean[model][name] = mean_curve(own, limit)
-        speed = {
-            model: {
-                "median_s": speed_of(rows, model, table.data)["median_s"],
-                "metrics": {name: table.cells[model][MEAN][name].value for name in table.metrics},
-            }
-            for model in table.models
+            own = [row["curves"][name] for (of, _), row in first.items() if of == model and name in row["curves"]]
+            if own:
+                mean[model][name] = mean_curve(own, limit, start)
+    categories: dict[str, dict[str, list]] = {}
+    for category in dict.fromkeys(category for _, category in first):
+        found = {model: first[model, category] for model in table.models if (model, category) in first}
+        drawn = [charts.histogram_chart(m, found[m]["histogram"], i) for i, m in enumerate(table.models) if m in found]
+        curves = {model: row["curves"] for model, row in found.items()} if len(table.categories) > 1 else {}
+        categories[category] = {
+            "curves": charts.curve_charts(table.models, curves),
+            "histograms": [chart for chart in drawn if chart is not None],
         }
-        charts.append({"data": table.data, "models": table.models, "mean": mean, "categories": categories, "speed": speed})
-    return charts
+    seconds = {model: speed_of(rows, model, table.data)["median_s"] for model in table.models}
+    speed = {}
+    for name in table.metrics:
+        points = [(i, m, seconds[m], table.cells[m][MEAN][name].value) for i, m in enumerate(table.models)]
+        chart = charts.speed_chart(points, METRIC_TITLES[name])
+        if chart is not None:
+            speed[METRIC_TITLES[name]] = chart
+    return {"mean": charts.curve_charts(table.models, mean), "categories": categories, "speed": speed}

@@ -11,7 +11,6 @@ import numpy as np
 from PIL import Image
 
 from anoclip_anomalib.comparison.folder import picture_stem
-from anoclip_anomalib.comparison.measure import THUMBNAIL
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,9 @@ def grid(folder: Path, rows: list[dict[str, Any]], models: list[str], data: str,
         stem = folder / "pictures" / picture_stem(data, choice.category)
         paths = [path for path, *_ in any_row["samples"]]
         image = _square(strips, Path(f"{stem}-images.jpg"), paths.index(choice.path))
-        mask = _square(strips, Path(f"{stem}-masks.png"), paths.index(choice.path))
+        masks = folder / "pictures" / f"{any_row['id']}-masks.png"
+        masks = masks if masks.exists() else Path(f"{stem}-masks.png")  # older folders: one file for all models
+        mask = _square(strips, masks, paths.index(choice.path))
         if image is None:
             continue
         image = image if image.ndim == 3 else np.stack([image] * 3, axis=2)
@@ -128,9 +129,10 @@ def _square(strips: dict[Path, np.ndarray | None], path: Path, index: int) -> np
         except OSError:  # a picture that is lost costs a picture, not the report
             strips[path] = None
     strip = strips[path]
-    if strip is None or strip.shape[1] < (index + 1) * THUMBNAIL:
+    side = 0 if strip is None else strip.shape[0]
+    if strip is None or strip.shape[1] < (index + 1) * side:
         return None
-    return strip[:, index * THUMBNAIL : (index + 1) * THUMBNAIL]
+    return strip[:, index * side : (index + 1) * side]
 
 
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:

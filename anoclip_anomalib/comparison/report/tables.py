@@ -28,7 +28,7 @@ class Cell:
     Attributes:
         value: mean over seeds (and categories), 0..1; None if there is none.
         std: standard deviation over seeds; None for a single seed.
-        rank: 1 best, 2 second, 0 otherwise.
+        rank: 1 best, 2 second, 0 otherwise (also for what is printed as 0.00).
         difference: to the first model; None for that model itself or without value.
         note: why there is no value, or what is missing from it.
     """
@@ -134,7 +134,7 @@ def _rank(table: Table, category: str, name: str) -> None:
         table.cells[model][category][name].value for model in table.models if _comparable(table.cells[model][category][name])
     ]
     # Equal to what is printed is equal: half of the last printed digit decides no rank.
-    levels = sorted({round(value, 4) for value in comparable if value is not None}, reverse=True)
+    levels = sorted({round(value, 4) for value in comparable if value is not None} - {0.0}, reverse=True)
     for index, model in enumerate(table.models):
         cell = table.cells[model][category][name]
         if cell.value is None:
@@ -157,7 +157,7 @@ def speed_of(rows: Iterable[dict[str, Any]], model: str, data: str | None = None
     ]
 
     def gather(part: str, name: str, reduce: Any) -> float | None:
-        values = [row[part][name] for row in chosen if row[part].get(name) is not None]
+        values = [row[part][name] for row in chosen if row[part].get(name) is not None]  # older rows lack some
         return float(reduce(values)) if values else None
 
     return {
@@ -168,21 +168,25 @@ def speed_of(rows: Iterable[dict[str, Any]], model: str, data: str | None = None
         "cpu_peak_mib": gather("memory", "cpu_peak_mib", np.max),
         "gpu_peak_mib": gather("memory", "gpu_peak_mib", np.max),
         "parameters": gather("parameters", "total", np.max),
+        "other_load": gather("speed", "other_load", np.mean),
+        "other_load_max": gather("speed", "other_load", np.max),
     }
 
 
-def mean_curve(curves: list[dict[str, list[float]]], limit: float, points: int = 100) -> dict[str, list[float]]:
-    """Average curves vertically on a common axis 0..limit."""
+def mean_curve(
+    curves: list[dict[str, list[float]]], limit: float, start: float | None = 0.0, points: int = 100
+) -> dict[str, list[float]]:
+    """Average curves vertically on a common axis 0..limit, from `start` at 0 (None: from where the curves start)."""
     x = np.linspace(0, limit, points)
-    y = np.mean([_at(curve, x) for curve in curves], axis=0)
+    y = np.mean([_at(curve, x, start) for curve in curves], axis=0)
     return {"x": [round(float(v), 5) for v in x], "y": [round(float(v), 5) for v in y]}
 
 
-def _at(curve: dict[str, list[float]], x: np.ndarray) -> np.ndarray:
-    """Values of a curve that may rise vertically: at a repeated x its highest point counts, but (0, 0) stays."""
+def _at(curve: dict[str, list[float]], x: np.ndarray, start: float | None) -> np.ndarray:
+    """Values of a curve that may step vertically: at a repeated x its last point counts, but for the start."""
     xs, ys = np.asarray(curve["x"]), np.asarray(curve["y"])
     last: np.ndarray = np.append(np.diff(xs) > 0, True)
     values: np.ndarray = np.interp(x, xs[last], ys[last])
-    if x[0] == 0:
-        values[0] = 0.0
+    if start is not None:
+        values[0] = start
     return values

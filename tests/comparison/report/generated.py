@@ -7,7 +7,6 @@ import numpy as np
 from PIL import Image
 
 from anoclip_anomalib.comparison.folder import picture_stem
-from anoclip_anomalib.comparison.measure import THUMBNAIL
 from anoclip_anomalib.comparison.report.tables import METRIC_TITLES
 from anoclip_anomalib.comparison.row import FORMAT
 
@@ -18,6 +17,7 @@ FACTS = {
     "sees_other_test_images": False,
     "order_dependent": False,
 }
+SIDE = 48  # of a picture; smaller than real ones, so that tests are fast
 
 
 def write_results(
@@ -32,15 +32,17 @@ def write_results(
     (folder / "pictures").mkdir()
     for category in places:
         stem = picture_stem("data", category)
-        strip = rng.integers(0, 255, (THUMBNAIL, THUMBNAIL * samples, 3)).astype(np.uint8)
+        strip = rng.integers(0, 255, (SIDE, SIDE * samples, 3)).astype(np.uint8)
         Image.fromarray(strip).save(folder / "pictures" / f"{stem}-images.jpg", quality=82)
-        Image.fromarray((strip[..., 0] > 200).astype(np.uint8) * 255).save(folder / "pictures" / f"{stem}-masks.png")
         for model in names:
             for number in range(seeds):
                 row = one_row(rng, model, category, number, samples, len(rows))
                 rows.append(row)
-                heat = rng.integers(0, 255, (THUMBNAIL, THUMBNAIL * samples)).astype(np.uint8)
+                heat = rng.integers(0, 255, (SIDE, SIDE * samples)).astype(np.uint8)
                 Image.fromarray(heat).save(folder / "pictures" / f"{row['id']}.png")
+                Image.fromarray((strip[..., 0] > 200).astype(np.uint8) * 255).save(
+                    folder / "pictures" / f"{row['id']}-masks.png"
+                )
     suite = {
         "format": FORMAT,
         "name": "made up",
@@ -57,6 +59,15 @@ def write_results(
     return rows
 
 
+def made_up_images(rng: np.random.Generator, category: str, each: int = 12) -> list[list]:
+    """Path, score, label and AUROC inside the map of good images and of those with two kinds of defects."""
+    return [
+        [f"{category}/test/{kind}/{i:03d}.png", float(rng.normal(label)), label, float(rng.uniform(0.5, 1)) if label else None]
+        for kind, label in (("good", 0), ("crack", 1), ("dent", 1))
+        for i in range(each)
+    ]
+
+
 def save(folder: Path, row: dict) -> None:
     """Write a row."""
     (folder / "rows" / f"{row['id']}.json").write_text(json.dumps(row))
@@ -66,6 +77,7 @@ def one_row(rng: np.random.Generator, model: str, category: str, seed: int, samp
     """A finished row with random figures."""
     grid = np.linspace(0, 1, 100)
     curve = {"x": grid.round(5).tolist(), "y": (grid ** rng.uniform(0.1, 1)).round(5).tolist()}
+    precision = {"x": curve["x"], "y": (1 - 0.5 * grid).round(5).tolist()}
     return {
         "format": FORMAT,
         "id": f"{index:016x}",
@@ -74,16 +86,18 @@ def one_row(rng: np.random.Generator, model: str, category: str, seed: int, samp
         "metrics": {name: float(rng.uniform(0.5, 1)) for name in METRIC_TITLES},
         "undefined": {},
         "thresholds": {part: {"value": 0.5, "rule": "mean + 3 std of normal images"} for part in ("image", "pixel")},
-        "counts": {"images": 50},
+        "counts": {"images": 50, "reference_images": 30},
         "map_size": [240, 240],
         "resolution": "model",
         "image_score": "the model's own",
-        "curves": {"image_roc": curve, "pixel_roc": curve, "pro": {"x": (0.3 * grid).tolist(), "y": curve["y"]}},
+        "curves": {"image_roc": curve, "pixel_roc": curve, "image_pr": precision, "pixel_pr": precision}
+        | {"pro": {"x": (0.3 * grid).tolist(), "y": curve["y"]}},
         "histogram": {
             "edges": [0.49, 0.51],
             "normal": rng.integers(0, 9, 40).tolist(),
             "anomalous": rng.integers(0, 9, 40).tolist(),
         },
+        "images": made_up_images(rng, category),
         "samples": [
             [f"{category}/test/bad/{i:03d}.png", i % 2, float(rng.random()), float(rng.random())] for i in range(samples)
         ],
@@ -97,6 +111,7 @@ def one_row(rng: np.random.Generator, model: str, category: str, seed: int, samp
             "test_s": 9.0,
             "device": "cpu",
             "threads": 2,
+            "other_load": 0.1,
         },
         "memory": {"cpu_peak_mib": 900.0, "cpu_extra_mib": 100.0, "gpu_peak_mib": None},
         "parameters": {"total": 1000000, "trainable": 0},

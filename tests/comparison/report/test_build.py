@@ -14,6 +14,7 @@ from anoclip_anomalib.cli.report import main
 from anoclip_anomalib.comparison.folder import ResultsError
 from anoclip_anomalib.comparison.report.build import build_report
 from anoclip_anomalib.comparison.report.quoted import load_quoted
+from anoclip_anomalib.comparison.report.tables import METRIC_TITLES
 
 from .generated import save, write_results
 
@@ -56,9 +57,10 @@ def test_html_opens_offline_and_holds_every_part(tmp_path):
         "model 1 adapts",
     ):
         assert words.lower() in text.lower(), words
-    charts = json.loads(re.search(r'id="charts-data">(.*?)</script>', html, re.S)[1])
-    assert set(charts[0]["mean"]["model 0"]) == {"image_roc", "pixel_roc", "pro"}
-    assert charts[0]["categories"]["category_00"]["model 2"]["histogram"]["edges"] == [0.49, 0.51]
+    # Five kinds of curves, of the mean and of three categories with a histogram of each model, and a chart for each metric.
+    assert page.tags.count("svg") == 5 + 3 * (5 + 3) + len(METRIC_TITLES)
+    assert page.tags.count("caption") == page.tags.count("table")
+    assert not re.search(r"<th(?! scope=)[ >]", html)
 
 
 def test_names_from_data_cannot_break_out(tmp_path):
@@ -67,16 +69,57 @@ def test_names_from_data_cannot_break_out(tmp_path):
     suite = json.loads((tmp_path / "suite.json").read_text())
     suite["models"] = [evil]
     suite["name"] = "<img src=x onerror=alert(1)>"
+    suite["data"] = {"<i>data": ["<b>category"]}
     (tmp_path / "suite.json").write_text(json.dumps(suite))
-    rows[0]["job"]["model"] = evil
+    rows[0]["job"] |= {"model": evil, "data": "<i>data", "category": "<b>category"}
+    rows[0]["provenance"]["note"] = "[click](javascript:alert(1)) `code`"
+    for image in rows[0]["images"]:
+        image[0] = f"<svg onload=alert(1)>/{image[0].rpartition('/')[2]}"
     save(tmp_path, rows[0])
     build_report(tmp_path)
     html = (tmp_path / "report.html").read_text()
     assert "<script>alert" not in html
     assert "<img src=x" not in html
-    assert Reader(html).tags.count("script") == 2
-    assert "\\|&_" in (tmp_path / "report.md").read_text()
+    assert not re.search("<svg onload|<i>|<b>category", html)
+    assert Reader(html).tags.count("script") == 1
+    markdown = (tmp_path / "report.md").read_text()
+    assert "\\|&amp;_" in markdown
+    assert not re.search("<(?!u>|/u>)", markdown)
     assert "\\&\\_" in (tmp_path / "tables.tex").read_text()
+
+
+def test_a_formula_in_a_name_is_text_in_the_csv(tmp_path):
+    rows = write_results(tmp_path, models=1, categories=1, seeds=1)
+    suite = json.loads((tmp_path / "suite.json").read_text())
+    suite["models"] = ["=cmd|' /C calc'!A0"]
+    (tmp_path / "suite.json").write_text(json.dumps(suite))
+    rows[0]["job"]["model"] = suite["models"][0]
+    rows[0]["metrics"]["AUPRO"] = -0.5
+    rows[0]["provenance"]["config"]["model"]["spec"]["init_args"] = {"@x": "+1+1"}
+    save(tmp_path, rows[0])
+    build_report(tmp_path)
+    with (tmp_path / "jobs.csv").open(newline="") as file:
+        line = next(csv.DictReader(file))
+    assert line["model"] == "'=cmd|' /C calc'!A0"
+    assert line["AUPRO"] == "-0.5"
+    assert line["config.model.spec.init_args.@x"] == "'+1+1"
+
+
+def test_what_makes_figures_doubtful_is_said(tmp_path):
+    rows = write_results(tmp_path, models=2, categories=1, seeds=1)
+    words = ["Thresholds rest on 4 normal images only", "kept up to 1.5 CPU cores busy", "keep no scores of single images"]
+    build_report(tmp_path)
+    assert not any(word in (tmp_path / "report.html").read_text() for word in words)
+    rows[0]["counts"]["reference_images"] = 4
+    rows[0]["speed"]["other_load"] = 1.5
+    del rows[1]["images"]
+    for row in rows:
+        save(tmp_path, row)
+    build_report(tmp_path)
+    for name in ("report.html", "report.md"):
+        assert all(word in (tmp_path / name).read_text() for word in words)
+    html = (tmp_path / "report.html").read_text()
+    assert re.search(r"reference images</th><td>4</td><td>30</td>", html)
 
 
 def test_failed_missing_and_damaged_jobs_show(tmp_path):
@@ -193,14 +236,15 @@ def test_scripts_run_in_a_browser(tmp_path):
         timeout=120,
         env=home,
     )
-    # Three curves and speed against accuracy, drawn by the script, and the first category's histograms.
-    assert run.stdout.count("<svg") == 4 + 2
-    assert '<span class="scored">: category_00</span>' in run.stdout
-    # A click on a heading sorts, and a chosen category has histograms.
+    # One metric of each choice is shown.
+    hidden = len(re.findall('data-choice="[^"]*" hidden', run.stdout))
+    assert hidden == 2 * (len(METRIC_TITLES) - 1) + 1
+    # A click on a heading sorts, another choice shows another table, Escape puts an enlarged picture back.
     act = (
         "<script>document.querySelectorAll('table.sortable thead button')[1].click();"
-        "const s = document.querySelector('select.category'); s.value = '/category_01';"
-        "s.dispatchEvent(new Event('change'));</script>"
+        "const s = document.querySelector('.chooser select'); s.selectedIndex = 2; s.dispatchEvent(new Event('change'));"
+        "const box = document.querySelector('.zoom input'); box.click(); document.title = box.checked;"
+        "document.dispatchEvent(new KeyboardEvent('keydown', {key: 'Escape'})); document.title += box.checked;</script>"
     )
     clicked = tmp_path / "clicked.html"
     clicked.write_text(path.read_text().replace("</body>", act + "</body>"))
@@ -211,8 +255,9 @@ def test_scripts_run_in_a_browser(tmp_path):
         timeout=120,
         env=home,
     )
-    assert run.stdout.count("<svg") == 6
-    assert '<span class="scored">: category_01</span>' in run.stdout
+    assert "<title>truefalse</title>" in run.stdout
+    shown = [words for words in METRIC_TITLES.values() if f'data-choice="{words}"><table' in run.stdout.split("By defect")[0]]
+    assert shown == [list(METRIC_TITLES.values())[2]]
     table = run.stdout.split('<table class="sortable">')[1].split("</table>")[0]
     values = [float(row.split('data-value="')[2].split('"')[0]) for row in table.split("<tbody>")[1].split("<tr>")[1:]]
     assert len(values) == 2

@@ -58,7 +58,7 @@ def test_undefined_is_no_zero_and_gives_its_reason():
 def test_mean_curve_of_steps():
     step = {"x": [0, 0, 1], "y": [0, 0.5, 1]}
     line = {"x": [0, 1], "y": [0, 1]}
-    mean = mean_curve([step, line], 1.0, 5)
+    mean = mean_curve([step, line], 1.0, points=5)
     np.testing.assert_allclose(mean["y"], [0, 0.4375, 0.625, 0.8125, 1])
 
 
@@ -67,3 +67,14 @@ def test_speed_is_the_median_and_memory_the_peak():
     assert found["median_s"] == pytest.approx(0.2)
     assert found["cpu_peak_mib"] == 30
     assert found["gpu_peak_mib"] is None
+
+
+def test_what_prints_as_nothing_takes_no_rank():
+    table = build_table("d", ["a", "b"], ["x"], [row("a", "x", 0, 0.9), row("b", "x", 0, 0.00004)], 1)
+    assert [table.cells[m]["x"]["AUPRO"].rank for m in "ab"] == [1, 0]
+    table = build_table("d", ["a", "b"], ["x"], [row("a", "x", 0, 0.0), row("b", "x", 0, 0.0)], 1)
+    assert [table.cells[m]["x"]["AUPRO"].rank for m in "ab"] == [0, 0]
+
+
+def test_mean_curve_of_precision_keeps_its_start():
+    assert mean_curve([{"x": [0.1, 1], "y": [1, 0.5]}], 1.0, None, 3)["y"][0] == 1

@@ -1,0 +1,172 @@
+"""How sure the figures are: intervals over images, differences to the best model, and figures for each kind of defect."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+from scipy.stats import wilcoxon
+
+from anoclip_anomalib.comparison.report.tables import Table
+from anoclip_anomalib.evaluation import confidence
+
+RESAMPLES = 2000
+IMAGE, PIXEL = "image", "pixel"
+MEASURES = {IMAGE: "Image AUROC", PIXEL: "AUROC inside the map of an anomalous image, mean over images"}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its 95 % interval, and its difference to the best model's.
+
+    Attributes:
+        value: 0..1, mean over seeds.
+        low, high: Ends of the bootstrap interval over images.
+        difference: To the best model, with its interval's ends; None for the best itself.
+        p: Two-sided, of no difference, after Holm's correction; None for the best itself or where there is no test.
+    """
+
+    value: float
+    low: float
+    high: float
+    difference: tuple[float, float, float] | None = None
+    p: float | None = None
+
+
+@dataclass(frozen=True)
+class Defect:
+    """Figures on one kind of defect (the folder of its images): measure -> model -> value, 0..1."""
+
+    category: str
+    name: str
+    images: int
+    figures: dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class _Category:
+    """What is known of each image of a category by every model, averaged over seeds.
+
+    Attributes:
+        pairs: (K, M, N) pair matrices.
+        maps: (K, M) AUROC inside the map of each anomalous image, NaN without a mask.
+        defects: (M,) folder of each anomalous image.
+    """
+
+    name: str
+    pairs: np.ndarray
+    maps: np.ndarray
+    defects: list[str]
+
+
+def estimates(rows: list[dict[str, Any]], table: Table) -> dict[str, dict[str, Estimate]]:
+    """Intervals and tests on the images of a data set.
+
+    Of several categories each is resampled by itself and the mean taken, as in the table. Only models that have every
+    category's images take part; the image AUROC of one is compared by DeLong's test, the maps by Wilcoxon's signed ranks.
+
+    Args:
+        rows: Rows of all jobs; those without scores of single images (older versions) are passed over.
+        table: The data set's table.
+
+    Returns:
+        Measure -> model -> estimate; a measure that no model has is missing.
+    """
+    models = _complete(rows, table)
+    categories = list(_categories(rows, table, models))
+    found: dict[str, dict[str, Estimate]] = {}
+    rng = np.random.default_rng(0)
+    ranked = [one for one in categories if all(one.pairs.shape)]
+    if ranked:
+        values = np.mean([one.pairs.mean(axis=(1, 2)) for one in ranked], axis=0)
+        samples = np.mean([confidence.bootstrap_auroc(one.pairs, RESAMPLES, rng) for one in ranked], axis=0)
+        covariance = np.sum([confidence.delong_covariance(one.pairs) for one in ranked], axis=0) / len(ranked) ** 2
+
+        def delong(one: int, best: int) -> float:
+            variance = covariance[one, one] + covariance[best, best] - 2 * covariance[one, best]
+            return confidence.two_sided_p(values[one] - values[best], max(variance, 0.0) if np.isfinite(variance) else variance)
+
+        found[IMAGE] = _compared(models, values, samples, delong)
+    maps = np.concatenate([one.maps for one in categories], axis=1) if categories else np.zeros((0, 0))
+    maps = maps[:, np.isfinite(maps).all(axis=0)]
+    if maps.size:
+
+        def signed_ranks(one: int, best: int) -> float:
+            gap = maps[one] - maps[best]
+            return float(wilcoxon(gap).pvalue) if gap.any() else 1.0
+
+        found[PIXEL] = _compared(models, maps.mean(axis=1), confidence.bootstrap_mean(maps, RESAMPLES, rng), signed_ranks)
+    return found
+
+
+def per_defect(rows: list[dict[str, Any]], table: Table) -> list[Defect]:
+    """Each kind of defect against all normal images of its category.
+
+    Args:
+        rows: Rows of all jobs.
+        table: The data set's table.
+
+    Returns:
+        In the order of categories, then of names.
+    """
+    models, found = _complete(rows, table), []
+    for one in _categories(rows, table, models):
+        for name in sorted(set(one.defects)):
+            chosen = [defect == name for defect in one.defects]
+            figures: dict[str, dict[str, float]] = {IMAGE: {}, PIXEL: {}}
+            for model, pairs, maps in zip(models, one.pairs[:, chosen], one.maps[:, chosen], strict=True):
+                if pairs.size:
+                    figures[IMAGE][model] = float(pairs.mean())
+                if np.isfinite(maps).any():
+                    figures[PIXEL][model] = float(np.nanmean(maps))
+            found.append(Defect(one.name, name, sum(chosen), figures))
+    return found
+
+
+def _compared(models: list[str], values: np.ndarray, samples: np.ndarray, test: Any) -> dict[str, Estimate]:
+    best = int(np.argmax(values))
+    low, high = confidence.interval(samples)
+    gap_low, gap_high = confidence.interval(samples - samples[:, best : best + 1])
+    others = [i for i in range(len(models)) if i != best]
+    p_values = dict(zip(others, confidence.holm([test(i, best) for i in others]), strict=True))
+    found = {}
+    for i, model in enumerate(models):
+        difference = None if i == best else (float(values[i] - values[best]), float(gap_low[i]), float(gap_high[i]))
+        p = p_values.get(i)
+        p = None if p is None or not np.isfinite(p) else p
+        found[model] = Estimate(float(values[i]), float(low[i]), float(high[i]), difference, p)
+    return found
+
+
+def _done(rows: list[dict[str, Any]], table: Table, model: str, category: str) -> list[list]:
+    """The images of a model's rows on a category, sorted by path, one list for each seed."""
+    wanted = {"model": model, "data": table.data, "category": category}
+    chosen = [row for row in rows if row["status"] == "done" and wanted.items() <= row["job"].items() and row.get("images")]
+    return [sorted(row["images"], key=lambda image: (image[0], image[2])) for row in chosen]
+
+
+def _complete(rows: list[dict[str, Any]], table: Table) -> list[str]:
+    """Models that have images of every category that any model has."""
+    have = {model: {c for c in table.categories if _done(rows, table, model, c)} for model in table.models}
+    every = set().union(*have.values())
+    return [model for model in table.models if every and have[model] == every]
+
+
+def _categories(rows: list[dict[str, Any]], table: Table, models: list[str]) -> Iterator[_Category]:
+    """Categories on which all seeds of all models saw the same images."""
+    for category in table.categories:
+        runs = [_done(rows, table, model, category) for model in models]
+        names = {tuple((image[0], image[2]) for image in run) for seeds in runs for run in seeds}
+        if len(names) != 1:
+            continue
+        paths, labels = zip(*next(iter(names)), strict=True)
+        bad = np.array(labels) == 1
+        # Of each model (seeds, images): score and AUROC inside the map.
+        scores, maps = (
+            [np.array([[image[column] for image in run] for run in seeds], dtype=np.float64) for seeds in runs]
+            for column in (1, 3)
+        )
+        pairs = [np.mean([confidence.pair_matrix(one, np.array(labels)) for one in seeds], axis=0) for seeds in scores]
+        defects = [PurePosixPath(path).parent.name for path, is_bad in zip(paths, bad, strict=True) if is_bad]
+        yield _Category(category, np.stack(pairs), np.stack([seeds.mean(axis=0) for seeds in maps])[:, bad], defects)
