@@ -120,3 +120,13 @@ def test_json_has_no_nan(opened):
     text = results.row_path(jobs[0].id).read_text()
     assert json.loads(text)["nested"] == [None]
     assert "NaN" not in text
+
+
+def test_a_score_at_the_threshold_is_called_normal():
+    row = {
+        "thresholds": {"image": {"value": 0.5, "rule": "fixed"}},
+        "images": [["a", 0.5, 0, None], ["b", 0.5000001, 1, None], ["c", 0.1 + 0.2, 0, None]],
+    }
+    rows = folder_module._prediction_rows(row)
+    assert [one["label"] for one in rows] == [0, 1, 0]
+    assert float(rows[2]["score"]) == 0.1 + 0.2

@@ -1,9 +1,15 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
+from anomalib.data import ImageBatch
+from anomalib.data.utils import ValSplitMode
 from sklearn.metrics import roc_auc_score
 
-from anoclip_anomalib.comparison.measure import _map_auroc, choose_samples, relative_path, shrink
+from anoclip_anomalib.comparison.measure import Measure, _map_auroc, choose_samples, relative_path, shrink
 from anoclip_anomalib.comparison.row import image_quality
+from anoclip_anomalib.comparison.suite import Protocol
 
 
 def test_samples_depend_on_names_only_and_favour_anomalies():
@@ -44,3 +50,18 @@ def test_auroc_inside_a_map():
     anomaly_map, mask = rng.integers(0, 9, (12, 10)).astype(np.float32), (rng.random((12, 10)) < 0.2).astype(np.uint8) * 255
     assert _map_auroc(anomaly_map, mask) == pytest.approx(roc_auc_score(mask.reshape(-1) > 0, anomaly_map.reshape(-1)))
     assert all(np.isnan(_map_auroc(anomaly_map, other)) for other in (None, mask * 0, mask * 0 + 1))
+
+
+def test_references_are_normal_validation_images_only():
+    batch = ImageBatch(
+        image=torch.zeros(3, 3, 4, 4),
+        anomaly_map=torch.stack([torch.full((4, 4), value) for value in (0.1, 0.9, 0.3)]),
+        pred_score=torch.tensor([0.1, 0.9, 0.3]),
+        gt_label=torch.tensor([False, True, False]),
+    )
+    measure = Measure(Protocol())
+    datamodule = SimpleNamespace(val_split_mode=ValSplitMode.FROM_TEST)
+    measure.on_validation_batch_end(SimpleNamespace(sanity_checking=False, datamodule=datamodule), None, None, batch)
+    assert (measure.result.image_reference.count, measure.result.image_reference.mean) == (2, pytest.approx(0.2))
+    assert (measure.result.pixel_reference.count, measure.result.pixel_reference.mean) == (32, pytest.approx(0.2))
+    assert measure.result.validation == (pytest.approx([0.1, 0.9, 0.3]), [0, 1, 0])

@@ -47,3 +47,19 @@ def test_merged_parts_equal_the_whole(kind):
 def test_sizes_must_agree():
     with pytest.raises(ValueError, match="same shape"):
         PixelAccumulator().update(np.zeros((2, 4, 4)), np.zeros((2, 4, 5)))
+
+
+def test_extremes_of_several_parts_are_those_of_all():
+    """AUPRO_paper spreads its thresholds between them."""
+    masks = np.eye(4, dtype=np.uint8)[None]
+    parts = []
+    for offset in (0.0, -3.0, 5.0):
+        part = PixelAccumulator()
+        part.update(np.arange(16, dtype=np.float32).reshape(1, 4, 4) + offset, masks)
+        parts.append(part.rows())
+    counts = counts_from_rows(np.concatenate(parts))
+    assert (counts.minimum, counts.maximum, counts.regions) == (-3.0, 20.0, 3.0)
+    grown = PixelAccumulator()
+    for offset in (0.0, -3.0, 5.0):
+        grown.update(np.arange(16, dtype=np.float32).reshape(4, 4) + offset, masks[0])
+    assert (grown.counts().minimum, grown.counts().maximum) == (-3.0, 20.0)

@@ -7,6 +7,7 @@ import pytest
 import tifffile
 from anomalib.data import MVTecAD
 from anomalib.engine import Engine
+from lightning.pytorch import Callback
 
 from anoclip_anomalib.evaluation import PredictionsCsv
 
@@ -38,6 +39,32 @@ def test_test_run_with_held_out_normal_images(tmp_path):
         assert anomaly_map.shape == (80, 80)  # the image's size; the model's is 64
         assert 0.49 < float(row["map_min"]) <= anomaly_map.min() <= anomaly_map.max() <= float(row["map_max"]) < 0.51
     assert all(row["label"] == "1" for row in rows if "spot" in row["path"])
+
+
+class Recorder(Callback):
+    """Raw scores of validation and test images, and labels of the first."""
+
+    def __init__(self):
+        self.validation, self.test = [], []
+
+    def on_validation_batch_end(self, trainer, pl_module, outputs, batch, *args, **kwargs):
+        self.validation += zip(batch.pred_score.tolist(), batch.gt_label.tolist(), strict=True)
+
+    def on_test_batch_end(self, trainer, pl_module, outputs, batch, *args, **kwargs):
+        self.test += zip(batch.image_path, batch.pred_score.reshape(-1).tolist(), strict=True)
+
+
+def test_thresholds_come_from_normal_validation_images_only_and_scores_lose_no_digit(tmp_path):
+    root = write_category(tmp_path / "data", images=10)
+    callback, recorder = PredictionsCsv(), Recorder()
+    datamodule = MVTecAD(root=root, category="plate", num_workers=0, val_split_mode="from_test", val_split_ratio=0.5)
+    engine = Engine(default_root_dir=tmp_path, callbacks=[callback, recorder], barebones=True, accelerator="cpu")
+    engine.test(Brightness(), datamodule=datamodule)
+    normal = np.array([score for score, label in recorder.validation if not label])
+    assert 1 < len(normal) < len(recorder.validation)  # both kinds were there
+    rows = read(callback)
+    assert [float(row["threshold"]) for row in rows] == [pytest.approx(normal.mean() + 3 * normal.std(), rel=1e-9)] * len(rows)
+    assert {row["path"]: float(row["score"]) for row in rows} == dict(recorder.test)  # to the last bit
 
 
 def test_folder_predict_without_reference_uses_and_names_the_natural_threshold(tmp_path):

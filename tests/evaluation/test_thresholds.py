@@ -9,6 +9,7 @@ from anomalib.data import ImageBatch
 from anomalib.data.utils import ValSplitMode
 from anomalib.metrics import F1AdaptiveThreshold
 
+from anoclip_anomalib.evaluation.curves import count_scores, f1_at
 from anoclip_anomalib.evaluation.reference import ScoreReference
 from anoclip_anomalib.evaluation.thresholds import (
     ThresholdRule,
@@ -87,3 +88,10 @@ def test_validation_images_that_are_test_images_are_not_held_out():
     assert is_held_out(SimpleNamespace(val_split_mode=ValSplitMode.FROM_TRAIN))
     assert not is_held_out(SimpleNamespace(val_split_mode=ValSplitMode.SAME_AS_TEST))
     assert not is_held_out(None)
+
+
+def test_a_score_at_the_threshold_is_normal():
+    """As in anomalib's post-processing: anomalous is what scores more."""
+    threshold = ThresholdRule("fixed", value=0.25).fit(reference())
+    assert [threshold.label(score) for score in (0.25, np.nextafter(0.25, 1), np.nextafter(0.25, 0))] == [0, 1, 0]
+    assert f1_at(count_scores(np.array([0.1, 0.25, 0.3]), np.array([0, 1, 1])), 0.25) == pytest.approx(2 / 3)

@@ -107,6 +107,22 @@ def test_whether_a_class_is_a_texture_can_be_decided(texture, name, expected):
     assert PromptBuilder(texture=texture).sentences(name).texture is expected
 
 
+@pytest.mark.parametrize(
+    ("template", "domain", "sentence"),
+    [
+        ("a {domain} photo of {}", "indoor", "an indoor photo of normal nut"),
+        ("a {domain} photo of {}", "Outdoor", "an Outdoor photo of normal nut"),
+        ("a {domain} photo of {}", "plain", "a plain photo of normal nut"),
+        ("{} in a {domain} photo", "upper", "normal nut in an upper photo"),
+        ("{} in a {domain} photo", "lower", "normal nut in a lower photo"),
+        ("extra {domain} photo of {}", "even", "extra even photo of normal nut"),
+    ],
+)
+def test_an_stands_before_vowels_only(template, domain, sentence):
+    prompts = PromptBuilder(templates=[template], industrial_domains=[domain], normal_states=["normal {}"]).sentences("nut")
+    assert prompts.normal_sentences == [sentence]
+
+
 def test_a_template_without_a_domain_is_said_once_per_state():
     prompts = PromptBuilder(templates=["a {}"]).sentences("bottle")
     assert prompts.normal_sentences[:2] == ["a normal bottle", "a flawless bottle"]

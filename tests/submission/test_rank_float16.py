@@ -102,3 +102,22 @@ def test_constant_scores_are_refused():
         fit([np.full((4, 4), 0.5, dtype=np.float32)])
     with pytest.raises(ValueError, match="linear_share"):
         fit(maps_near_half(), linear_share=0.0)
+
+
+def test_a_score_at_an_edge_is_above_it():
+    rank_map = fit(maps_near_half())
+    values = rank_map(np.array([np.nextafter(rank_map.edges[99], -1, dtype=np.float32), rank_map.edges[99]]))
+    steps = values.view(np.uint16)
+    assert steps[0] == np.sum(rank_map.edges < rank_map.edges[99])
+    assert steps[1] == np.sum(rank_map.edges <= rank_map.edges[99])
+    assert steps[1] > steps[0]
+
+
+def test_ties_stand_in_the_middle_of_their_ranks():
+    """Half of the pixels share a score: they get neither the lowest nor the highest of its ranks, so turning the order round
+    turns the values round."""
+    scores = np.repeat(np.array([-2, -1, 0, 1, 2], np.float32), [10, 10, 200, 10, 10])
+    steps = fit([scores], linear_share=0.01)(scores).view(np.uint16).astype(int)
+    turned = fit([-scores], linear_share=0.01)(-scores).view(np.uint16).astype(int)
+    np.testing.assert_allclose(steps + turned, 0x3C00, atol=2)
+    assert abs(steps[120] - 0x3C00 / 2) <= 2
