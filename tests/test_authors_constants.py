@@ -41,15 +41,14 @@ def test_the_limits_are_mvtecs():
 
 
 def test_aupro_of_the_papers_has_200_thresholds_below_a_rate_of_03():
-    """A normal pixel at each of 1000 even scores: of the 200 thresholds 59, from 0.705 on, keep the rate below 0.3."""
-    score = np.arange(1000) / 999
-    overlap = np.where(score >= 0.85, 1.0, 0.0)
-    counts = ScoreCounts(score, np.ones(1000), overlap, overlap / overlap.sum(), 1.0, 0.0, 1.0)
-    thresholds = np.arange(200) / 200
-    fpr = np.array([(score > threshold).mean() for threshold in thresholds])
-    pro = np.array([(overlap * (score > threshold)).sum() / overlap.sum() for threshold in thresholds])
+    """A normal pixel at each of 0, 1, ..., 200, so every threshold is a score: above 140 to 199 lie fewer than 30 %."""
+    score = np.arange(201.0)
+    overlap = np.where(score >= 170, 1.0, 0.0)
+    counts = ScoreCounts(score, np.ones(201), overlap, overlap / overlap.sum(), 1.0, 0.0, 200.0)
+    fpr = np.array([(score > threshold).mean() for threshold in range(200)])
+    pro = np.array([(overlap * (score > threshold)).sum() / overlap.sum() for threshold in range(200)])
     kept = fpr < 0.3
-    assert kept.sum() == 59
+    assert kept.sum() == 60
     x = (fpr[kept] - fpr[kept].min()) / (fpr[kept].max() - fpr[kept].min())
     assert curves.aupro_paper(counts) == pytest.approx(auc(x, pro[kept]))
 

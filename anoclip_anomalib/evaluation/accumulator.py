@@ -32,7 +32,7 @@ class PixelAccumulator:
     """Normal and anomalous pixels by score, and region overlap by score.
 
     Args:
-        capacity: number of bins of the histogram, see :class:`ScoreHistogram`.
+        capacity: Number of bins of the histogram, see :class:`ScoreHistogram`.
     """
 
     def __init__(self, capacity: int = 1 << 19) -> None:
@@ -50,10 +50,10 @@ class PixelAccumulator:
 
         Args:
             maps: (B, H, W) or (H, W) finite scores.
-            masks: same shape, non-zero where anomalous.
+            masks: Same shape, non-zero where anomalous.
 
         Raises:
-            ValueError: if shapes differ or a score is not finite.
+            ValueError: If shapes differ or a score is not finite.
         """
         maps, masks = np.asarray(maps), np.asarray(masks)
         if maps.shape != masks.shape or maps.ndim not in (2, 3):
@@ -84,7 +84,7 @@ class PixelAccumulator:
         """Counts per score so far.
 
         Raises:
-            UndefinedMetricError: if no pixel was seen.
+            UndefinedMetricError: If no pixel was seen.
         """
         return counts_from_rows(self.rows())
 
@@ -93,7 +93,7 @@ def counts_from_rows(rows: np.ndarray) -> ScoreCounts:
     """Read the (concatenated) rows of one or more :class:`PixelAccumulator`.
 
     Raises:
-        UndefinedMetricError: if no pixel was seen.
+        UndefinedMetricError: If no pixel was seen.
     """
     headers, bins = rows[rows[:, 3] < 0], rows[rows[:, 3] >= 0]
     if not len(bins):

@@ -23,8 +23,8 @@ class ScoreCounts:
         normal: (K,) normal elements with that score.
         anomalous: (K,) anomalous elements with that score.
         overlap: (K,) sum over anomalous pixels of 1 / region area; None for images.
-        regions: number of anomalous regions (0 for images).
-        minimum, maximum: exact extremes of the scores.
+        regions: Number of anomalous regions (0 for images).
+        minimum, maximum: Exact extremes of the scores.
     """
 
     score: np.ndarray
@@ -48,7 +48,7 @@ class Curve:
     Attributes:
         threshold: (K,) descending.
         tp, fp: (K,) numbers of true and false alarms.
-        positives, negatives: totals.
+        positives, negatives: Totals.
         overlap: (K,) mean overlap of the anomalous regions (PRO), or None.
     """
 
@@ -64,8 +64,8 @@ def count_scores(scores: np.ndarray, labels: np.ndarray) -> ScoreCounts:
     """Exact counts of (N,) finite scores with (N,) labels (0 normal, 1 anomalous).
 
     Raises:
-        ValueError: if a score is not finite.
-        UndefinedMetricError: if there is no score at all.
+        ValueError: If a score is not finite.
+        UndefinedMetricError: If there is no score at all.
     """
     scores, labels = np.asarray(scores, dtype=np.float64).reshape(-1), np.asarray(labels).reshape(-1).astype(bool)
     if not len(scores):
@@ -82,7 +82,7 @@ def threshold_curve(counts: ScoreCounts) -> Curve:
     """Cumulate counts from the highest score down.
 
     Raises:
-        UndefinedMetricError: if one of the two classes is missing.
+        UndefinedMetricError: If one of the two classes is missing.
     """
     tp, fp = np.cumsum(counts.anomalous[::-1]), np.cumsum(counts.normal[::-1])
     if not len(tp) or tp[-1] + fp[-1] == 0:
@@ -130,7 +130,7 @@ def f1_at(counts: ScoreCounts, threshold: float) -> float:
     """F1, 0..1, of calling anomalous what scores more than `threshold` (SegF1 on pixels).
 
     Raises:
-        UndefinedMetricError: if nothing is anomalous, or the threshold is not a number.
+        UndefinedMetricError: If nothing is anomalous, or the threshold is not a number.
     """
     if not np.isfinite(threshold):
         raise UndefinedMetricError("no threshold")
@@ -146,7 +146,7 @@ def pro_curve(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
     """False positive rate and mean region overlap from (0, 0) on, each (K + 1,).
 
     Raises:
-        UndefinedMetricError: if there are no anomalous regions.
+        UndefinedMetricError: If there are no anomalous regions.
     """
     if curve.overlap is None:
         raise UndefinedMetricError("no anomalous regions")
@@ -159,8 +159,8 @@ def aupro(curve: Curve, fpr_limit: float = 0.3) -> float:
     The curve is interpolated linearly at the limit.
 
     Raises:
-        ValueError: if the limit is not in (0, 1].
-        UndefinedMetricError: if there are no anomalous regions.
+        ValueError: If the limit is not in (0, 1].
+        UndefinedMetricError: If there are no anomalous regions.
     """
     if not 0 < fpr_limit <= 1:
         raise ValueError(f"fpr_limit must lie in (0, 1], got {fpr_limit}")
@@ -184,7 +184,7 @@ def aupro_paper(counts: ScoreCounts, fpr_limit: float = 0.3, steps: int = 200) -
     of the coarse thresholds and the stretched axis this is not comparable with :func:`aupro`.
 
     Raises:
-        UndefinedMetricError: if there are no anomalous regions, or the kept points span no range.
+        UndefinedMetricError: If there are no anomalous regions, or the kept points span no range.
     """
     curve = counts.curve
     if curve.overlap is None or counts.overlap is None:

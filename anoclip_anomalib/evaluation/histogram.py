@@ -29,13 +29,13 @@ def plan_bits(mass: np.ndarray, capacity: int) -> tuple[np.ndarray, float]:
 
     Args:
         mass: (C,) non-negative share of the cells.
-        capacity: upper limit of the number of bins.
+        capacity: Upper limit of the number of bins.
 
     Returns:
         (C,) exponents b in 0..16 with sum(2^b) <= capacity, and the mass that a bin may hold (0 when all are exact).
 
     Raises:
-        ValueError: if there are more cells than bins.
+        ValueError: If there are more cells than bins.
     """
     if len(mass) > capacity:
         raise ValueError(f"{len(mass)} cells do not fit {capacity} bins; use a capacity of at least {CELLS}")
@@ -54,8 +54,8 @@ class ScoreHistogram:
     """Counts of scores in several channels, in at most `capacity` bins.
 
     Args:
-        channels: number of counters a bin holds. Channel 0 is the number of scores, others are sums of weights.
-        capacity: upper limit of the number of bins (>= 65536). Memory is about `8 * channels * capacity` bytes.
+        channels: Number of counters a bin holds. Channel 0 is the number of scores, others are sums of weights.
+        capacity: Upper limit of the number of bins (>= 65536). Memory is about `8 * channels * capacity` bytes.
     """
 
     def __init__(self, channels: int = 1, capacity: int = 1 << 19) -> None:
@@ -87,10 +87,10 @@ class ScoreHistogram:
 
         Args:
             values: (N,) finite scores, counted with weight 1 in channel 0.
-            channels: for each further channel (index, weight): positions in `values` (K,) and their weights (K,).
+            channels: For each further channel (index, weight): positions in `values` (K,) and their weights (K,).
 
         Raises:
-            ValueError: if a score is not finite.
+            ValueError: If a score is not finite.
         """
         values = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
         if not len(values):

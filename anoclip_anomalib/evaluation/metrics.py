@@ -39,9 +39,9 @@ class StreamingMetric(AnomalibMetric, _Plain):
     """Base: reads anomalib batches, is NaN with a `reason` where undefined.
 
     Args:
-        fields: batch fields (score, ground truth); each metric has its defaults.
-        prefix: put before the metric's name, e.g. "raw_".
-        strict: accepted for anomalib's sake; a missing field never raises here, it makes the metric NaN.
+        fields: Batch fields (score, ground truth); each metric has its defaults.
+        prefix: Put before the metric's name, e.g. "raw_".
+        strict: Accepted for anomalib's sake; a missing field never raises here, it makes the metric NaN.
     """
 
     def __init__(self, fields: list[str] | None = None, prefix: str = "", strict: bool = False, **kwargs: Any) -> None:
@@ -119,11 +119,11 @@ class PixelMetric(StreamingMetric):
     """Base of pixel metrics: keeps a histogram (bounded memory, values within 1e-4 of exact ones).
 
     Args:
-        fields: map and mask field of the batch.
-        prefix: put before the metric's name.
-        strict: accepted for anomalib's sake, see :class:`StreamingMetric`.
+        fields: Map and mask field of the batch.
+        prefix: Put before the metric's name.
+        strict: Accepted for anomalib's sake, see :class:`StreamingMetric`.
         resolution: "model" or "original", see :func:`anoclip_anomalib.evaluation.resolution.map_mask_pairs`.
-        capacity: number of histogram bins.
+        capacity: Number of histogram bins.
     """
 
     default_fields = ("anomaly_map", "gt_mask")
@@ -241,11 +241,11 @@ class AUPRO(PixelMetric):
     """Area under the PRO curve as in MVTec's evaluation code, 0..1.
 
     Args:
-        fields: map and mask field.
-        prefix: put before the metric's name.
-        strict: see :class:`StreamingMetric`.
-        fpr_limit: integrate up to this false positive rate, then divide by it.
-        **kwargs: see :class:`PixelMetric`.
+        fields: Map and mask field.
+        prefix: Put before the metric's name.
+        strict: See :class:`StreamingMetric`.
+        fpr_limit: Integrate up to this false positive rate, then divide by it.
+        **kwargs: See :class:`PixelMetric`.
     """
 
     def __init__(
@@ -282,11 +282,11 @@ class SegF1(PixelMetric):
     """Pixel F1, 0..1, at a threshold fixed beforehand (see `thresholds` for rules without labels).
 
     Args:
-        threshold: pixels above it are called anomalous.
-        fields: map and mask field.
-        prefix: put before the metric's name.
-        strict: see :class:`StreamingMetric`.
-        **kwargs: see :class:`PixelMetric`.
+        threshold: Pixels above it are called anomalous.
+        fields: Map and mask field.
+        prefix: Put before the metric's name.
+        strict: See :class:`StreamingMetric`.
+        **kwargs: See :class:`PixelMetric`.
     """
 
     def __init__(

@@ -12,7 +12,7 @@ def raw_scores(batch: Any) -> np.ndarray:
     """Image scores (B,) of a batch; where a model gives none, the maximum of its map (as anomalib does).
 
     Raises:
-        ValueError: if there is neither, or a score is not finite (the images are named).
+        ValueError: If there is neither, or a score is not finite (the images are named).
     """
     if batch.pred_score is not None:
         scores: np.ndarray = to_numpy(batch.pred_score).reshape(-1).astype(np.float64)
@@ -31,7 +31,7 @@ def raw_maps(batch: Any) -> np.ndarray | None:
     """Maps (B, H, W) of a batch, or None.
 
     Raises:
-        ValueError: if a map is not finite (the images are named).
+        ValueError: If a map is not finite (the images are named).
     """
     if batch.anomaly_map is None:
         return None
@@ -47,7 +47,7 @@ def require_before_post_processor(callback: Any, callbacks: list) -> None:
     """Make sure that a callback runs before any PostProcessor.
 
     Raises:
-        ValueError: otherwise; raw scores could not be read then.
+        ValueError: Otherwise; raw scores could not be read then.
     """
     order = list(callbacks)
     first = next((i for i, other in enumerate(order) if isinstance(other, PostProcessor)), None)

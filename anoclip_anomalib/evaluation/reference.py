@@ -12,7 +12,7 @@ class ScoreReference:
     Quantiles are exact for up to `capacity` scores, and of a histogram beyond that.
 
     Args:
-        capacity: scores kept as they are, and then histogram bins, see :class:`ScoreHistogram`.
+        capacity: Scores kept as they are, and then histogram bins, see :class:`ScoreHistogram`.
     """
 
     def __init__(self, capacity: int = 1 << 17) -> None:

@@ -23,7 +23,7 @@ def squeeze_channel(array: np.ndarray) -> np.ndarray:
     """(B, 1, H, W) or (B, H, W) to (B, H, W).
 
     Raises:
-        ValueError: for any other shape.
+        ValueError: For any other shape.
     """
     if array.ndim == 4 and array.shape[1] == 1:
         array = array[:, 0]
@@ -49,7 +49,7 @@ def read_mask(path: str | Path) -> np.ndarray:
     """Read a mask file as (H, W) uint8 of 0 and 1 (anything but black is anomalous).
 
     Raises:
-        ValueError: if the file is no readable image.
+        ValueError: If the file is no readable image.
     """
     mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
     if mask is None:
@@ -97,12 +97,12 @@ def map_mask_pairs(batch: Any, resolution: str = "model") -> Iterator[tuple[np.n
     """Yield (map, mask) groups of equal size, each (N, H, W), from a batch.
 
     Args:
-        batch: anomalib batch with `anomaly_map` and `gt_mask`; for "original" also `image_path` and `mask_path`.
+        batch: Anomalib batch with `anomaly_map` and `gt_mask`; for "original" also `image_path` and `mask_path`.
         resolution: "model" compares the batch's own tensors; "original" reads each mask file again and resizes the map
             to it (an image without a mask file is normal: an empty mask of the image's size).
 
     Raises:
-        ValueError: unknown resolution, map and mask of different sizes, an anomalous image whose mask file is missing.
+        ValueError: Unknown resolution, map and mask of different sizes, an anomalous image whose mask file is missing.
     """
     maps = squeeze_channel(to_numpy(batch.anomaly_map))
     if resolution == "model":

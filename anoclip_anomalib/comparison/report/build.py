@@ -35,17 +35,17 @@ def build_report(
     """Write report.html, report.md, jobs.csv and tables.tex.
 
     Args:
-        results: results folder of a comparison.
-        output: where to write; default: the results folder.
-        quoted: add figures that others published, marked as quoted.
+        results: Results folder of a comparison.
+        output: Where to write; default: the results folder.
+        quoted: Add figures that others published, marked as quoted.
         quoted_file: YAML file with such figures; None for ours.
 
     Returns:
         The files that were written.
 
     Raises:
-        ResultsError: if it is no results folder, or has no row yet.
-        ValueError: if the file of quoted figures is wrong.
+        ResultsError: If it is no results folder, or has no row yet.
+        ValueError: If the file of quoted figures is wrong.
     """
     folder = ResultsFolder(results)
     suite = folder.suite()

@@ -15,10 +15,10 @@ class Quoted:
     """A method's published figures on a data set.
 
     Attributes:
-        method: its name.
-        metrics: metric -> 0..1.
-        source: who printed them.
-        trained_on: auxiliary data.
+        method: Its name.
+        metrics: Metric -> 0..1.
+        source: Who printed them.
+        trained_on: Auxiliary data.
     """
 
     method: str
@@ -31,11 +31,11 @@ def load_quoted(datamodule: str, path: str | Path | None = None) -> list[Quoted]
     """Published figures for a datamodule class name, e.g. "MVTecAD".
 
     Args:
-        datamodule: class name without module.
+        datamodule: Class name without module.
         path: YAML file like ours; None for ours.
 
     Raises:
-        ValueError: if the file has other content: an unknown metric, a value outside 0..100, no source.
+        ValueError: If the file has other content: an unknown metric, a value outside 0..100, no source.
     """
     text = (files(__package__).joinpath("quoted.yaml") if path is None else Path(path)).read_text(encoding="utf-8")
     content = yaml.safe_load(text)

@@ -26,11 +26,11 @@ class Cell:
     """A value of a table.
 
     Attributes:
-        value: mean over seeds (and categories), 0..1; None if there is none.
-        std: standard deviation over seeds; None for a single seed.
+        value: Mean over seeds (and categories), 0..1; None if there is none.
+        std: Standard deviation over seeds; None for a single seed.
         rank: 1 best, 2 second, 0 otherwise (also for what is printed as 0.00).
-        difference: to the first model; None for that model itself or without value.
-        note: why there is no value, or what is missing from it.
+        difference: To the first model; None for that model itself or without value.
+        note: Why there is no value, or what is missing from it.
     """
 
     value: float | None = None
@@ -70,11 +70,11 @@ def build_table(data: str, models: list[str], categories: list[str], rows: list[
     """Collect the cells of one data set.
 
     Args:
-        data: its name.
-        models: in the suite's order; the first is the one others are compared with.
-        categories: in the suite's order.
-        rows: rows of all jobs (others are passed over).
-        seeds: number of seeds of the suite.
+        data: Its name.
+        models: In the suite's order; the first is the one others are compared with.
+        categories: In the suite's order.
+        rows: Rows of all jobs (others are passed over).
+        seeds: Number of seeds of the suite.
 
     Returns:
         Table with ranks. A mean that lacks categories or seeds says so and is not ranked.
