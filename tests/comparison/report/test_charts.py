@@ -38,6 +38,7 @@ def test_speed_is_logarithmic_and_names_do_not_overlap():
     chart = speed_chart([(0, "first", 0.01, 0.9), (1, "second", 0.1, 0.5), (2, "none", None, 0.5), (3, "x", 0.1, None)], "T")
     x = [float(value) for value in re.findall('cx="([^"]*)"', chart)]
     assert x == [55, 340]
+    assert re.findall('class="m">(10+)<', chart) == ["10", "100"]  # milliseconds
     assert "none" not in chart
     assert speed_chart([(0, "a", None, 0.5)], "T") is None
     names = [(i, f"model {i}", 0.05, 0.5) for i in range(8)]

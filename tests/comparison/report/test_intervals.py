@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import wilcoxon
+from scipy.stats import norm, wilcoxon
 
 from anoclip_anomalib.comparison.report.intervals import IMAGE, PIXEL, estimates, per_defect
 from anoclip_anomalib.comparison.report.tables import build_table
@@ -67,6 +67,18 @@ def test_differences_are_to_the_best_and_clear_ones_are_found():
     assert found["a"].p < 0.001
     assert found[second].difference[1] < 0 < found[second].difference[2]
     assert found[second].p > 0.05
+
+
+def test_p_is_delongs_for_correlated_models():
+    """On one category with one seed it can be had from the differences of the images' placements alone."""
+    rows = made_rows(seeds=1, categories=("x",), shifts=(1.0, 1.0, 1.0))[:2]
+    rows[1]["images"] = [[path, score + 0.3 * math.sin(i), *more] for i, (path, score, *more) in enumerate(rows[0]["images"])]
+    found = estimates(rows, table_of(rows, ("x",)))[IMAGE]
+    scores = [np.array([[image[1] for image in row["images"] if image[2] == label] for row in rows]) for label in (1, 0)]
+    gap = np.subtract(*(np.sign(bad[:, None] - good) / 2 for bad, good in zip(*scores, strict=True)))
+    variance = gap.mean(axis=1).var(ddof=1) / len(gap) + gap.mean(axis=0).var(ddof=1) / gap.shape[1]
+    expected = 2 * norm.sf(abs(gap.mean()) / math.sqrt(variance))
+    assert (found["a"].p or found["b"].p) == pytest.approx(expected)
 
 
 def test_the_same_scores_in_other_order_are_no_difference():
