@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from tests.mvtec_files import image, write_mvtec
@@ -72,7 +73,15 @@ def data(tmp_path_factory) -> Path:
         },
     }
     (root / "benchmark.yaml").write_text(yaml.safe_dump(benchmark))
+    torch.save({"state_dict": {"a": torch.zeros(2)}, "x": _Code()}, root / "code.pt")
     return root
+
+
+class _Code:
+    """What would run a command when it is unpickled."""
+
+    def __reduce__(self) -> tuple:
+        return (os.system, ("echo code was run",))
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +141,14 @@ def finished(data, tmp_path_factory, home) -> Finished:
                 "{templates: ['a photo']}",
                 *mvtec,
                 "bottle",
+            ],
+            "weights with code": [
+                *("anoclip", "predict", "--model", "AnoClip", "--model.backbone", "ViT-B-16-plus-240"),
+                *("--model.pretrained", str(data / "code.pt"), "--data", str(data / "pictures"), *results, "e"),
+            ],
+            "checkpoint with code": [
+                *("anoclip", "predict", "--model", "AnoClip", *MODEL, "--model.class_name", "bottle"),
+                *("--ckpt_path", str(data / "code.pt"), "--data", str(data / "pictures"), *results, "e"),
             ],
             "size": ["anoclip", "test", "--model", "AnoClip", *MODEL, "--model.image_size", "100", *mvtec, "bottle"],
         },
@@ -216,6 +233,8 @@ def test_the_benchmark_runs_every_category(finished):
         ("backbone", "Unknown backbone 'ViT-B-16-plus240'; closest names: .*ViT-B-16-plus-240"),
         ("offline", "Download https://github.com/mlfoundations/open_clip/releases/.*laion400m_e32.*put it at"),
         ("prompts", r"'a photo' without '\{\}'"),
+        ("weights with code", r"code\.pt holds pickled Python objects besides tensors"),
+        ("checkpoint with code", r"The checkpoint is damaged or holds code \((posix|nt)\.system\).* it is refused"),
         ("size", "Image size 100 x 100 is not a multiple of the patch size"),
     ],
 )
@@ -224,6 +243,7 @@ def test_bad_input_is_one_clear_error(finished, name, said):
     assert finished.code(name) == 2, output
     assert re.search(f"error: .*{said}", output), output
     assert "Traceback" not in output
+    assert "╭" not in output  # the frame of a rich traceback
     assert "Namespace(" not in output  # not jsonargparse's whole configuration
 
 
