@@ -14,7 +14,6 @@ from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
-from lightning.pytorch import Callback
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import nn
 from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize
@@ -24,6 +23,7 @@ from anoclip_anomalib.anoclip.torch_model import NO_CLASS, AnoClipModel, Precisi
 from anoclip_anomalib.anoclip.visualizer import ContrastVisualizer
 from anoclip_anomalib.clip import TextMean
 from anoclip_anomalib.evaluation import StreamingEvaluator, standard_metrics
+from anoclip_anomalib.evaluation.epoch_metrics import EpochMetrics
 from anoclip_anomalib.files import atomic_write
 from anoclip_anomalib.prompts import PromptSettings
 from anoclip_anomalib.registration import register_model
@@ -122,6 +122,7 @@ class AnoClip(AnomalibModule):
         self.model: AnoClipModel = model
         self.class_name = class_name
         self.raw_evaluator = self._resolve_component(raw_evaluator, Evaluator, self.configure_raw_evaluator)
+        self._raw_epoch: EpochMetrics | None = None
 
     @property
     def weights_digest(self) -> str:
@@ -156,10 +157,42 @@ class AnoClip(AnomalibModule):
         category = getattr(datamodule, "category", None)
         return str(category) if category else None
 
-    def validation_step(self, batch: Batch, *args, **kwargs) -> STEP_OUTPUT:
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> STEP_OUTPUT:
         """Score a validation batch, from which thresholds and normalisation are derived."""
-        del args, kwargs
-        return batch.update(**self.model(batch.image)._asdict())
+        del batch_idx
+        scored = batch.update(**self.model(batch.image)._asdict())
+        if self._raw_epoch is not None:
+            self._raw_epoch.update(scored, self.trainer.val_dataloaders, dataloader_idx)
+        return scored
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> STEP_OUTPUT:
+        """Score a test batch and measure it while its scores are raw."""
+        scored = super().test_step(batch, batch_idx)
+        if self._raw_epoch is not None:
+            self._raw_epoch.update(scored, self.trainer.test_dataloaders, dataloader_idx)
+        return scored
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin to measure raw scores."""
+        self._start_raw_metrics("val_metrics")
+
+    def on_test_epoch_start(self) -> None:
+        """Begin to measure raw scores."""
+        self._start_raw_metrics("test_metrics")
+
+    def _start_raw_metrics(self, kind: str) -> None:
+        self._raw_epoch = None if self.raw_evaluator is None else EpochMetrics(getattr(self.raw_evaluator, kind))
+        if self.raw_evaluator is not None and self._raw_epoch is not None:
+            self.raw_evaluator.setup(self.trainer, self, kind)
+            self._raw_epoch.start()
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics of the raw scores."""
+        if self._raw_epoch is not None:
+            self._raw_epoch.log(self)
+        self._raw_epoch = None
+
+    on_test_epoch_end = on_validation_epoch_end
 
     def val_dataloader(self) -> list:
         """No validation data of its own: anomalib's benchmark and folder prediction validate without a datamodule."""
@@ -212,17 +245,6 @@ class AnoClip(AnomalibModule):
     def configure_raw_evaluator() -> Evaluator:
         """The field's metrics on the raw scores, which anomalib's post-processor would clamp before they are measured."""
         return StreamingEvaluator(test_metrics=standard_metrics(prefix="raw_"))
-
-    def configure_callbacks(self) -> list[Callback]:
-        """The components in the order in which they see a batch; the raw evaluator comes before the post-processor."""
-        components = (
-            self.pre_processor,
-            self.raw_evaluator,
-            self.post_processor,
-            self.evaluator,
-            self.visualizer,
-        )
-        return [component for component in components if isinstance(component, Callback)]
 
     def on_test_start(self) -> None:
         """Keep with the results which weights and which class they come from."""
