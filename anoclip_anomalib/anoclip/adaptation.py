@@ -10,8 +10,8 @@ from typing import Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 
-from anoclip_anomalib.anoclip.scoring import cosine_difference, upsample
-from anoclip_anomalib.anoclip.tiling import TileLayout
+from anoclip_anomalib.zeroshot.scoring import cosine_difference, upsample
+from anoclip_anomalib.zeroshot.tiling import TileLayout
 
 AdapterKind = Literal["text", "linear"]
 

@@ -13,7 +13,7 @@ from anoclip_anomalib.anoclip.adaptation import (
     optimise,
     pixel_values,
 )
-from anoclip_anomalib.anoclip.tiling import TileLayout
+from anoclip_anomalib.zeroshot.tiling import TileLayout
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from anoclip_anomalib import TestTimeAdaptation
-from anoclip_anomalib.anoclip.tiling import plan_tiles
+from anoclip_anomalib.zeroshot.tiling import plan_tiles
 from tests.mvtec_files import write_mvtec
 
 

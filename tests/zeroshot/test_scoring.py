@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from anoclip_anomalib.anoclip.scoring import abnormal_probability, cosine_difference, mean_filter, upsample
+from anoclip_anomalib.zeroshot.scoring import abnormal_probability, cosine_difference, mean_filter, upsample
 
 
 def text() -> torch.Tensor:

@@ -8,7 +8,7 @@ from anomalib.data import ImageBatch
 from anomalib.post_processing import PostProcessor
 from PIL import Image
 
-from anoclip_anomalib.anoclip.visualizer import ContrastVisualizer, with_temperature
+from anoclip_anomalib.zeroshot.visualizer import ContrastVisualizer, with_temperature
 
 
 class _Trainer:
