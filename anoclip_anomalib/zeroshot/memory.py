@@ -89,7 +89,8 @@ class PatchMemory(FloatBuffers):
 
     def forward(self, patch_tokens: torch.Tensor) -> torch.Tensor:
         """Distance of each patch to the nearest remembered one, see :func:`nearest_distance`: (..., D) -> (...)."""
-        return nearest_distance(patch_tokens, self.patches.flatten(0, -2).to(patch_tokens.device))
+        references = self.patches.reshape(-1, patch_tokens.shape[-1])
+        return nearest_distance(patch_tokens, references.to(patch_tokens.device))
 
     def leave_one_out(self) -> torch.Tensor:
         """(N, L) distances of the normal images to each other, see :func:`leave_one_out`."""
