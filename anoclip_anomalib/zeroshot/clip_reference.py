@@ -22,7 +22,7 @@ class ClipReference:
 
     def __init__(self, clip: LoadedClip | None, names: Mapping[str, Any] | None = None, digest: str | None = None) -> None:
         self._clip = clip
-        self._names = dict(names) if clip is None and names else {n: getattr(clip, n) for n in _NAMES if hasattr(clip, n)}
+        self._names = dict(names) if clip is None and names else {name: getattr(clip, name) for name in _NAMES}
         self._digest = digest if clip is None else clip.digest
 
     @property
