@@ -35,8 +35,8 @@ from rich.table import Table
 
 from anoclip_anomalib import AnoClipModel, PromptBuilder
 from anoclip_anomalib.anoclip.adapter import AdaptationSettings, TokenAdapter
-from anoclip_anomalib.anoclip.tiling import plan_tiles
 from anoclip_anomalib.clip import LoadedClip, TextEncoder, VisualEncoder, embed_class, load_clip
+from anoclip_anomalib.zeroshot.tiling import plan_tiles
 
 if __package__:
     from benchmarks.adaptation_reference import adapt_one_by_one
@@ -236,7 +236,7 @@ def adaptation_memory(batch: int) -> int:
 import re, torch
 from pathlib import Path
 from anoclip_anomalib.anoclip.adapter import AdaptationSettings, TokenAdapter
-from anoclip_anomalib.anoclip.tiling import plan_tiles
+from anoclip_anomalib.zeroshot.tiling import plan_tiles
 
 def kibibytes(name):
     return int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1])

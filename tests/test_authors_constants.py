@@ -1,13 +1,84 @@
-"""Constants that make our numbers the authors' and the field's, each held once, by closed forms."""
+"""Constants that make our numbers the authors' and the field's, each held once."""
+
+import inspect
+from math import pi
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import auc
 
+from anoclip_anomalib import AnoClip, TestTimeAdaptation
+from anoclip_anomalib.anoclip.adapter import AdaptationSettings
 from anoclip_anomalib.comparison.row import PIXEL_METRICS
 from anoclip_anomalib.evaluation import AUPRO, curves
 from anoclip_anomalib.evaluation.curves import ScoreCounts
-from anoclip_anomalib.evaluation.thresholds import ThresholdRule
+from anoclip_anomalib.evaluation.thresholds import ThresholdRule"""The constants that make the figures the authors' figures, once, in one place."""
+from anoclip_anomalib.zeroshot import views as views_module
+from anoclip_anomalib.zeroshot.lightning import CLIP_MEAN, CLIP_STD
+from anoclip_anomalib.zeroshot.tiling import plan_tiles
+from anoclip_anomalib.zeroshot.views import translate, views
+from anoclip_anomalib.zeroshot.visualizer import LOGIT_SCALE
+
+ADAPTATION = {
+    "adapter": "text",
+    "steps": 5,
+    "lr": 1e-3,
+    "noise_std": 0.055,
+    "weight_decay": 0.01,
+    "residual": 0.5,
+    "reset_optimizer": True,
+    "seed": 111,
+    "guard": False,
+    "guard_correlation": 0.5,
+}
+
+
+@pytest.mark.parametrize("owner", [TestTimeAdaptation, AdaptationSettings])
+def test_adaptation(owner):
+    """`vl_test.py`; `reset_optimizer` and the guard are ours."""
+    assert {name: p.default for name, p in inspect.signature(owner).parameters.items()} == ADAPTATION
+    assert vars(TestTimeAdaptation().settings) == ADAPTATION
+
+
+def test_preprocessing():
+    assert CLIP_MEAN == (0.48145466, 0.4578275, 0.40821073)
+    assert CLIP_STD == (0.26862954, 0.26130258, 0.27577711)
+    resize, normalise = AnoClip.configure_pre_processor().transform.transforms
+    assert (list(resize.size), resize.interpolation.value, resize.antialias) == ([240, 240], "bilinear", True)
+    assert (tuple(normalise.mean), tuple(normalise.std)) == (CLIP_MEAN, CLIP_STD)
+
+
+def test_model():
+    defaults = {name: p.default for name, p in inspect.signature(AnoClip).parameters.items()}
+    expected = {"backbone": "ViT-B-16-plus-240", "views": 1, "tiling": "none", "local_attention": "value", "local_blocks": None}
+    assert defaults.items() >= {**expected, "text_mean": "before_norm", "smoothing": 3, "precision": "float32"}.items()
+    assert LOGIT_SCALE == 100.0
+
+
+def test_views():
+    """`vl_test.py`: angles in radians, shifts in halves of the side, reflected at the border."""
+    angles = [view.keywords["angle"] for view in views(22) if "angle" in getattr(view, "keywords", {})]
+    shifts = [(view.keywords["x"], view.keywords["y"]) for view in views(22) if "x" in getattr(view, "keywords", {})]
+    small = [sign * n * pi / 16 for n in (1, 2, 3, 4) for sign in (1, -1)]
+    assert sorted(angles) == pytest.approx(sorted([*small, pi / 2, pi, 3 * pi / 2]))
+    assert sorted(shifts) == sorted((x * t, y * t) for t in (0.1, 0.2) for x in (1, -1) for y in (1, -1))
+    assert len(views(22)) == 21
+    assert views_module._LUMINANCE == (0.299, 0.587, 0.114)
+    row = torch.arange(241.0).expand(1, 3, 3, 241)  # a shift of 0.2 half sides is 24 pixels of 240
+    assert translate(row, 0.2, 0.0)[0, 0, 1, :5].tolist() == pytest.approx([24.0, 25, 26, 27, 28], abs=1e-3)
+    assert translate(row, 0.2, 0.0)[0, 0, 1, -1].item() == pytest.approx(240 - 24, abs=1e-3)
+
+
+@pytest.mark.parametrize("size", [(240, 300), (240, 471), (300, 240)])
+def test_tiles(size):
+    """`vis_test.py`: two squares at the ends of the longer side."""
+    end = max(size) - 240
+    expected = ((0, 0), (0, end)) if size[1] > size[0] else ((0, 0), (end, 0))
+    layout = plan_tiles(*size, "square")
+    assert (layout.offsets, layout.tile) == (expected, (240, 240))
+
+
 
 # Evaluation: one region of two pixels, ten normal pixels. The PRO curve runs through (0, 0), (0.2, 0.5) and (1, 1).
 COARSE = ScoreCounts(

@@ -10,8 +10,8 @@ from typing import Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 
-from anoclip_anomalib.anoclip.scoring import cosine_difference, upsample
-from anoclip_anomalib.anoclip.tiling import TileLayout
+from anoclip_anomalib.zeroshot.scoring import cosine_difference, upsample
+from anoclip_anomalib.zeroshot.tiling import TileLayout
 
 AdapterKind = Literal["text", "linear"]
 
@@ -26,12 +26,14 @@ class AdapterWeights(NamedTuple):
 def initial_weights(rows: int, dim: int, generator: torch.Generator) -> AdapterWeights:
     """Draw one adapter as ``torch.nn.Linear(dim, rows)`` would: uniform in +-1 / sqrt(dim), weight first, then bias.
 
+    Always in float32: a half-precision trainer changes torch's default while a model runs.
+
     Returns:
         ``weight`` (1, rows, dim) and ``bias`` (1, rows).
     """
     bound = dim**-0.5
-    weight = torch.empty(1, rows, dim).uniform_(-bound, bound, generator=generator)
-    bias = torch.empty(1, rows).uniform_(-bound, bound, generator=generator)
+    weight = torch.empty(1, rows, dim, dtype=torch.float32).uniform_(-bound, bound, generator=generator)
+    bias = torch.empty(1, rows, dtype=torch.float32).uniform_(-bound, bound, generator=generator)
     return AdapterWeights(weight, bias)
 
 

@@ -13,7 +13,7 @@ from anoclip_anomalib.anoclip.adaptation import (
     optimise,
     pixel_values,
 )
-from anoclip_anomalib.anoclip.tiling import TileLayout
+from anoclip_anomalib.zeroshot.tiling import TileLayout
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ class TokenAdapter:
     def _noises(self, tokens: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """(max(steps, 1), L, D), drawn on the CPU so that every device sees the same numbers."""
         shape = (max(self.settings.steps, 1), *tokens.shape[1:])
-        return torch.randn(shape, generator=generator) * self.settings.noise_std
+        return torch.randn(shape, generator=generator, dtype=torch.float32) * self.settings.noise_std
 
     def _optimizer(self, weights: AdapterWeights) -> torch.optim.Optimizer:
         # Elementwise, hence one optimiser over the stacked weights is an optimiser for each image.

@@ -9,7 +9,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from anoclip_anomalib.anoclip.adaptation import AdapterKind
 from anoclip_anomalib.anoclip.adapter import AdaptationReport, AdaptationSettings, TokenAdapter
-from anoclip_anomalib.anoclip.torch_model import NO_CLASS, AnoClipModel
+from anoclip_anomalib.anoclip.torch_model import AnoClipModel
+from anoclip_anomalib.zeroshot.method import NO_CLASS
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +67,12 @@ class TestTimeAdaptation(Callback):
         )
         self._losses: list[torch.Tensor] = []
         self._guarded = 0
+
+    @property
+    def changed_facts(self) -> dict[str, bool]:
+        """What it changes of the facts that :class:`anoclip_anomalib.zeroshot.method.MethodFacts` names."""
+        carried = not self.settings.reset_optimizer
+        return {"adapts_on_test_images": True, "sees_other_test_images": carried, "order_dependent": carried}
 
     def attach(self, model: torch.nn.Module) -> None:
         """Put a fresh adapter into a model's seam; for use without Lightning.

@@ -6,13 +6,9 @@ from typing import Literal, Protocol
 
 import torch
 from anomalib.data import InferenceBatch
-from torch import nn
 
-from anoclip_anomalib.anoclip.image_views import grouped, views
-from anoclip_anomalib.anoclip.scoring import abnormal_probability, cosine_difference, mean_filter, upsample
-from anoclip_anomalib.anoclip.tiling import TileLayout, Tiling, plan_tiles
 from anoclip_anomalib.clip import (
-    EncodedImages,
+    LoadedClip,
     LocalAttention,
     TextEncoder,
     TextMean,
@@ -21,10 +17,21 @@ from anoclip_anomalib.clip import (
     embed_class,
     load_clip,
 )
+from anoclip_anomalib.clip.declared import check_declared_size
 from anoclip_anomalib.prompts import PromptBuilder, PromptSettings
+from anoclip_anomalib.zeroshot.buffers import FloatBuffers
+from anoclip_anomalib.zeroshot.clip_reference import ClipReference
+from anoclip_anomalib.zeroshot.features import Features, check_images
+from anoclip_anomalib.zeroshot.method import NO_CLASS, MethodFacts
+from anoclip_anomalib.zeroshot.scoring import abnormal_probability, cosine_difference, mean_filter, upsample
+from anoclip_anomalib.zeroshot.tiling import TileLayout, Tiling, plan_tiles
+from anoclip_anomalib.zeroshot.views import grouped, views
 
 Precision = Literal["float32", "bfloat16", "float16"]
-NO_CLASS = "The model knows no class yet: give class_name (for instance class_name='bottle') or call set_class() first"
+
+
+DEFAULT_WEIGHTS = "laion400m_e32"
+"""The authors' weights; ``load_clip`` knows that the demo encoder has only its own."""
 
 
 class PatchAdapter(Protocol):
@@ -35,12 +42,12 @@ class PatchAdapter(Protocol):
         ...
 
 
-class AnoClipModel(nn.Module):
+class AnoClipModel(FloatBuffers):
     """AnoCLIP without adaptation (arXiv 2308.15939): value attention, domain-aware prompts, cosine scores.
 
     Args:
         backbone: See :func:`anoclip_anomalib.clip.load_clip`.
-        pretrained: See there.
+        pretrained: See there; ``None`` for the bundled weights of ``"demo"``, ``laion400m_e32`` of any other backbone.
         class_name: The product, as the data set names it. ``None``: :meth:`set_class` must be called before use.
         prompts: Changes to the authors' prompts: the arguments of :class:`anoclip_anomalib.prompts.PromptBuilder`.
         image_size: (height, width) or the side of a square, that the images will have; with ``tiling="square"`` the
@@ -54,10 +61,13 @@ class AnoClipModel(nn.Module):
         smoothing: Side of the mean filter on the patch scores, in patches, odd; 1 for none.
         encode_batch_size: Tiles and views that go through the encoder at once; no effect on the result.
         text_cache_dir: Folder for text embeddings; ``None`` for the user's cache folder.
+        clip: A CLIP that is loaded already, to use instead of ``backbone`` and ``pretrained``.
 
     Attributes:
         text_embeddings: (2, D) unit vectors, normal then anomalous; empty before a class is set.
         prompt_bank: (N, D) unit vectors of all sentences, normal first; for adapters.
+        facts: What tables say about the method.
+        natural_threshold: 0.5, where the two-way softmax is undecided.
         adapter: ``None``, or a function that replaces the patch tokens before they are scored. The seam of test-time
             adaptation: the model knows nothing else about it.
         class_name: The class that the embeddings were made for.
@@ -67,6 +77,9 @@ class AnoClipModel(nn.Module):
         ValueError: For an argument that is not usable; see also the classes named above.
     """
 
+    float_buffers = ("text_embeddings", "prompt_bank")
+    facts = MethodFacts()
+    natural_threshold = 0.5
     text_embeddings: torch.Tensor
     prompt_bank: torch.Tensor
 
@@ -74,7 +87,7 @@ class AnoClipModel(nn.Module):
         self,
         *,
         backbone: str = "ViT-B-16-plus-240",
-        pretrained: str | None = "laion400m_e32",
+        pretrained: str | None = None,
         class_name: str | None = None,
         prompts: PromptSettings | Mapping | None = None,
         image_size: int | tuple[int, int] | None = None,
@@ -87,6 +100,7 @@ class AnoClipModel(nn.Module):
         smoothing: int = 3,
         encode_batch_size: int = 64,
         text_cache_dir: str | Path | None = None,
+        clip: LoadedClip | None = None,
     ) -> None:
         super().__init__()
         self.prompt_builder = PromptBuilder.from_settings(prompts)
@@ -99,13 +113,19 @@ class AnoClipModel(nn.Module):
         check_text_mean(text_mean)
         plan_tiles(1, 1, tiling)  # refuses an unknown tiling now rather than at the first image
         self.view_functions = _views(views)
-        clip = load_clip(backbone, pretrained)
-        self.backbone, self.pretrained = backbone, pretrained
+        if clip is None:
+            check_declared_size(backbone, _chosen_size(image_size, tiling))
+            clip = load_clip(backbone, pretrained or DEFAULT_WEIGHTS)
+        # Not a submodule: neither moved nor saved with the model. Text is always encoded by the CLIP of the image tower.
+        self._clip = ClipReference(clip)
+        self.backbone, self.pretrained = clip.backbone, clip.pretrained
         self.provenance = clip.provenance
         self.visual_encoder = VisualEncoder(
             clip.visual_tower(precision), local_attention=local_attention, local_blocks=local_blocks
         )
-        self.image_size = _image_size(image_size, tiling, self.visual_encoder)
+        self.image_size = _chosen_size(image_size, tiling) or self.visual_encoder.image_size
+        _check_square(self.image_size, tiling)
+        self.visual_encoder.check_image_size(*self.image_size)
         self.tiling: Tiling = tiling
         self.smoothing = smoothing
         self.text_mean: TextMean = text_mean
@@ -130,7 +150,7 @@ class AnoClipModel(nn.Module):
         prompt_set = self.prompt_builder.sentences(class_name)
         # Lightning calls setup outside inference mode, users may not: an inference tensor could not be adapted on later.
         with torch.inference_mode(mode=False):
-            encoder = TextEncoder(load_clip(self.backbone, self.pretrained), cache_dir=self.text_cache_dir)
+            encoder = TextEncoder(self._clip.clip, cache_dir=self.text_cache_dir)
             text = embed_class(encoder, prompt_set.normal_sentences, prompt_set.abnormal_sentences, mean=self.text_mean)
         device = self.text_embeddings.device
         self.text_embeddings = text.class_embeddings.to(device)
@@ -151,75 +171,104 @@ class AnoClipModel(nn.Module):
             RuntimeError: If no class was set.
             ValueError: If the image size does not fit the patch size.
         """
-        if self.text_embeddings.numel() == 0:
-            raise RuntimeError(NO_CLASS)
+        self._check_class()
+        return self.score(self.encode(images))
+
+    def encode(self, images: torch.Tensor) -> Features:
+        """Take images through the encoder; needs no class.
+
+        Args:
+            images: See :meth:`forward`.
+
+        Returns:
+            Class tokens of the image and its other views, and the patch tokens of the local path, not adapted.
+
+        Raises:
+            ValueError: If the images are no colour images, or their size does not fit the patch size.
+        """
+        check_images(images)
         layout = plan_tiles(images.shape[-2], images.shape[-1], self.tiling)
         tiles = layout.split(images)
-        encoded = self._encode(tiles)
-        with torch.autocast(images.device.type, enabled=False):
-            pred_score = self._image_score(encoded.class_token, tiles).unflatten(0, (-1, len(layout))).mean(dim=1)
-            anomaly_map = self._pixel_map(encoded.patch_tokens, encoded.grid, layout)
-        return InferenceBatch(pred_score=pred_score, anomaly_map=anomaly_map)
+        class_tokens, patch_tokens, grids = zip(*(self.visual_encoder(part) for part in self._batches(tiles)), strict=True)
+        views_of_tiles = [torch.cat(class_tokens)]
+        for _, batch in grouped(self.view_functions, tiles, self._limit):
+            views_of_tiles += [self.visual_encoder.encode_class_token(part) for part in self._batches(batch)]
+        count = 1 + len(self.view_functions)
+        return Features(
+            torch.cat(views_of_tiles).unflatten(0, (count, -1, len(layout))),
+            torch.cat(patch_tokens).unflatten(0, (-1, len(layout))),
+            grids[0],
+            layout,
+        )
 
-    def _encode(self, tiles: torch.Tensor) -> EncodedImages:
-        parts = [self.visual_encoder(part) for part in self._batches(tiles)]
-        class_tokens, patch_tokens, grids = zip(*parts, strict=True)
-        return EncodedImages(torch.cat(class_tokens), torch.cat(patch_tokens), grids[0])
+    def score(self, features: Features) -> InferenceBatch:
+        """Compare features with the class.
 
-    def _image_score(self, class_token: torch.Tensor, tiles: torch.Tensor) -> torch.Tensor:
-        total = abnormal_probability(cosine_difference(class_token, self.text_embeddings))
-        limit = None if torch.compiler.is_compiling() else self.encode_batch_size
-        for count, batch in grouped(self.view_functions, tiles, limit):
-            parts = [self.visual_encoder.encode_class_token(part) for part in self._batches(batch)]
-            scores = abnormal_probability(cosine_difference(torch.cat(parts), self.text_embeddings))
-            total = total + scores.unflatten(0, (count, -1)).sum(dim=0)
-        return total / (1 + len(self.view_functions))
+        Args:
+            features: From :meth:`encode`.
+
+        Returns:
+            See :meth:`forward`.
+
+        Raises:
+            RuntimeError: If no class was set.
+        """
+        self._check_class()
+        with torch.autocast(features.patch_tokens.device.type, enabled=False):
+            return InferenceBatch(pred_score=self._image_score(features), anomaly_map=self._pixel_map(features))
+
+    def _check_class(self) -> None:
+        if self.text_embeddings.numel() == 0:
+            raise RuntimeError(NO_CLASS)
+
+    def _image_score(self, features: Features) -> torch.Tensor:
+        own, others = features.class_tokens.flatten(1, 2).split((1, len(features.class_tokens) - 1))
+        total = self._probability(own[0])
+        step = len(others) if self._limit is None else max(1, self._limit // own.shape[1])
+        for group in others.split(max(step, 1)) if len(others) else ():
+            total = total + self._probability(group.flatten(0, 1)).unflatten(0, (len(group), -1)).sum(dim=0)
+        return (total / len(features.class_tokens)).unflatten(0, (-1, len(features.layout))).mean(dim=1)
+
+    def _probability(self, embeddings: torch.Tensor) -> torch.Tensor:
+        return abnormal_probability(cosine_difference(embeddings, self.text_embeddings))
+
+    @property
+    def weights_digest(self) -> str:
+        """SHA-256 of all weights: CLIP's, as nothing else is learned."""
+        return self.provenance["weights_digest"]
+
+    @property
+    def _limit(self) -> int | None:
+        # An exported graph has a batch size of its own choice, which no branch here may fix.
+        return None if torch.compiler.is_compiling() else self.encode_batch_size
 
     def _batches(self, tiles: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        # An exported graph has a batch size of its own choice, which no branch here may fix.
-        return (tiles,) if torch.compiler.is_compiling() else tiles.split(self.encode_batch_size)
+        return (tiles,) if self._limit is None else tiles.split(self._limit)
 
-    def _pixel_map(self, patch_tokens: torch.Tensor, grid: tuple[int, int], layout: TileLayout) -> torch.Tensor:
-        patch_tokens = patch_tokens.float()
+    def _pixel_map(self, features: Features) -> torch.Tensor:
+        patch_tokens, layout = features.patch_tokens.float(), features.layout
         if self.adapter is not None:
-            tokens_by_image = patch_tokens.unflatten(0, (-1, len(layout)))
-            patch_tokens = self.adapter(tokens_by_image, grid, layout).flatten(0, 1)
-        scores = abnormal_probability(cosine_difference(patch_tokens, self.text_embeddings)).unflatten(1, grid)
+            patch_tokens = self.adapter(patch_tokens, features.grid, layout)
+        scores = self._probability(patch_tokens.flatten(0, 1)).unflatten(1, features.grid)
         return layout.stitch(upsample(mean_filter(scores, self.smoothing).unsqueeze(1), layout.tile))
-
-    def _apply(self, fn, recurse: bool = True) -> "AnoClipModel":  # noqa: ANN001, FBT001, FBT002
-        # Half-precision trainers cast every buffer; ranks are decided in float32.
-        kept = self.text_embeddings, self.prompt_bank
-        super()._apply(fn, recurse)
-        self.text_embeddings, self.prompt_bank = (
-            full.to(moved.device) if moved.dtype != full.dtype else moved
-            for full, moved in zip(kept, (self.text_embeddings, self.prompt_bank), strict=True)
-        )
-        return self
-
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
-        # A checkpoint brings embeddings for a model that may not have any yet.
-        saved = state_dict.get(f"{prefix}text_embeddings")
-        if saved is not None and saved.shape != self.text_embeddings.shape:
-            self.text_embeddings = torch.empty_like(saved, device=self.text_embeddings.device)
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
 _views = views  # `views` is also the name of an argument
 
 
-def _image_size(image_size: int | tuple[int, int] | None, tiling: Tiling, encoder: VisualEncoder) -> tuple[int, int]:
+def _chosen_size(image_size: int | tuple[int, int] | None, tiling: Tiling) -> tuple[int, int] | None:
     if image_size is None:
-        size = encoder.image_size
-    elif isinstance(image_size, int):
-        size = (image_size, image_size)
-    else:
-        if len(image_size) != 2:
-            msg = f"image_size={image_size!r} must be one number or (height, width)"
-            raise ValueError(msg)
-        size = (int(image_size[0]), int(image_size[1]))
+        return None
+    sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    if len(sides) != 2:
+        msg = f"image_size={image_size!r} must be one number or (height, width), in pixels"
+        raise ValueError(msg)
+    size = (int(sides[0]), int(sides[1]))
+    _check_square(size, tiling)
+    return size
+
+
+def _check_square(size: tuple[int, int], tiling: Tiling) -> None:
     if tiling == "square" and size[0] != size[1]:
         msg = f"With tiling='square' image_size is the length of the shorter side, one number; got {size}"
         raise ValueError(msg)
-    encoder.check_image_size(*size)
-    return size

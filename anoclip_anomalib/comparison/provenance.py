@@ -1,6 +1,7 @@
 """What a row came from: method facts, preprocessing, weights, versions, machine."""
 
 import socket
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from functools import lru_cache
@@ -22,23 +23,24 @@ def _known() -> dict[str, Any]:
     return yaml.safe_load(files(__package__).joinpath("provenance.yaml").read_text(encoding="utf-8"))
 
 
-def method_facts(job: Job, class_name: str | None = None) -> dict[str, Any]:
+def method_facts(job: Job, model: Any = None, callbacks: Sequence[Any] = ()) -> dict[str, Any]:
     """The five facts about a job's method; what nobody stated says so.
 
     Args:
-        job: its model's class, callbacks and own `provenance` decide.
-        class_name: of the class that really ran, if another one (a repaired subclass).
+        job: its model's class and own `provenance` decide where the model says nothing about itself.
+        model: that really ran; its `method_facts`, if it has them, come before the list of other people's models.
+        callbacks: that ran with it; their `changed_facts`, if they have them, are laid over the model's.
     """
-    known = _known()
-    names = [class_name, job.model.spec.class_path.rpartition(".")[2]]
-    facts: dict[str, Any] = next((known["models"][name] for name in names if name in known["models"]), {})
-    facts = dict.fromkeys(FACTS, NOT_STATED) | facts
-    for callback in job.model.callbacks:
-        name = callback.class_path.rpartition(".")[2]
-        facts |= known["callbacks"].get(name, {})
-        for rule in known["arguments"]:
-            if rule["callback"] == name and callback.init_args.get(rule["argument"]) == rule["value"]:
-                facts |= rule["facts"]
+    known = _known()["models"]
+    facts: dict[str, Any] = dict.fromkeys(FACTS, NOT_STATED)
+    own = getattr(model, "method_facts", None)
+    if own is not None:
+        facts |= asdict(own)
+    else:
+        names = [type(model).__name__, job.model.spec.class_path.rpartition(".")[2]]
+        facts |= next((known[name] for name in names if name in known), {})
+    for callback in callbacks:
+        facts |= getattr(callback, "changed_facts", {})
     return facts | job.model.provenance
 
 
@@ -74,10 +76,10 @@ def _smoothing(model: Any) -> str:
     return NOT_STATED
 
 
-def provenance_of(job: Job, model: Any) -> dict[str, Any]:
+def provenance_of(job: Job, model: Any, callbacks: Sequence[Any] = ()) -> dict[str, Any]:
     """Everything that a row states about its origin."""
     return {
-        "method": method_facts(job, type(model).__name__),
+        "method": method_facts(job, model, callbacks),
         "preprocessing": preprocessing(model),
         "learning_type": str(getattr(getattr(model, "learning_type", None), "value", NOT_STATED)),
         "weights_digest": getattr(model, "weights_digest", None) or weights_digest(model.model),

@@ -86,7 +86,7 @@ def _run(job: Job, data_folder: Path) -> tuple[dict[str, Any], Pictures | None]:
         "total": sum(p.numel() for p in model.parameters()),
         "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
     }
-    provenance = provenance_of(job, model)
+    provenance = provenance_of(job, model, callbacks)
     if note:
         provenance["note"] = note
     root = getattr(datamodule, "root", None)

@@ -1,10 +1,13 @@
 """An anomalib Evaluator whose pixel metrics read each map once."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from anomalib.metrics import Evaluator
 from anomalib.metrics.base import AnomalibMetric
+from lightning.pytorch import LightningModule, Trainer
 
+from anoclip_anomalib.evaluation.epoch_metrics import DistinctImages
 from anoclip_anomalib.evaluation.metrics import (
     AUPRO,
     AUPRO_paper,
@@ -34,6 +37,7 @@ def standard_metrics(prefix: str = "", resolution: str = "model") -> list[Anomal
 class StreamingEvaluator(Evaluator):
     """Evaluator that lets pixel metrics with the same fields and resolution share one histogram.
 
+    In several processes each image counts once, also where the sampler repeats some to make the numbers even.
     Metrics of other kinds (anomalib's own) may be mixed in; they work as ever.
 
     Args:
@@ -57,3 +61,26 @@ class StreamingEvaluator(Evaluator):
                     leader = leaders.setdefault(metric.group, metric)
                     if leader is not metric:
                         metric.share(leader)
+        self._distinct = DistinctImages()
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to count images."""
+        self._distinct.start()
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Add a batch to the metrics of validation."""
+        distinct = self._distinct.of(batch, getattr(trainer, "val_dataloaders", None), dataloader_idx)
+        if distinct is not None:
+            super().on_validation_batch_end(trainer, pl_module, outputs, distinct, batch_idx, dataloader_idx)
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Add a batch to the metrics of the test."""
+        distinct = self._distinct.of(batch, getattr(trainer, "test_dataloaders", None), dataloader_idx)
+        if distinct is not None:
+            super().on_test_batch_end(trainer, pl_module, outputs, distinct, batch_idx, dataloader_idx)

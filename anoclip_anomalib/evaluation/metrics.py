@@ -12,6 +12,7 @@ They are used in an `Evaluator`, from Python or YAML, with any anomalib model::
 A metric without a value (no masks, one class) is NaN and says why in `reason`; it is never 0.
 """
 
+import copy
 import logging
 from typing import Any
 
@@ -61,6 +62,33 @@ class StreamingMetric(AnomalibMetric, _Plain):
         """Add a batch that has all fields."""
         raise NotImplementedError
 
+    def forward(self, batch: Any) -> torch.Tensor:
+        """Add a batch, and return the value of this batch alone (of this process, unless ``dist_sync_on_step``).
+
+        torchmetrics would reset the metric meanwhile and put back only what it knows as states.
+        """
+        alone = self.empty_copy()
+        alone.update(batch)
+        self.update(batch)
+        self._forward_cache = alone.compute()
+        return self._forward_cache
+
+    def empty_copy(self) -> "StreamingMetric":
+        """A metric with the same settings that has seen nothing and shares nothing."""
+        alone = copy.deepcopy(self)
+        alone.reset()
+        alone._to_sync = self.dist_sync_on_step  # noqa: SLF001
+        return alone
+
+    def _sync_dist(self, *args: Any, **kwargs: Any) -> None:
+        # torchmetrics calls it only where there are several processes, and puts the states back afterwards.
+        self.prepare_exchange()
+        super()._sync_dist(*args, **kwargs)
+
+    def prepare_exchange(self) -> None:
+        """Bring the states into the form that processes exchange: one tensor each, of one type, on the metric's device."""
+        raise NotImplementedError
+
     def counts(self) -> ScoreCounts:
         """Counts per score of everything seen (by all processes, if synchronised)."""
         raise NotImplementedError
@@ -80,7 +108,7 @@ class StreamingMetric(AnomalibMetric, _Plain):
             if self._missing:
                 self.reason += f" (batches lacked {', '.join(sorted(self._missing))})"
             logger.warning("%s is undefined: %s", self.name, self.reason)
-        return torch.tensor(value)
+        return torch.tensor(value, dtype=torch.float32)
 
     def reset(self) -> None:
         """Forget everything."""
@@ -92,6 +120,8 @@ class ImageMetric(StreamingMetric):
     """Base of image metrics: keeps every image's score (exact)."""
 
     default_fields = ("pred_score", "gt_label")
+    scores: Any  # a list of tensors, or one tensor when it was gathered from several processes
+    labels: Any
 
     def __init__(self, fields: list[str] | None = None, prefix: str = "", strict: bool = False, **kwargs: Any) -> None:
         super().__init__(fields=fields, prefix=prefix, strict=strict, **kwargs)
@@ -103,6 +133,11 @@ class ImageMetric(StreamingMetric):
         score, label = (getattr(batch, field).detach().reshape(-1) for field in self.fields)
         self.scores.append(score.double().cpu())
         self.labels.append((label > 0).cpu())
+
+    def prepare_exchange(self) -> None:
+        """One tensor of scores and one of labels, also where a process saw no image."""
+        self.scores = [torch.cat([torch.empty(0, dtype=torch.float64), *self.scores]).to(self.device)]
+        self.labels = [torch.cat([torch.empty(0, dtype=torch.uint8), *self.labels]).to(self.device)]
 
     def counts(self) -> ScoreCounts:
         """Exact counts."""
@@ -170,11 +205,15 @@ class PixelMetric(StreamingMetric):
     def _values(self, batch: Any) -> list[torch.Tensor]:
         return [getattr(batch, field) for field in self.fields]
 
-    def sync(self, *args: Any, **kwargs: Any) -> None:
-        """Merge the histograms of all processes (rows of all are concatenated)."""
-        if not self._is_synced:
-            self.rows = [torch.from_numpy(self.accumulator.rows()).to(self.device)]
-        super().sync(*args, **kwargs)
+    def empty_copy(self) -> "PixelMetric":
+        """A metric with the same settings and an accumulator of its own."""
+        alone = super().empty_copy()
+        alone.shares_accumulator = False
+        return alone
+
+    def prepare_exchange(self) -> None:
+        """The rows of the histogram; those of several processes are concatenated."""
+        self.rows = [torch.from_numpy(self.accumulator.rows()).to(self.device)]
 
     def counts(self) -> ScoreCounts:
         """Counts per histogram bin."""

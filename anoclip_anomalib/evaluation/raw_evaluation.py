@@ -7,6 +7,7 @@ import torch
 from anomalib.metrics.base import AnomalibMetric
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from anoclip_anomalib.evaluation.epoch_metrics import EpochMetrics
 from anoclip_anomalib.evaluation.evaluator import StreamingEvaluator, standard_metrics
 from anoclip_anomalib.evaluation.raw_batch import raw_maps, raw_scores, require_before_post_processor
 from anoclip_anomalib.evaluation.resolution import mask_paths_of, restored_mask_paths
@@ -31,6 +32,7 @@ class RawEvaluation(Callback):
         self._mask_paths: dict[str, str] = {}
         chosen = standard_metrics(prefix, resolution) if metrics is None else metrics
         self.evaluator = StreamingEvaluator(test_metrics=chosen)
+        self._epoch = EpochMetrics(self.evaluator.test_metrics)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Metrics on the CPU unless several devices need to agree."""
@@ -42,9 +44,16 @@ class RawEvaluation(Callback):
         """Check that scores will still be raw here."""
         require_before_post_processor(self, trainer.callbacks)
         self._mask_paths = mask_paths_of(trainer.test_dataloaders)
+        self._epoch.start()
 
     def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Add a batch.
 
@@ -56,16 +65,8 @@ class RawEvaluation(Callback):
         if batch.pred_score is None:
             batch.pred_score = torch.from_numpy(scores).float().to(batch.anomaly_map.device)
         with restored_mask_paths(batch, self._mask_paths):
-            for metric in self.evaluator.test_metrics:
-                metric.update(batch)
+            self._epoch.update(batch, trainer.test_dataloaders, dataloader_idx)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the values and start anew."""
-        for metric in self.evaluator.test_metrics:
-            value = metric.compute()
-            pl_module.log(metric.name, value)
-            if trainer.barebones:  # logging is off there; anomalib's Evaluator does the same
-                trainer.callback_metrics[metric.name] = value
-                trainer.logged_metrics[metric.name] = value
-        for metric in self.evaluator.test_metrics:
-            metric.reset()
+        """Log the values."""
+        self._epoch.log(pl_module)

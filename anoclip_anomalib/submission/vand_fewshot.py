@@ -9,34 +9,22 @@ number of shots calls ``setup({"few_shot_samples": (k, 3, 256, 256) in [0, 1], "
 import importlib.util
 import pprint
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from anomalib.data import ImageBatch, InferenceBatch
+from anomalib.data import ImageBatch
 from torch import nn
 
 import anoclip_anomalib
 from anoclip_anomalib.files import atomic_write
+from anoclip_anomalib.zeroshot.features import Features
+from anoclip_anomalib.zeroshot.memory import PatchMemory
 
 CATEGORIES = ("breakfast_box", "juice_bottle", "pushpins", "screw_bag", "splicing_connectors")
 """MVTec LOCO's, which the challenge is about."""
 
 IMAGE_SIZE = (256, 256)
-
-
-def reference_distance(tokens: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
-    """How unlike all reference tokens each token is.
-
-    Args:
-        tokens: (..., L, D) patch tokens.
-        references: (R, D) patch tokens of normal images, unit norm.
-
-    Returns:
-        (..., L), half of one minus the largest cosine: 0 for a token that a reference image holds too, at most 1.
-    """
-    cosines = F.normalize(tokens.float(), dim=-1) @ references.T
-    return (1.0 - cosines.amax(dim=-1)) / 2.0
 
 
 class Model(nn.Module):
@@ -60,8 +48,7 @@ class Model(nn.Module):
             raise ValueError(f"reference_weight must lie in [0, 1], got {reference_weight}")
         self.reference_weight = reference_weight
         self.anoclip = anoclip_anomalib.AnoClip(visualizer=False, evaluator=False, post_processor=False, **arguments)
-        # Not a buffer: the references belong to a category and not to the weights.
-        self.references: torch.Tensor | None = None
+        self.references = PatchMemory(persistent=False)  # they belong to a category and not to the weights
 
     @property
     def batch_size(self) -> int:
@@ -86,12 +73,12 @@ class Model(nn.Module):
         if "dataset_category" not in setup_data:
             raise KeyError("setup_data needs 'dataset_category', the name of the product")
         self.anoclip.model.set_class(str(setup_data["dataset_category"]))
-        self.references = None
+        self.references.forget()
         samples = setup_data.get("few_shot_samples")
         if samples is not None and len(samples) and self.reference_weight > 0.0:
             with torch.no_grad():
-                _, seen = self._score(samples if samples.ndim == 4 else samples.unsqueeze(0))
-            self.references = F.normalize(seen.tokens.flatten(0, -2).float(), dim=-1)
+                features = self._encode(samples if samples.ndim == 4 else samples.unsqueeze(0))
+            self.references.remember(features.patch_tokens)
 
     def forward(self, image: torch.Tensor) -> ImageBatch:
         """Score images.
@@ -105,40 +92,21 @@ class Model(nn.Module):
         Raises:
             RuntimeError: Before ``setup``.
         """
-        result, seen = self._score(image)
+        features = self._encode(image)
+        result = self.anoclip.model.score(features)
         pred_score, anomaly_map = result.pred_score, result.anomaly_map
-        if self.references is not None:
-            distances = reference_distance(seen.tokens, self.references.to(image.device)).unflatten(-1, seen.grid)
-            maps = F.interpolate(distances.flatten(0, 1).unsqueeze(1), size=seen.layout.tile, mode="bilinear")
+        if len(self.references):
+            layout = features.layout
+            distances = self.references(features.patch_tokens).unflatten(-1, features.grid)
+            maps = F.interpolate(distances.flatten(0, 1).unsqueeze(1), size=layout.tile, mode="bilinear")
             weight = self.reference_weight
             pred_score = (1.0 - weight) * pred_score + weight * distances.flatten(1).amax(dim=1)
-            anomaly_map = (1.0 - weight) * anomaly_map + weight * seen.layout.stitch(maps)
+            anomaly_map = (1.0 - weight) * anomaly_map + weight * layout.stitch(maps)
         anomaly_map = F.interpolate(anomaly_map, size=image.shape[-2:], mode="bilinear")
         return ImageBatch(image=image, pred_score=pred_score, anomaly_map=anomaly_map.squeeze(1))
 
-    def _score(self, image: torch.Tensor) -> tuple[InferenceBatch, "_Seen"]:
-        """AnoClip's result, and the patch tokens it came from, seen through the model's adapter seam."""
-        model = self.anoclip.model
-        adapter = model.adapter
-        seen: list[_Seen] = []
-
-        def watch(patch_tokens: torch.Tensor, grid: tuple[int, int], layout: Any) -> torch.Tensor:
-            seen.append(_Seen(patch_tokens, grid, layout))
-            return patch_tokens if adapter is None else adapter(patch_tokens, grid, layout)
-
-        model.adapter = watch
-        try:
-            return model(self.anoclip.pre_processor(image)), seen[0]
-        finally:
-            model.adapter = adapter
-
-
-class _Seen(NamedTuple):
-    """(B, T, L, D) patch tokens of T tiles an image, with the grid of a tile and the tiles' places."""
-
-    tokens: torch.Tensor
-    grid: tuple[int, int]
-    layout: Any
+    def _encode(self, image: torch.Tensor) -> Features:
+        return self.anoclip.model.encode(self.anoclip.pre_processor(image))
 
 
 _TEMPLATE = '''"""Model for the VAND few-shot evaluation kit, written by `anoclip submit vand-fewshot`."""

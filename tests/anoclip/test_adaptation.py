@@ -14,8 +14,8 @@ from anoclip_anomalib.anoclip.adaptation import (
     pixel_values,
     weight_gradients,
 )
-from anoclip_anomalib.anoclip.scoring import cosine_difference
-from anoclip_anomalib.anoclip.tiling import plan_tiles
+from anoclip_anomalib.zeroshot.scoring import cosine_difference
+from anoclip_anomalib.zeroshot.tiling import plan_tiles
 
 B, L, D, M = 3, 6, 8, 14
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from anoclip_anomalib.anoclip.adapter import AdaptationSettings, TokenAdapter
-from anoclip_anomalib.anoclip.tiling import plan_tiles
+from anoclip_anomalib.zeroshot.tiling import plan_tiles
 
 B, D, M = 4, 16, 30
 GRID, LAYOUT = (3, 3), plan_tiles(24, 40, "square")

@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from anoclip_anomalib import TestTimeAdaptation
-from anoclip_anomalib.anoclip.tiling import plan_tiles
+from anoclip_anomalib.zeroshot.tiling import plan_tiles
 from tests.mvtec_files import write_mvtec
 
 
@@ -104,10 +104,13 @@ def test_half_precision_encoders_are_adapted_in_float32(run_test, precision) -> 
     assert all(anomaly_map.dtype == torch.float32 for anomaly_map in adapted.maps.values())
 
 
-def test_trainer_in_bfloat16_is_adapted_in_float32(run_test) -> None:
-    _, adapted, _ = run_test(TestTimeAdaptation(), trainer={"precision": "bf16-mixed"})
-    _, full, _ = run_test(TestTimeAdaptation())
-    assert_same_maps(adapted, full, tolerance=5e-3)
+@pytest.mark.parametrize("adapter", ["text", "linear"])
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true", "64-true", "bf16-mixed", "64"])
+def test_every_precision_of_the_trainer_is_adapted_in_float32(run_test, precision, adapter) -> None:
+    _, adapted, _ = run_test(TestTimeAdaptation(adapter=adapter), trainer={"precision": precision})
+    _, full, _ = run_test(TestTimeAdaptation(adapter=adapter))
+    assert_same_maps(adapted, full, tolerance=1e-6 if "64" in precision else 5e-3)
+    assert all(anomaly_map.dtype == torch.float32 for anomaly_map in adapted.maps.values())
 
 
 def test_folder_prediction_and_tiles(anoclip, data_root, tmp_path) -> None:

@@ -1,7 +1,9 @@
 """AnoClip inside anomalib's Engine, in this process."""
 
+import copy
 import json
 import logging
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +11,12 @@ import pytest
 import torch
 from anomalib.data import Folder, MVTecAD, PredictDataset
 from anomalib.engine import Engine
+from anomalib.metrics import Evaluator
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from anoclip_anomalib import AnoClip
+from anoclip_anomalib.evaluation import AUPRO, ImageAUROC
 from tests.mvtec_files import write_mvtec
 
 
@@ -93,6 +97,80 @@ def test_two_engines_and_two_categories_do_not_mix(anoclip, engine, root):
         (figures,) = engine(f"again {name}").test(model, datamodule=mvtec(root, name), verbose=False)
         assert model.model.class_name == name
         assert figures == pytest.approx(alone[name], nan_ok=True)
+
+
+@pytest.fixture
+def measured(monkeypatch) -> dict[str, int]:
+    """How many images each image metric was given."""
+    counts: dict[str, int] = {}
+    update = ImageAUROC.update
+
+    def counted(self, batch):
+        counts[self.name] = counts.get(self.name, 0) + len(batch)
+        update(self, batch)
+
+    monkeypatch.setattr(ImageAUROC, "update", counted)
+    return counts
+
+
+def test_no_order_of_lightnings_sets_can_double_or_drop_a_component(anoclip):
+    """Lightning replaces callbacks by comparing types, walking sets of them in any order."""
+    types = [type(callback) for callback in anoclip(visualizer=True).configure_callbacks()]
+    assert len(types) == 4
+    assert not [(one, two) for one in types for two in types if one is not two and issubclass(one, two)]
+
+
+def test_raw_scores_are_measured_once_however_often_an_engine_is_used(anoclip, engine, root, measured):
+    model, shared = anoclip(), engine()
+    figures = []
+    for _ in range(3):
+        measured.clear()
+        shared.validate(model, datamodule=mvtec(root), verbose=False)
+        figures += shared.test(model, datamodule=mvtec(root), verbose=False)
+        assert measured == {"raw_ImageAUROC": 6}
+        shared.predict(model, dataset=PredictDataset(root / "bottle/test"))
+    assert figures[0] == figures[1] == figures[2]
+
+
+@pytest.mark.parametrize("second", ["another", "deepcopy", "pickle"])
+def test_a_second_model_in_an_engine_is_measured_alone(anoclip, engine, root, measured, second):
+    first, shared = anoclip(), engine()
+    expected = shared.test(first, datamodule=mvtec(root), verbose=False)
+    copies = {"another": anoclip, "deepcopy": lambda: copy.deepcopy(first), "pickle": lambda: pickle.loads(pickle.dumps(first))}  # noqa: S301
+    measured.clear()
+    assert shared.test(copies[second](), datamodule=mvtec(root), verbose=False) == expected
+    assert measured == {"raw_ImageAUROC": 6}
+    assert shared.test(first, datamodule=mvtec(root), verbose=False) == expected
+
+
+def test_anomalib_models_before_and_after_in_one_engine(anoclip, engine, root, measured):
+    from tests.evaluation.scorer import Brightness
+
+    model, shared = anoclip(), engine()
+    alone = engine("alone").test(anoclip(), datamodule=mvtec(root), verbose=False)
+    measured.clear()
+    brightness = shared.test(Brightness(), datamodule=mvtec(root), verbose=False)
+    assert shared.test(model, datamodule=mvtec(root), verbose=False) == alone
+    assert shared.test(Brightness(), datamodule=mvtec(root), verbose=False) == brightness
+    assert measured == {"raw_ImageAUROC": 6}
+
+
+def test_a_failed_run_leaves_nothing_in_the_metrics(anoclip, engine, root, measured, monkeypatch):
+    model, shared = anoclip(), engine()
+    expected = shared.test(model, datamodule=mvtec(root), verbose=False)
+    with monkeypatch.context() as patch:
+        calls = iter(range(100))
+        original = AUPRO.update_batch
+        patch.setattr(AUPRO, "update_batch", lambda self, batch: 1 / 0 if next(calls) == 2 else original(self, batch))
+        with pytest.raises(ZeroDivisionError):
+            shared.test(model, datamodule=mvtec(root), verbose=False)
+    assert shared.test(model, datamodule=mvtec(root), verbose=False) == expected
+
+
+def test_metrics_of_validation_are_measured_too(anoclip, engine, root):
+    model = anoclip(raw_evaluator=Evaluator(val_metrics=[ImageAUROC(prefix="mine_")]))
+    (figures,) = engine().validate(model, datamodule=mvtec(root), verbose=False)
+    assert 0 <= figures["mine_ImageAUROC"] <= 1
 
 
 def test_two_runs_are_identical(anoclip, engine, root):

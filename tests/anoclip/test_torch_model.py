@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from anoclip_anomalib import AnoClipModel
-from anoclip_anomalib.anoclip.image_views import views
+from anoclip_anomalib.zeroshot.views import views
 
 TOLERANCE = 1e-5
 

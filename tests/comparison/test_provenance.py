@@ -6,8 +6,9 @@ import pytest
 import yaml
 from torchvision.transforms.v2 import CenterCrop, Compose, Normalize, Resize
 
+from anoclip_anomalib import TestTimeAdaptation
 from anoclip_anomalib.comparison.provenance import FACTS, method_facts, preprocessing
-from anoclip_anomalib.comparison.suite import ClassSpec, jobs_of
+from anoclip_anomalib.comparison.suite import jobs_of
 
 from .suites import ROOT, small_suite
 
@@ -19,17 +20,24 @@ def test_known_facts_name_existing_models_and_are_complete():
         assert name == "RepairedWinClip" or inspect.isclass(getattr(anomalib.models, name)), name
 
 
-def test_callbacks_and_suites_change_facts(tmp_path):
-    job = jobs_of(small_suite(tmp_path, models="\n  - AnoClip\n"))[0]
-    assert method_facts(job)["adapts_on_test_images"] is False
-    adapted = replace(job.model, callbacks=(ClassSpec("anoclip_anomalib.anoclip.callbacks.TestTimeAdaptation"),))
-    facts = method_facts(replace(job, model=adapted))
-    assert (facts["adapts_on_test_images"], facts["order_dependent"]) == (True, False)
-    carried = replace(adapted, callbacks=(replace(adapted.callbacks[0], init_args={"reset_optimizer": False}),))
-    facts = method_facts(replace(job, model=carried))
+def test_models_and_callbacks_describe_themselves_and_suites_overrule(tmp_path, anoclip):
+    job, model = jobs_of(small_suite(tmp_path, models="\n  - AnoClip\n"))[0], anoclip()
+    facts = method_facts(job, model)
+    assert set(facts) == set(FACTS)
+    assert (facts["auxiliary_data"], facts["adapts_on_test_images"]) == ("none", False)
+    assert "AnoClip" not in yaml.safe_load((ROOT / "anoclip_anomalib" / "comparison" / "provenance.yaml").read_text())["models"]
+    facts = method_facts(job, model, [TestTimeAdaptation()])
+    assert (facts["adapts_on_test_images"], facts["sees_other_test_images"], facts["order_dependent"]) == (True, False, False)
+    facts = method_facts(job, model, [TestTimeAdaptation(reset_optimizer=False)])
     assert (facts["sees_other_test_images"], facts["order_dependent"]) == (True, True)
     stated = replace(job.model, provenance={"auxiliary_data": "VisA test split with masks"})
-    assert method_facts(replace(job, model=stated))["auxiliary_data"] == "VisA test split with masks"
+    assert method_facts(replace(job, model=stated), model)["auxiliary_data"] == "VisA test split with masks"
+
+
+def test_other_peoples_models_are_looked_up(tmp_path):
+    job = jobs_of(small_suite(tmp_path, models="\n  - Padim\n"))[0]
+    assert method_facts(job)["category_data"] == "normal training images"
+    assert method_facts(job, object())["category_data"] == "normal training images"
 
 
 @pytest.mark.parametrize(

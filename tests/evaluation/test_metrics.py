@@ -18,6 +18,8 @@ from anoclip_anomalib.evaluation import (
     PixelAUROC,
     PixelF1Max,
     SegF1,
+    StreamingEvaluator,
+    standard_metrics,
 )
 from anoclip_anomalib.evaluation.metrics import StreamingMetric
 
@@ -152,3 +154,28 @@ def test_two_processes_agree_with_one(metric_class):
 def test_base_class_needs_its_methods():
     with pytest.raises(NotImplementedError):
         _Other().counts()
+
+
+@pytest.mark.parametrize("metric_class", [ImageAUROC, PixelAUROC, AUPRO, PixelF1Max])
+def test_calling_a_metric_adds_the_batch_and_returns_its_own_value(metric_class):
+    maps, masks = maps_and_masks(images=12)
+    called, updated, alone = metric_class(), metric_class(), metric_class()
+    for part in (slice(0, 6), slice(6, 12)):
+        batch = batch_of(maps[part], masks[part])
+        value = called(batch)
+        updated.update(batch)
+        alone.reset()
+        alone.update(batch)
+        assert value == alone.compute()
+    assert called.compute() == updated.compute()
+
+
+def test_calling_metrics_that_share_a_histogram():
+    maps, masks = maps_and_masks(images=12)
+    shared, alone = list(StreamingEvaluator().test_metrics), standard_metrics()
+    for part in (slice(0, 6), slice(6, 12)):
+        batch = batch_of(maps[part], masks[part])
+        for first, second in zip(shared, alone, strict=True):
+            assert first(batch) == second(batch), first.name
+    for first, second in zip(shared, alone, strict=True):
+        assert first.compute() == second.compute(), first.name

@@ -7,7 +7,7 @@ from torch import nn
 
 from anoclip_anomalib.cli.submit import main
 from anoclip_anomalib.submission.provenance import read_json
-from anoclip_anomalib.submission.vand_fewshot import CATEGORIES, Model, check_model_file, reference_distance, write_model_file
+from anoclip_anomalib.submission.vand_fewshot import CATEGORIES, Model, check_model_file, write_model_file
 
 DEMO = {"backbone": "demo", "pretrained": "demo"}
 
@@ -82,13 +82,6 @@ def test_tiles_of_wide_images(cache):
     output = scored(model, wide, wide[:1])
     assert output.anomaly_map.shape == (2, 100, 250)
     assert output.anomaly_map[0].mean() < output.anomaly_map[1].mean()
-
-
-def test_reference_distance():
-    references = torch.eye(3)[:2]
-    tokens = torch.stack([torch.eye(3), -torch.eye(3)]) * 5
-    distances = reference_distance(tokens, references)
-    torch.testing.assert_close(distances, torch.tensor([[0.0, 0.0, 0.5], [0.5, 0.5, 0.5]]))
 
 
 def test_bad_input(model):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from anoclip_anomalib.anoclip.tiling import plan_tiles
+from anoclip_anomalib.zeroshot.tiling import plan_tiles
 
 SIZES = [(24, 24), (24, 32), (32, 24), (24, 48), (24, 49), (48, 24), (24, 300), (300, 24), (1, 7), (24, 25)]
 

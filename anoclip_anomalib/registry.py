@@ -1,4 +1,4 @@
-"""Make anomalib accept the models of this package.
+"""The one table of what this package offers by name, and how anomalib gets to know it.
 
 anomalib 2.7 has no entry point for models: ``get_model("Name")`` and the command line look at the subclasses of
 ``AnomalibModule`` that happen to be imported, and the dictionary form asks a list of allowed modules. Both are served
@@ -6,16 +6,48 @@ here, without slowing down ``import anoclip_anomalib`` by the seconds that anoma
 """
 
 import sys
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, Literal, TypeVar
 
 PACKAGE = "anoclip_anomalib"
-PLUGIN_MODULES = (f"{PACKAGE}.anoclip.lightning_model", f"{PACKAGE}.anoclip.callbacks")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A public name.
+
+    Attributes:
+        module: Where it is defined, below this package.
+        kind: ``"model"`` and ``"callback"`` are made known to anomalib.
+    """
+
+    module: str
+    kind: Literal["model", "callback", "other"]
+
+
+# A new method is a line here.
+PUBLIC = {
+    "AnoClip": Entry("anoclip.lightning_model", "model"),
+    "AnoClipModel": Entry("anoclip.torch_model", "other"),
+    "PromptBuilder": Entry("prompts.builder", "other"),
+    "TestTimeAdaptation": Entry("anoclip.callbacks", "callback"),
+}
+MODELS = tuple(name for name, entry in PUBLIC.items() if entry.kind == "model")
 _ANOMALIB_MODELS = "anomalib.models"
 ModelClass = TypeVar("ModelClass", bound=type)
+
+
+def load(name: str) -> Any:
+    """Import what a public name stands for.
+
+    Raises:
+        KeyError: If there is no such name.
+    """
+    return getattr(import_module(f"{PACKAGE}.{PUBLIC[name].module}"), name)
 
 
 def register_with_anomalib() -> None:
@@ -35,7 +67,7 @@ def register_model(model_class: ModelClass) -> ModelClass:
 
 
 def _import_plugin() -> None:
-    for module in PLUGIN_MODULES:
+    for module in (f"{PACKAGE}.{entry.module}" for entry in PUBLIC.values() if entry.kind != "other"):
         # A module that is being imported is the reason why anomalib.models is: it registers itself when it gets there.
         if module not in sys.modules:
             import_module(module)

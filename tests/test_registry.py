@@ -1,10 +1,15 @@
 """Registration happens at import, so every case is a process of its own; they run side by side."""
 
+import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+import anoclip_anomalib
+from anoclip_anomalib.registry import MODELS, PUBLIC, load
 
 CASES = {
     "light": """
@@ -45,6 +50,18 @@ assert models.AnoClip is AnoClip
 assert "anoclip_anomalib" in models.ALLOWED_MODULES
 """,
 }
+
+
+def test_one_table_names_everything():
+    for name, entry in PUBLIC.items():
+        assert getattr(anoclip_anomalib, name) is load(name)
+        assert load(name).__module__ == f"anoclip_anomalib.{entry.module}"
+    assert MODELS == ("AnoClip",)
+    tree = ast.parse(Path(anoclip_anomalib.__file__).read_text())
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))  # what type checkers see
+    assert {(node.module, alias.name) for node in block.body for alias in node.names} == {
+        (f"anoclip_anomalib.{entry.module}", name) for name, entry in PUBLIC.items()
+    }
 
 
 @pytest.fixture(scope="module")

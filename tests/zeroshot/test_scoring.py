@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from anoclip_anomalib.anoclip.scoring import abnormal_probability, cosine_difference, mean_filter, upsample
+from anoclip_anomalib.zeroshot.scoring import abnormal_probability, cosine_difference, mean_filter, upsample
 
 
 def text() -> torch.Tensor:
@@ -43,3 +43,30 @@ def test_upsampling_keeps_the_corners():
     assert large.shape == (2, 1, 9, 10)
     assert torch.equal(large[..., [0, 0, -1, -1], [0, -1, 0, -1]], maps[..., [0, 0, -1, -1], [0, -1, 0, -1]])
     torch.testing.assert_close(large[..., 4, 3], maps[..., 1, 1])
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.07, 0.01])
+def test_temperature_divides_the_cosines(temperature):
+    embeddings = torch.randn(4, 5, 16, generator=torch.Generator().manual_seed(0))
+    cosines = torch.stack([F.cosine_similarity(embeddings, t, dim=-1) for t in text()], dim=-1)
+    expected = (cosines / temperature).softmax(-1)[..., 1]
+    actual = abnormal_probability(cosine_difference(embeddings, text()), temperature)
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(6, 16), (6, 5, 16), (6, 2, 5, 16)])
+def test_several_classes_in_a_batch_are_each_image_alone(shape):
+    embeddings = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    texts = F.normalize(torch.randn(3, 2, 16, generator=torch.Generator().manual_seed(2)), dim=-1)
+    index = torch.tensor([2, 0, 1, 1, 0, 2])
+    together = cosine_difference(embeddings, texts, index)
+    alone = torch.stack([cosine_difference(one, texts[c]) for one, c in zip(embeddings, index, strict=True)])
+    torch.testing.assert_close(together, alone, atol=1e-6, rtol=0)
+    assert together.shape == shape[:-1]
+
+
+def test_text_and_class_index_belong_together():
+    with pytest.raises(ValueError, match=r"\(1, 2, 16\) need a class index"):
+        cosine_difference(torch.zeros(2, 16), text()[None])
+    with pytest.raises(ValueError, match=r"\(2, 16\) take no class index"):
+        cosine_difference(torch.zeros(2, 16), text(), torch.zeros(2, dtype=torch.long))

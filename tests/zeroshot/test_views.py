@@ -3,7 +3,7 @@ from math import cos, pi, sin
 import pytest
 import torch
 
-from anoclip_anomalib.anoclip.image_views import grey, grouped, mirror, rotate, translate, views
+from anoclip_anomalib.zeroshot.views import grey, grouped, mirror, rotate, translate, views
 
 
 def images(height: int = 24, width: int = 24, count: int = 2) -> torch.Tensor:

@@ -1,0 +1,35 @@
+"""Buffers that belong to a class or a memory: of any size, and in float32 whatever the rest of the model is."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+
+class FloatBuffers(nn.Module):
+    """A module some of whose buffers keep float32, and take the size that a checkpoint brings.
+
+    Half-precision trainers cast every buffer, but ranks are decided in float32; and a checkpoint brings text embeddings or
+    normal patches to a model that may not have any yet.
+
+    Attributes:
+        float_buffers: Names of these buffers.
+    """
+
+    float_buffers: tuple[str, ...] = ()
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> "FloatBuffers":  # noqa: FBT001, FBT002
+        kept = {name: getattr(self, name) for name in self.float_buffers}
+        super()._apply(fn, recurse)
+        for name, full in kept.items():
+            moved = getattr(self, name)
+            if moved.dtype != full.dtype:
+                setattr(self, name, full.to(moved.device))
+        return self
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
+        for name in self.float_buffers:
+            saved, own = state_dict.get(f"{prefix}{name}"), getattr(self, name)
+            if saved is not None and saved.shape != own.shape:
+                setattr(self, name, torch.empty_like(saved, device=own.device))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

@@ -1,0 +1,39 @@
+"""What stands between encoding images and scoring them."""
+
+from typing import NamedTuple
+
+import torch
+
+from anoclip_anomalib.zeroshot.tiling import TileLayout
+
+
+class Features(NamedTuple):
+    """What a method's image encoder says about B images, in float32, not normalised.
+
+    Attributes:
+        class_tokens: (V, B, T, D) of V views of each of an image's T tiles; the first view is the image itself.
+        patch_tokens: (B, T, h * w, D), row by row, of the image itself.
+        grid: (h, w), the patches in a column and in a row of a tile.
+        layout: Where the T tiles lie in the image.
+    """
+
+    class_tokens: torch.Tensor
+    patch_tokens: torch.Tensor
+    grid: tuple[int, int]
+    layout: TileLayout
+
+
+def check_images(images: torch.Tensor) -> None:
+    """Refuse what is no batch of colour images.
+
+    Args:
+        images: Should be (B, 3, H, W).
+
+    Raises:
+        ValueError: Saying what it is instead; a video is named.
+    """
+    if images.ndim == 4 and images.shape[1] == 3:
+        return
+    kind = "a video of (B, T, 3, H, W), whose frames must be given one by one" if images.ndim == 5 else "something else"
+    msg = f"Images must be (B, 3, H, W), a batch of colour images; got {tuple(images.shape)}, {kind}"
+    raise ValueError(msg)

@@ -1,0 +1,305 @@
+"""The wiring that every zero-shot method on CLIP needs inside anomalib."""
+
+import json
+import logging
+from collections.abc import Mapping
+from inspect import signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anomalib import LearningType
+from anomalib.data import Batch
+from anomalib.metrics import Evaluator
+from anomalib.post_processing import PostProcessor
+from anomalib.pre_processing import PreProcessor
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+from torch import nn
+from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize
+
+from anoclip_anomalib.evaluation import StreamingEvaluator, standard_metrics
+from anoclip_anomalib.evaluation.epoch_metrics import EpochMetrics
+from anoclip_anomalib.files import atomic_write
+from anoclip_anomalib.zeroshot.method import NO_CLASS, MethodFacts, ZeroShotModel
+from anoclip_anomalib.zeroshot.tiling import Tiling
+from anoclip_anomalib.zeroshot.visualizer import ContrastVisualizer
+
+if TYPE_CHECKING:
+    from anomalib.models.components import AnomalibModule as _Base
+else:
+    _Base = object  # anomalib lists direct subclasses of AnomalibModule only
+
+logger = logging.getLogger(__name__)
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+COMPONENTS = ("pre_processor", "post_processor", "evaluator", "visualizer", "raw_evaluator", "model")
+"""Constructor arguments that are no hyperparameters."""
+_ENCODER_PREFIX = "model.visual_encoder."
+_PROVENANCE = "anoclip"  # key in checkpoints; of this package, whatever the method
+
+
+class ZeroShotClip(_Base):
+    """Mixin: ``class Method(ZeroShotClip, AnomalibModule)``, this one first.
+
+    It sets the class up by its name, measures raw scores, keeps the frozen encoder out of checkpoints, writes
+    ``weights.json`` beside the results, and refuses exports that could not work.
+
+    A method's constructor builds its torch model, calls ``super().__init__`` with anomalib's components, then
+    :meth:`connect` and ``self.save_hyperparameters(ignore=COMPONENTS)``.
+
+    Attributes:
+        needs_class: ``False`` for a method without text, whose class name is neither asked for nor missed.
+    """
+
+    # Checkpoints leave out the frozen encoder, which is loaded by name.
+    strict_loading = False
+    needs_class = True
+
+    model: Any
+    class_name: str | None
+    raw_evaluator: Evaluator | None
+
+    def connect(self, model: ZeroShotModel, *, class_name: str | None = None, raw_evaluator: Evaluator | bool = True) -> None:
+        """Take over the method; to be called once, after ``super().__init__()``.
+
+        Not done by a constructor of this class: Lightning would keep its arguments, the model too, as hyperparameters.
+
+        Args:
+            model: The method.
+            class_name: The product. ``None`` takes the datamodule's category, or "object", with a warning, if there is none.
+            raw_evaluator: ``True`` for metrics of the raw scores, logged beside anomalib's with the prefix ``raw_``.
+        """
+        self.model = model
+        self.class_name = class_name
+        self.raw_evaluator = self._resolve_component(raw_evaluator, Evaluator, self.configure_raw_evaluator)
+        self._raw_epoch: EpochMetrics | None = None
+        self._class_is_a_guess = False
+
+    @classmethod
+    def pre_processor_for(cls, model: ZeroShotModel, pre_processor: nn.Module | bool) -> nn.Module | bool:
+        """What ``pre_processor=True`` means for a model: resizing to its image size; anything else stays as it is."""
+        if pre_processor is not True:
+            return pre_processor
+        return cls.configure_pre_processor(model.image_size, tiling=model.tiling)
+
+    # What the method says about itself
+
+    @property
+    def weights_digest(self) -> str:
+        """SHA-256 of all weights: a tag may stand for other weights under another version of open_clip."""
+        return self.model.weights_digest
+
+    @property
+    def method_facts(self) -> MethodFacts:
+        """What tables say about the method."""
+        return self.model.facts
+
+    @property
+    def natural_threshold(self) -> float:
+        """The raw score at which the method is undecided without any data."""
+        return self.model.natural_threshold
+
+    @property
+    def trainer_arguments(self) -> dict[str, Any]:
+        """No special arguments."""
+        return {}
+
+    @property
+    def learning_type(self) -> LearningType:
+        """Zero-shot."""
+        return LearningType.ZERO_SHOT
+
+    # The class
+
+    def setup(self, stage: str) -> None:
+        """Compute the text embeddings of the class that this stage is about.
+
+        It is done on every call: anomalib sets the model up without a datamodule first in its benchmark, and with one later.
+        """
+        del stage
+        if not self.needs_class:
+            return
+        name = self._asked_class() or self.model.class_name  # the latter from a checkpoint
+        self._class_is_a_guess = name is None or (self._class_is_a_guess and self._asked_class() is None)
+        self.model.set_class(name or "object")
+
+    def _asked_class(self) -> str | None:
+        """The class that was given, or that the data is about."""
+        if self.class_name is not None:
+            return self.class_name
+        datamodule = getattr(self._trainer, "datamodule", None) if self._trainer is not None else None
+        category = getattr(datamodule, "category", None)
+        return str(category) if category else None
+
+    def _warn_of_a_guess(self) -> None:
+        if self._class_is_a_guess:
+            logger.warning(
+                "No class name was given and the data has none: the prompts will say 'object'. "
+                "Name the product, for instance --model.class_name cookie"
+            )
+
+    # Steps; raw scores are measured before any callback changes them
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> STEP_OUTPUT:
+        """Score a validation batch, from which thresholds and normalisation are derived."""
+        del batch_idx
+        return self._measured(batch.update(**self.model(batch.image)._asdict()), self.trainer.val_dataloaders, dataloader_idx)
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> STEP_OUTPUT:
+        """Score a test batch."""
+        return self._measured(super().test_step(batch, batch_idx), self.trainer.test_dataloaders, dataloader_idx)
+
+    def _measured(self, scored: Any, loaders: Any, index: int) -> STEP_OUTPUT:
+        if self._raw_epoch is not None:
+            self._raw_epoch.update(scored, loaders, index)
+        return scored
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin to measure raw scores."""
+        self._start_raw_metrics("val_metrics")
+
+    def on_test_epoch_start(self) -> None:
+        """Begin to measure raw scores."""
+        self._start_raw_metrics("test_metrics")
+
+    def _start_raw_metrics(self, kind: str) -> None:
+        self._raw_epoch = None
+        if self.raw_evaluator is not None:
+            self.raw_evaluator.setup(self.trainer, self, kind)
+            self._raw_epoch = EpochMetrics(getattr(self.raw_evaluator, kind))
+            self._raw_epoch.start()
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics of the raw scores."""
+        if self._raw_epoch is not None:
+            self._raw_epoch.log(self)
+        self._raw_epoch = None
+
+    on_test_epoch_end = on_validation_epoch_end
+
+    def on_validation_start(self) -> None:
+        """Say which class is missing, before images are scored."""
+        self._warn_of_a_guess()
+
+    def on_test_start(self) -> None:
+        """Keep with the results which weights and which class they come from."""
+        self._warn_of_a_guess()
+        if self.trainer.is_global_zero:
+            with atomic_write(Path(self.trainer.default_root_dir) / "weights.json") as temporary:
+                temporary.write_text(json.dumps(self._provenance(), indent=2) + "\n", encoding="utf-8")
+
+    on_predict_start = on_test_start
+
+    def val_dataloader(self) -> list:
+        """No validation data of its own: anomalib's benchmark and folder prediction validate without a datamodule."""
+        return []
+
+    @staticmethod
+    def configure_optimizers() -> None:
+        """Nothing is trained."""
+        return
+
+    # Components
+
+    @classmethod
+    def configure_pre_processor(cls, image_size: tuple[int, int] | None = None, *, tiling: Tiling = "none") -> PreProcessor:
+        """Bilinear resizing (the authors', not CLIP's bicubic) and CLIP's normalisation.
+
+        Args:
+            image_size: (height, width); ``None`` for 240 x 240.
+            tiling: With ``"square"`` the shorter side becomes ``image_size[0]`` and the aspect is kept.
+        """
+        height, width = image_size or (240, 240)
+        size = [height] if tiling == "square" else [height, width]
+        resize = Resize(size, interpolation=InterpolationMode.BILINEAR, antialias=True)
+        return PreProcessor(transform=Compose([resize, Normalize(mean=CLIP_MEAN, std=CLIP_STD)]))
+
+    def configure_post_processor(self) -> PostProcessor:
+        """anomalib's post-processor."""
+        return PostProcessor()
+
+    @classmethod
+    def configure_visualizer(cls) -> ContrastVisualizer:
+        """anomalib's visualizer, with contrast where no normalisation was fitted."""
+        return ContrastVisualizer()
+
+    @staticmethod
+    def configure_raw_evaluator() -> Evaluator:
+        """The field's metrics on the raw scores, which anomalib's post-processor would clamp before they are measured."""
+        return StreamingEvaluator(test_metrics=standard_metrics(prefix="raw_"))
+
+    # Checkpoints
+
+    def _provenance(self) -> dict[str, str | None]:
+        return {**self.model.provenance, "weights_digest": self.weights_digest, "class_name": self.model.class_name}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave the frozen encoder out, and keep which one it was."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["state_dict"] = {
+            name: tensor for name, tensor in checkpoint["state_dict"].items() if not name.startswith(_ENCODER_PREFIX)
+        }
+        checkpoint[_PROVENANCE] = self._provenance()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take over the checkpoint's class, unless another one was asked for; say so if the weights are others."""
+        super().on_load_checkpoint(checkpoint)
+        saved: Mapping[str, str | None] = checkpoint.get(_PROVENANCE, {})
+        if saved.get("weights_digest") not in (None, self.weights_digest):
+            logger.warning(
+                "The checkpoint was made with other CLIP weights (SHA-256 %s) than this model has (%s): scores will differ",
+                saved["weights_digest"],
+                self.weights_digest,
+            )
+        class_name, asked = saved.get("class_name"), self._asked_class()
+        if asked is not None and class_name not in (None, asked):
+            logger.warning("The checkpoint is about %r; its thresholds are used for %r, which was asked for", class_name, asked)
+        if self.needs_class and (asked or class_name):
+            self.model.set_class(str(asked or class_name))
+            checkpoint["state_dict"]["model.text_embeddings"] = self.model.text_embeddings
+
+    # Export
+
+    def prepare_export(self) -> None:
+        """Bring the model into the state that can be exported, or refuse.
+
+        Raises:
+            ValueError: If no class was set.
+        """
+        if self.needs_class and self.model.text_embeddings.numel() == 0:
+            # Tracing would turn the missing embeddings into a graph that scores everything alike.
+            raise ValueError(NO_CLASS)
+
+    def to_torch(self, *args, **kwargs) -> Path:
+        """Export as anomalib does, after :meth:`prepare_export`."""
+        self.prepare_export()
+        return super().to_torch(*args, **kwargs)
+
+    def to_onnx(self, *args, **kwargs) -> Path:
+        """Export as anomalib does, after :meth:`prepare_export`."""
+        self.prepare_export()
+        self._check_graph_size(signature(super().to_onnx).bind(*args, **kwargs).arguments.get("input_size"))
+        return super().to_onnx(*args, **kwargs)
+
+    def to_openvino(self, *args, **kwargs) -> Path:
+        """Export as anomalib does, after :meth:`prepare_export`."""
+        self.prepare_export()
+        self._check_graph_size(signature(super().to_openvino).bind(*args, **kwargs).arguments.get("input_size"))
+        return super().to_openvino(*args, **kwargs)
+
+    def _check_graph_size(self, input_size: tuple[int, int] | None) -> None:
+        if input_size is not None:
+            return
+        if self.model.tiling != "none":
+            msg = (
+                f"With tiling={self.model.tiling!r} the number of tiles depends on the image's shape, which a graph cannot "
+                "choose: export with the images' size, such as --input_size '[480, 640]', or with tiling='none'"
+            )
+            raise ValueError(msg)
+        if self.input_size is None:
+            height, width = self.model.image_size
+            msg = (
+                "Without a pre-processor that resizes, the exported graph takes images of one size: name it, such as "
+                f"--input_size '[{height}, {width}]', or export with the pre-processor"
+            )
+            raise ValueError(msg)

@@ -1,0 +1,68 @@
+"""From embeddings to probabilities and maps. Always in float32."""
+
+import torch
+import torch.nn.functional as F
+
+
+def cosine_difference(embeddings: torch.Tensor, text: torch.Tensor, class_index: torch.Tensor | None = None) -> torch.Tensor:
+    """How much closer embeddings are to the anomalous than to the normal class: the difference of their cosines.
+
+    Args:
+        embeddings: (..., D), any length; (B, ..., D) with ``class_index``.
+        text: (2, D) unit vectors, normal then anomalous; (C, 2, D) for C classes, with ``class_index``.
+        class_index: (B,) integers, which of the C classes each image shows.
+
+    Returns:
+        (...) in [-2, 2].
+
+    Raises:
+        ValueError: If text and class index do not belong together.
+    """
+    if (text.ndim == 3) != (class_index is not None):
+        msg = f"Text embeddings of shape {tuple(text.shape)} {'need a' if text.ndim == 3 else 'take no'} class index"
+        raise ValueError(msg)
+    embeddings = embeddings.float()
+    length = torch.linalg.vector_norm(embeddings, dim=-1).clamp_min(1e-12)
+    if class_index is None:
+        return embeddings @ (text[1] - text[0]) / length
+    direction = (text[:, 1] - text[:, 0])[class_index]
+    return torch.einsum("b...d,bd->b...", embeddings, direction) / length
+
+
+def abnormal_probability(difference: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+    """Probability of the anomalous class: softmax over the two cosines divided by a temperature.
+
+    The softmax of two cosines is the sigmoid of their difference. Without temperature, as AnoCLIP's authors have it, all
+    values lie near 0.5, and means over views or neighbours are nearly means of cosine differences. CLIP itself was trained
+    with 0.01, which others keep.
+
+    Args:
+        difference: (...), cosine with the anomalous class minus cosine with the normal one.
+        temperature: Greater than 0; 1 for none.
+
+    Returns:
+        (...) in [0, 1]; without temperature between 0.119 and 0.881, which differences of -2 and 2 give.
+    """
+    return (difference if temperature == 1.0 else difference / temperature).sigmoid()
+
+
+def mean_filter(maps: torch.Tensor, size: int) -> torch.Tensor:
+    """Mean over ``size`` x ``size`` neighbours, the border repeated.
+
+    Args:
+        maps: (N, h, w).
+        size: Odd number of patches; 1 leaves the maps as they are.
+
+    Returns:
+        (N, h, w).
+    """
+    if size == 1:
+        return maps
+    margin = size // 2
+    padded = F.pad(maps.unsqueeze(1), (margin, margin, margin, margin), mode="replicate")
+    return F.avg_pool2d(padded, size, stride=1).squeeze(1)
+
+
+def upsample(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Bilinear upsampling of (N, C, h, w) to (N, C, *size), the corners aligned, as the authors have it."""
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=True)
