@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 from anomalib.data import ImageBatch
-from anomalib.visualization import ImageVisualizer
 from lightning.pytorch import LightningModule, Trainer
+
+from anoclip_anomalib.evaluation.pictures import NamedVisualizer
 
 LOGIT_SCALE = 100.0
 """CLIP's own temperature, which AnoCLIP leaves out of its scores."""
@@ -17,7 +18,7 @@ def with_temperature(probability: torch.Tensor) -> torch.Tensor:
     return (LOGIT_SCALE * probability.logit()).sigmoid()
 
 
-class ContrastVisualizer(ImageVisualizer):
+class ContrastVisualizer(NamedVisualizer):
     """anomalib's pictures, with maps drawn at CLIP's temperature where no normalisation was fitted.
 
     AnoCLIP's probabilities lie within about 0.01 of 0.5. After validation anomalib's post-processor spreads them; in folder
