@@ -41,11 +41,11 @@ def read_image(path: str | Path) -> torch.Tensor:
         if not os.path.isfile(path):  # a pipe would be waited for, for ever
             reason = "a link that leads to no file" if os.path.islink(path) else "no regular file"
             raise OSError(reason)  # noqa: TRY301
-        with warnings.catch_warnings(), Image.open(path) as image:
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large images are what is provided for here
-            image.load()
-            orientation = image.getexif().get(_EXIF_ORIENTATION)
-            return _upright(_to_tensor(image), orientation).contiguous()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large images are provided for
+            with Image.open(path) as image:
+                image.load()
+                return _upright(_to_tensor(image), image.getexif().get(_EXIF_ORIENTATION)).contiguous()
     except (OSError, SyntaxError, ValueError, MemoryError, Image.DecompressionBombError) as error:
         msg = f"Cannot read image {printable(path)}: {printable(str(error) or type(error).__name__)}"
         raise OSError(msg) from error
@@ -95,7 +95,7 @@ def _convert(block: Image.Image, peak: float | None) -> torch.Tensor:
     if "A" in block.getbands() or "transparency" in block.info:
         block = block.convert("RGBA")
         block = Image.alpha_composite(Image.new("RGBA", block.size, "white"), block)
-    return torch.from_numpy(np.asarray(block.convert("RGB"), dtype=np.float32) / 255).permute(2, 0, 1)
+    return torch.from_numpy(np.array(block.convert("RGB"))).permute(2, 0, 1).float().div_(255)
 
 
 def _upright(image: torch.Tensor, orientation: int | None) -> torch.Tensor:

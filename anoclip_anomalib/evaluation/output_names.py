@@ -23,8 +23,8 @@ def path_cell(path: str | Path) -> str:
 
 
 def prediction_root(trainer: Any) -> Path | None:
-    """The folder whose images a trainer predicts; None for other data."""
-    loaders = getattr(trainer, "predict_dataloaders", None)
+    """The folder whose images a trainer is predicting; None for other data."""
+    loaders = trainer.predict_dataloaders if getattr(trainer, "predicting", False) else None
     for loader in loaders if isinstance(loaders, list | tuple) else [loaders]:
         path = getattr(getattr(loader, "dataset", None), "path", None)
         if isinstance(path, str | Path) and os.path.isdir(path):

@@ -54,7 +54,7 @@ class NamedVisualizer(ImageVisualizer):
 
 
 def _wanted(trainer: Trainer, image_path: str) -> Path:
-    root = prediction_root(trainer) if trainer.predicting else None
+    root = prediction_root(trainer)
     if root is not None:
         return below_root(image_path, root)
     datamodule = getattr(trainer, "datamodule", None)

@@ -1,15 +1,15 @@
 import io
+import os
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
-from anomalib.data import MVTecAD
 from PIL import Image, ImageOps
 
-from anoclip_anomalib.data import FolderImages, check_masks, read_image
-from tests.mvtec_files import image as picture
-from tests.mvtec_files import write_mvtec
+from anoclip_anomalib.data import images, read_image
 
 
 def gradient(height: int = 20, width: int = 30) -> np.ndarray:
@@ -159,59 +159,64 @@ def test_a_broken_exif_block_does_not_lose_the_picture(tmp_path):
     assert read_image(tmp_path / "a.jpg").shape == EXPECTED.shape
 
 
-# Folders
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "I;16", "F"])
+def test_a_large_image_is_averaged_over_blocks(tmp_path, monkeypatch, mode):
+    """The same as reading it whole and averaging; edges that fill no block are averaged over what is there."""
+    smooth = Image.fromarray(gradient(131, 203)).resize((203, 131))
+    image = {
+        "RGBA": lambda: smooth.convert("RGBA"),
+        "L": lambda: smooth.convert("L"),
+        "P": lambda: smooth.quantize(32),
+        "I;16": lambda: Image.fromarray(np.asarray(smooth.convert("L")).astype(np.uint16) * 250),
+        "F": lambda: smooth.convert("F"),
+        "RGB": lambda: smooth,
+    }[mode]()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / ("a.tif" if mode == "F" else "a.png")
+    image.save(path, **({} if mode == "F" else {"exif": exif}))
+    whole = read_image(path)
+    monkeypatch.setattr(images, "WHOLE_PIXELS", 131 * 203)
+    torch.testing.assert_close(read_image(path), whole, atol=0, rtol=0)
+    monkeypatch.setattr(images, "WHOLE_PIXELS", 131 * 203 - 1)
+    monkeypatch.setattr(images, "REDUCED_PIXELS", 131 * 203 // 9 + 1)  # a third of the side
+    monkeypatch.setattr(images, "_BLOCK", 50)
+    reduced = read_image(path)
+    upright = whole if mode == "F" else whole.rot90(1, (-2, -1))  # blocks begin where the file begins
+    expected = torch.nn.functional.avg_pool2d(upright, 3, ceil_mode=True)
+    torch.testing.assert_close(reduced, expected if mode == "F" else expected.rot90(-1, (-2, -1)))
 
 
-def test_a_folder_with_an_unreadable_image_goes_on_without_it(tmp_path, caplog):
-    for index in range(3):
-        (tmp_path / "part").mkdir(exist_ok=True)
-        picture(index)[0].save(tmp_path / "part" / f"{index}.png")
-    content = (tmp_path / "part/1.png").read_bytes()
-    (tmp_path / "part/1.png").write_bytes(content[: len(content) // 2])
-    (tmp_path / "0.jpg").write_text("no image")
-    (tmp_path / "notes.txt").write_text("not even named like one")
-    images = FolderImages(tmp_path)
-    assert [path.name for path in images.image_filenames] == ["0.png", "2.png"]
-    for name in ("part/1.png", "0.jpg"):
-        assert f"Cannot read image {tmp_path / name}" in caplog.text
-    assert "notes.txt" not in caplog.text
-    batch = images.collate_fn([images[0], images[1]])
-    assert batch.image.shape == (2, 3, 64, 64)
-    assert batch.image_path == [str(path) for path in images.image_filenames]
+def test_the_largest_image_stays_within_the_budget(tmp_path):
+    """13,300 x 13,300 pixels in half a megabyte: the bulk of Pillow's own limit."""
+    Image.new("L", (13300, 13300), 77).save(tmp_path / "a.png")
+    code = (
+        "import resource, sys\nfrom anoclip_anomalib.data import read_image\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\nimage = read_image(sys.argv[1])\n"
+        "print(*image.shape, image.sub(77 / 255).abs().max().item() < 1e-6,"
+        "resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    command = [sys.executable, "-W", "error::Warning:PIL", "-c", code, str(tmp_path / "a.png")]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert output[:4] == ["3", "3325", "3325", "True"]
+    assert int(output[4]) < 2**20  # kB
 
 
-def test_a_single_image(tmp_path):
-    picture(1)[0].save(tmp_path / "a.png")
-    images = FolderImages(tmp_path / "a.png", transform=lambda image: image * 0)
-    assert len(images) == 1
-    assert images[0].image.abs().max() == 0
+@pytest.mark.parametrize("make", ["dangling", "loop", "pipe", "folder"])
+def test_what_is_no_file_is_refused_at_once(tmp_path, make):
+    path = tmp_path / "a.png"
+    {
+        "dangling": lambda: path.symlink_to("nowhere"),
+        "loop": lambda: path.symlink_to("a.png"),
+        "pipe": lambda: os.mkfifo(path),
+        "folder": path.mkdir,
+    }[make]()
+    with pytest.raises(OSError, match=f"Cannot read image {path}: "):
+        read_image(path)
 
 
-@pytest.mark.parametrize(
-    ("make", "error", "said"),
-    [
-        (lambda path: path.mkdir(), ValueError, r"No images in .*here.*\.jpg, \.png"),
-        (lambda path: None, FileNotFoundError, "No such image or folder: .*here"),
-        (lambda path: (path.mkdir(), (path / "a.png").write_text("x")), ValueError, r"None of the 1 image\(s\) in .*here"),
-        (lambda path: path.write_text("x"), ValueError, "here.* is no image"),
-    ],
-    ids=["empty", "missing", "nothing readable", "not an image"],
-)
-def test_a_folder_without_images_is_refused(tmp_path, make, error, said):
-    make(tmp_path / "here")
-    with pytest.raises(error, match=said):
-        FolderImages(tmp_path / "here")
-
-
-def test_a_category_without_masks_is_refused_with_the_way_out(tmp_path):
-    complete = write_mvtec(tmp_path / "complete")
-    check_masks(MVTecAD(root=complete, category="bottle"))
-    check_masks(object())
-    check_masks(None)
-    check_masks(MVTecAD(root=write_mvtec(tmp_path / "flawless", defects=0), category="bottle"))
-    root = write_mvtec(tmp_path / "bare", masks=False)
-    with pytest.raises(ValueError, match=r"test/spot has 3 images, but .*ground_truth/spot has 0 masks.*--data Folder"):
-        check_masks(MVTecAD(root=root, category="bottle"))
-    (complete / "bottle/ground_truth/spot/000_mask.png").unlink()
-    with pytest.raises(ValueError, match="has 3 images, but .* has 2 masks"):
-        check_masks(MVTecAD(root=complete, category="bottle"))
+def test_an_image_beyond_pillows_limit_is_refused(tmp_path, monkeypatch):
+    Image.fromarray(RGB).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 299)
+    with pytest.raises(OSError, match=r"a\.png: Image size \(600 pixels\) exceeds limit"):
+        read_image(tmp_path / "a.png")
