@@ -62,12 +62,12 @@ class AnoclipCLI(AnomalibCLI):
         if self.subcommand in WITH_PREDICTIONS and not any(isinstance(c, PredictionsCsv) for c in callbacks):
             callbacks.append(PredictionsCsv())
         trainer["callbacks"] = callbacks
-        if type(self.model.visualizer) is ImageVisualizer:
-            self.model.visualizer = NamedVisualizer.like(self.model.visualizer)
         super().instantiate_engine()
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         arguments = super()._prepare_subcommand_kwargs(subcommand)
+        if type(self.model.visualizer) is ImageVisualizer:
+            self.model.visualizer = NamedVisualizer.like(self.model.visualizer)
         datamodule = arguments.get("datamodule")
         check_masks(datamodule)
         warn_of_depth(datamodule)

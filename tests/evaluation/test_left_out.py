@@ -29,9 +29,7 @@ def test_what_is_held_back_is_what_is_not_tested(tmp_path, caplog):
     everything = {str(path) for path in root.glob("plate/test/*/*.png")}
     assert {path for path, _ in rows} == everything - tested
     assert len(tested) + len(rows) == 10
-    assert {reason for _, reason in rows} == {
-        "held back for validation: val_split_mode=from_test, val_split_ratio=0.5, seed 3"
-    }
+    assert {reason for _, reason in rows} == {"held back for validation: val_split_mode=from_test, val_split_ratio=0.5, seed 3"}
     write_left_out(tmp_path / "left_out.csv", datamodule)
     with (tmp_path / "left_out.csv").open(newline="") as file:
         assert [(row["path"], row["reason"]) for row in csv.DictReader(file)] == rows
