@@ -7,7 +7,7 @@ import torch
 from anomalib.data import ImageBatch
 from lightning.pytorch import LightningModule, Trainer
 
-from anoclip_anomalib.evaluation.pictures import NamedVisualizer
+from anoclip_anomalib.data.pictures import NamedVisualizer
 
 LOGIT_SCALE = 100.0
 """CLIP's own temperature, which AnoCLIP leaves out of its scores."""

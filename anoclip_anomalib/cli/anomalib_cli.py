@@ -19,8 +19,8 @@ from rich.table import Table
 
 from anoclip_anomalib.clip import WeightsUnavailableError
 from anoclip_anomalib.data import FolderImages, check_masks, warn_of_depth
+from anoclip_anomalib.data.pictures import NamedVisualizer
 from anoclip_anomalib.evaluation import PredictionsCsv
-from anoclip_anomalib.evaluation.pictures import NamedVisualizer
 
 logger = logging.getLogger(__name__)
 
