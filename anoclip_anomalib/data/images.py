@@ -80,7 +80,7 @@ def _peak(image: Image.Image) -> float | None:
         return None
     if image.mode.startswith("I;16"):
         return 65535.0
-    highest = image.getextrema()[1]
+    highest = float(image.getextrema()[1])  # type: ignore[arg-type]  # one band
     return 1.0 if highest <= 1 else 255.0 if highest <= 255 else 65535.0
 
 
