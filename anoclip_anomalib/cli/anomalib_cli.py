@@ -3,6 +3,7 @@
 import csv
 import logging
 import pickle
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -85,10 +86,10 @@ class AnoclipCLI(AnomalibCLI):
         try:
             super()._run_subcommand()
         except (pickle.UnpicklingError, EOFError) as error:
-            msg = (
-                f"{self._get(self.config, 'ckpt_path')} is not loaded: it is no checkpoint, or holds more than tensors and "
-                f"plain values, which could run code. {str(error).strip().splitlines()[-1] if str(error) else ''}"
-            )
+            found = re.search(r"GLOBAL (\S+)", str(error))
+            inside = f"code ({found[1]})" if found else "something else than tensors"
+            path = self._get(self.config, "ckpt_path")
+            msg = f"The checkpoint {path} is damaged or holds {inside}, which could run when it is loaded; it is refused"
             raise ValueError(msg) from error
 
     @property

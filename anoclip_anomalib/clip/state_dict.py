@@ -27,7 +27,8 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        WeightFileError: If the file is truncated, holds pickled Python objects, or is of another format.
+        WeightFileError: If the file is truncated, holds pickled Python objects, is of another format, or holds anything but
+            finite, dense tensors by name.
     """
     path = Path(path)
     if not path.is_file():
@@ -39,10 +40,41 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
-    if not isinstance(content, dict) or not content or not all(torch.is_tensor(v) for v in content.values()):
+    if not isinstance(content, dict) or not content:
         msg = f"Weight file {path} does not hold a state dictionary (names and tensors)"
         raise WeightFileError(msg)
+    for name, tensor in content.items():
+        fault = _fault(tensor) if isinstance(name, str) else "a name that is no text"
+        if fault:
+            msg = f"Weight file {path} does not hold a state dictionary (names and dense tensors): under {name!r} is {fault}"
+            raise WeightFileError(msg)
+    check_finite(content, f"Weight file {path}")
     return {name.removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+def check_finite(state_dict: dict[str, torch.Tensor], where: str) -> None:
+    """Refuse weights with which every result would be NaN.
+
+    Args:
+        state_dict: Name -> tensor.
+        where: What holds them, for the error.
+
+    Raises:
+        WeightFileError: Naming the first tensor with NaN or infinite values.
+    """
+    for name, tensor in state_dict.items():
+        if tensor.is_floating_point() and not tensor.float().isfinite().all():
+            msg = f"{where} has NaN or infinite values in {name!r}; get it again, or train it again"
+            raise WeightFileError(msg)
+
+
+def _fault(value: object) -> str | None:
+    """What is wrong with an entry of a state dictionary."""
+    if not isinstance(value, torch.Tensor):
+        return f"a value of type {type(value).__name__}"
+    if value.is_meta or value.is_quantized or value.is_nested or value.layout != torch.strided:
+        return "a tensor that is sparse, quantized, nested or without values"
+    return None
 
 
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:

@@ -1,32 +1,36 @@
 """From the names of a backbone and its weights to a frozen CLIP."""
 
 import copy
+import hashlib
 import json
 import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import open_clip
 import torch
 from open_clip.model import convert_to_custom_text_state_dict
 from open_clip.pretrained import download_pretrained_from_url, get_pretrained_cfg
+from open_clip.transformer import QuickGELU
 from open_clip.version import __version__ as open_clip_version
 from torch import nn
 
-from anoclip_anomalib.clip.state_dict import SUFFIXES, WeightFileError, read_state_dict, state_dict_digest
-from anoclip_anomalib.clip.visual_encoder import SUPPORTED_TOWERS, check_visual
+from anoclip_anomalib.clip.image_tower import SUPPORTED_TOWERS, check_visual
+from anoclip_anomalib.clip.state_dict import SUFFIXES, WeightFileError, check_finite, read_state_dict, state_dict_digest
 
 logger = logging.getLogger(__name__)
 
 DEMO = "demo"
 RANDOM = "random"
 HF_HUB = "hf-hub:"
+Activation = Literal["as_trained", "gelu", "quick_gelu"]
+QUICK_GELU = "activation='quick_gelu' or an architecture named -quickgelu (QuickGELU)"
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -43,7 +47,9 @@ class LoadedClip:
         tokenize: Sentences -> (N, context) token ids.
         backbone: The architecture's name.
         pretrained: Where the weights came from: a tag, a file, ``"demo"`` or ``"random"``.
-        digest: SHA-256 of the weights, to tell two sets of weights with one name apart.
+        digest: SHA-256 of the weights, to tell two sets of weights with one name apart; also of the activation where it is
+            not the one they were trained with.
+        activation: As it was asked for, see :func:`load_clip`.
     """
 
     model: nn.Module
@@ -51,6 +57,7 @@ class LoadedClip:
     backbone: str
     pretrained: str
     digest: str
+    activation: Activation = "as_trained"
     _towers: dict[str, nn.Module] = field(default_factory=dict, repr=False)
 
     def visual_tower(self, precision: str = "float32") -> nn.Module:
@@ -68,17 +75,29 @@ class LoadedClip:
         return self._towers[precision]
 
     @property
+    def text_tower(self) -> nn.Module:
+        """The text transformer: the model itself in open_clip's older layout."""
+        return getattr(self.model, "text", self.model)
+
+    @property
     def provenance(self) -> dict[str, str]:
-        """What to keep with a result: backbone, weights, their digest and the version of open_clip."""
+        """What to keep with a result: backbone, weights, their digest, another activation, and the version of open_clip."""
+        chosen = {} if self.activation == "as_trained" else {"activation": self.activation}
         return {
             "backbone": self.backbone,
             "pretrained": self.pretrained,
             "weights_digest": self.digest,
             "open_clip": open_clip_version,
+            **chosen,
         }
 
 
-def load_clip(backbone: str = "ViT-B-16-plus-240", pretrained: str | None = "laion400m_e32") -> LoadedClip:
+def load_clip(
+    backbone: str = "ViT-B-16-plus-240",
+    pretrained: str | None = "laion400m_e32",
+    *,
+    activation: Activation = "as_trained",
+) -> LoadedClip:
     """Load a CLIP, once per process; later calls with the same names return the same object.
 
     Args:
@@ -87,16 +106,24 @@ def load_clip(backbone: str = "ViT-B-16-plus-240", pretrained: str | None = "lai
         pretrained: An open_clip tag (downloaded when it is not in the cache), a local ``.safetensors``, ``.pt`` or ``.bin``
             file, or ``"random"`` for untrained weights (speed measurements). It has no meaning for ``hf-hub:`` and for
             ``backbone="demo"`` with any other value than ``"random"``.
+        activation: Of both towers' MLPs. ``"as_trained"``: QuickGELU for OpenAI's tags and for architectures named
+            ``-quickgelu``, else GELU; a local file does not tell which it needs. ``"gelu"`` or ``"quick_gelu"`` whatever the
+            weights were trained with: some authors use OpenAI's weights with exact GELU (AA-CLIP, AdaCLIP, APRIL-GAN, MuSc),
+            and what was trained on that does not fit QuickGELU.
 
     Returns:
         The frozen model with its tokenizer and the digest of its weights.
 
     Raises:
-        ValueError: If the backbone or the tag is unknown (the closest names are listed), or it is not a supported ViT.
+        ValueError: If the backbone, the tag or the activation is unknown (the closest names are listed), or it is not a
+            supported ViT.
         FileNotFoundError: If the local weight file does not exist.
-        WeightFileError: If the local weight file is damaged, unsafe, or made for another architecture.
+        WeightFileError: If the weights are damaged, not finite, unsafe, or made for another architecture.
         WeightsUnavailableError: If the weights must be downloaded and cannot be.
     """
+    if activation not in get_args(Activation):
+        msg = f"Unknown activation {activation!r}; choose one of {', '.join(map(repr, get_args(Activation)))}"
+        raise ValueError(msg)
     stamp = None
     if pretrained is not None and _is_file_name(pretrained) and not backbone.startswith(HF_HUB) and backbone != DEMO:
         path = Path(pretrained).expanduser().resolve()
@@ -104,11 +131,11 @@ def load_clip(backbone: str = "ViT-B-16-plus-240", pretrained: str | None = "lai
             msg = f"Weight file not found: {path}"
             raise FileNotFoundError(msg)
         pretrained, stamp = str(path), path.stat().st_mtime_ns
-    return _load_clip(backbone, pretrained or "", stamp)
+    return _load_clip(backbone, pretrained or "", activation, stamp)
 
 
 @lru_cache(maxsize=2)
-def _load_clip(backbone: str, pretrained: str, file_stamp: int | None) -> LoadedClip:
+def _load_clip(backbone: str, pretrained: str, activation: Activation, file_stamp: int | None) -> LoadedClip:
     del file_stamp  # only part of the key: a file that was replaced is loaded again
     if backbone == DEMO:
         model, source = _demo_model(random=pretrained == RANDOM), RANDOM if pretrained == RANDOM else DEMO
@@ -116,21 +143,40 @@ def _load_clip(backbone: str, pretrained: str, file_stamp: int | None) -> Loaded
         model, source = _hub_model(backbone), backbone
     else:
         _check_backbone(backbone)
-        model, source = _named_model(backbone, pretrained), pretrained
+        model, source = _named_model(backbone, pretrained, activation), pretrained
     check_visual(model.visual)
     model.requires_grad_(requires_grad=False).eval()
     tokenizer = _tokenizer(backbone, model)
-    digest = state_dict_digest(model.state_dict())
-    logger.info("Loaded CLIP %s with weights %s, SHA-256 %s", backbone, source, digest)
-    return LoadedClip(model, tokenizer, backbone, source, digest)
+    state = model.state_dict()
+    check_finite(state, f"CLIP {backbone} with weights {source}")
+    digest = state_dict_digest(state)
+    if activation != "as_trained" and _set_activation(model, activation):
+        digest = hashlib.sha256(f"{digest} {activation}".encode()).hexdigest()
+    logger.info("Loaded CLIP %s with weights %s, activation %s, SHA-256 %s", backbone, source, activation, digest)
+    return LoadedClip(model, tokenizer, backbone, source, digest, activation)
 
 
-def _named_model(backbone: str, pretrained: str) -> nn.Module:
+def _set_activation(model: nn.Module, activation: Activation) -> bool:
+    """Give a model that nobody else has yet another activation; whether that changed anything.
+
+    open_clip's own switch cannot serve: up to 2.26 it builds OpenAI's weights with QuickGELU whatever it is told.
+    """
+    old, new = (nn.GELU, QuickGELU) if activation == "quick_gelu" else (QuickGELU, nn.GELU)
+    places = [(module, name) for module in model.modules() for name, child in module.named_children() if type(child) is old]
+    for module, name in places:
+        setattr(module, name, new())
+    return bool(places)
+
+
+def _named_model(backbone: str, pretrained: str, activation: Activation) -> nn.Module:
     if pretrained == RANDOM:
         logger.warning("Untrained random weights for %s: the scores will mean nothing", backbone)
         return _untrained(backbone)
     if _is_file_name(pretrained):
-        return _load_into(_untrained(backbone), Path(pretrained), backbone)
+        model = _load_into(partial(_untrained, backbone), Path(pretrained), backbone)
+        if activation == "as_trained" and (get_pretrained_cfg(backbone, "openai") or {}).get("quick_gelu"):
+            logger.warning("%s: a file does not tell its activation. GELU is used; OpenAI's need %s", pretrained, QUICK_GELU)
+        return model
     tags = open_clip.list_pretrained_tags_by_model(backbone)
     if pretrained not in tags:
         close = get_close_matches(pretrained, tags, n=3) or tags
@@ -140,7 +186,7 @@ def _named_model(backbone: str, pretrained: str) -> nn.Module:
     config = get_pretrained_cfg(backbone, pretrained)
     try:
         if _needs_own_file(pretrained, config):
-            return _load_into(_untrained(backbone), Path(download_pretrained_from_url(config["url"])), backbone)
+            return _load_into(partial(_untrained, backbone), Path(download_pretrained_from_url(config["url"])), backbone)
         return open_clip.create_model(backbone, pretrained=pretrained, force_quick_gelu=bool(config.get("quick_gelu", False)))
     except WeightFileError:
         raise
@@ -188,7 +234,7 @@ def _demo_model(*, random: bool) -> nn.Module:
     if random:
         return model
     with as_file(folder / "demo_clip.safetensors") as path:
-        return _load_into(model, path, DEMO)
+        return _load_into(lambda: model, path, DEMO)
 
 
 def _untrained(backbone: str) -> nn.Module:
@@ -202,8 +248,9 @@ def _seeded(build: Callable[[], nn.Module]) -> nn.Module:
         return build()
 
 
-def _load_into(model: nn.Module, path: Path, backbone: str) -> nn.Module:
-    state = read_state_dict(path)
+def _load_into(build: Callable[[], nn.Module], path: Path, backbone: str) -> nn.Module:
+    state = read_state_dict(path)  # a file that cannot be used is told before a large model is built
+    model = build()
     if hasattr(model, "text") and "positional_embedding" in state:
         state = convert_to_custom_text_state_dict(state)
     if "logit_scale" in state:

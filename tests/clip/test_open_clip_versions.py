@@ -53,6 +53,13 @@ for name in names:
         with torch.no_grad():
             scores = model(torch.randn(2, 3, side, side * 3 // 2, generator=torch.Generator().manual_seed(1)))
         results[f"{name} score"], results[f"{name} map"] = scores.pred_score, scores.anomaly_map
+    for activation in ("gelu", "quick_gelu"):
+        other = load_clip(name, f"{folder}/{name}.safetensors", activation=activation)
+        with torch.no_grad():
+            x = torch.randn(1, 3, *encoder.image_size, generator=torch.Generator().manual_seed(0))
+            results[f"{name} {activation}"] = VisualEncoder(other.model.visual)(x).patch_tokens.contiguous()
+        results[f"{name} {activation} text"] = TextEncoder(other, cache_dir=out + ".cache").encode(["a bottle"])
+        results[f"{name} {activation} digest"] = torch.tensor([int(other.digest[:15], 16)])
     results[f"{name} digest"] = torch.tensor([int(clip.digest[:15], 16)])
 save_file(results, out, metadata={"version": open_clip.version.__version__})
 """

@@ -52,6 +52,10 @@ def test_the_digest_depends_on_names_shapes_types_and_values_but_not_on_order():
     ]
     assert len({digest, *map(state_dict_digest, others)}) == 5
     assert len(digest) == 64
+    # The same bytes under another shape or type.
+    zeros = [torch.zeros(2, 3), torch.zeros(3, 2), torch.zeros(2, 3, dtype=torch.int32), torch.zeros(2, 6, dtype=torch.half)]
+    zeros += [torch.zeros(2, 3, dtype=torch.bfloat16), torch.zeros(2, 3, dtype=torch.half)]
+    assert len({state_dict_digest({"a": tensor}) for tensor in zeros}) == len(zeros)
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".bin"])
@@ -98,6 +102,34 @@ def test_something_else_is_named(tmp_path, suffix):
 def test_a_file_without_a_state_dictionary_is_refused(tmp_path, content):
     with pytest.raises(WeightFileError, match="does not hold a state dictionary"):
         read_state_dict(write(tmp_path / "weights.pt", content))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        (3, torch.zeros(2), "under 3 is a name that is no text"),
+        ("x", torch.eye(3).to_sparse(), "under 'x' is a tensor that is sparse"),
+        ("x", torch.eye(3).to_sparse_csr(), "under 'x' is a tensor that is sparse"),
+        ("x", torch.empty(2, device="meta"), "under 'x' is a tensor that is .*without values"),
+        ("x", "text", "under 'x' is a value of type str"),
+    ],
+)
+def test_an_entry_that_is_no_dense_tensor_with_a_name_is_named(tmp_path, name, value, said):
+    path = write(tmp_path / "weights.pt", {**STATE, name: value})
+    with pytest.raises(WeightFileError, match=rf"weights\.pt does not hold a state dictionary .*{said}"):
+        read_state_dict(path)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_value_that_is_not_finite_is_refused_with_its_name(tmp_path, suffix, value, dtype):
+    tensor = torch.ones(3, 4, dtype=dtype)
+    tensor[1, 2] = value
+    path = write(tmp_path / f"weights{suffix}", {**STATE, "visual.proj": tensor})
+    with pytest.raises(WeightFileError, match=rf"weights\{suffix} has NaN or infinite values in 'visual\.proj'"):
+        read_state_dict(path)
+    read_state_dict(write(path, {**STATE, "large": torch.full((100,), 3e38)}))  # large, and still numbers
 
 
 def test_a_torchscript_archive_is_refused_with_the_way_out(tmp_path):

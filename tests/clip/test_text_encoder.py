@@ -7,7 +7,8 @@ import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from anoclip_anomalib.clip import LoadedClip, TextEncoder, embed_class, load_clip, text_encoder
 from anoclip_anomalib.clip.text_encoder import default_cache_dir
@@ -106,10 +107,69 @@ def test_other_sentences_weights_or_versions_have_other_files(encoder, tiny_clip
     assert len(files(encoder)) == 5
 
 
+def test_what_changes_the_tower_has_its_own_files(encoder, tiny_clip):
+    clip, folder = tiny_clip(), encoder.cache_dir
+    plain = encoder.encode(NORMAL)
+    raw = TextEncoder(clip, cache_dir=folder, project=False)
+    assert raw.encode(NORMAL).shape == (2, 64)
+    torch.testing.assert_close(raw.encode(NORMAL) @ clip.model.text_projection, plain)
+    hooked = [
+        TextEncoder(clip, cache_dir=folder, after_block=lambda _, x, scale=scale: x * scale, variant=f"scale {scale}")
+        for scale in (0.5, 2.0)
+    ]
+    results = [plain, *(encoder.encode(NORMAL) for encoder in hooked)]
+    assert len(files(encoder)) == 4
+    assert all((a - b).abs().max() > 1e-2 for i, a in enumerate(results) for b in results[:i])
+    before = TextEncoder(clip, cache_dir=folder, before_block=lambda _, x: 0 * x, variant="nothing")
+    assert (before.encode(NORMAL) - plain).abs().max() > 1e-2
+    for place in ("before_block", "after_block"):
+        with pytest.raises(ValueError, match="need a variant"):
+            TextEncoder(clip, **{place: lambda _, x: x})
+
+
+def test_another_activation_has_its_own_files(encoder, weight_file):
+    plain = encoder.encode(NORMAL)
+    quick = TextEncoder(load_clip("tiny", weight_file(), activation="quick_gelu"), cache_dir=encoder.cache_dir)
+    assert (quick.encode(NORMAL) - plain).abs().max() > 1e-4
+    assert len(files(encoder)) == 2
+
+
+@pytest.mark.parametrize("choices", [{"after_block": lambda _, x: x, "variant": "x"}, {"project": False}])
+def test_a_tower_that_cannot_be_walked_takes_no_hooks(tiny_clip, choices):
+    with pytest.raises(ValueError, match="tiny-text-class-token is not CLIP's causal transformer"):
+        TextEncoder(tiny_clip("tiny-text-class-token"), **choices)
+
+
+@pytest.mark.parametrize(
+    "damage", ["halves swapped", "zeros", "half precision", "wrong width", "of other sentences", "no digest"]
+)
+def test_content_that_was_not_written_for_its_key_is_rebuilt(encoder, damage, caplog):
+    expected = encoder.encode(NORMAL)
+    (path,) = files(encoder)
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    if damage == "of other sentences":
+        encoder.encode(NORMAL[::-1])
+        (other,) = set(files(encoder)) - {path}
+        path.write_bytes(other.read_bytes())
+    else:
+        content = {
+            "halves swapped": expected.flip(0),
+            "zeros": torch.zeros_like(expected),
+            "half precision": expected.half(),
+            "wrong width": expected[:, :-1],
+            "no digest": expected,
+        }[damage]
+        save_file({"embeddings": content.contiguous()}, path, metadata=None if damage == "no digest" else metadata)
+    assert torch.equal(encoder.encode(NORMAL), expected)
+    assert f"{path} does not hold what was written there and will be rebuilt" in caplog.text
+    caplog.clear()
+    assert torch.equal(encoder.encode(NORMAL), expected)
+    assert not caplog.text  # it was written anew
+
+
 @pytest.mark.parametrize("damage", ["truncated", "empty", "html", "other count", "nan", "other key"])
 def test_a_damaged_file_is_rebuilt(encoder, damage, caplog):
-    from safetensors.torch import save_file
-
     expected = encoder.encode(NORMAL)
     (path,) = files(encoder)
     good = path.read_bytes()

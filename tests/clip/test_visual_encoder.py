@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 
 from anoclip_anomalib.clip import VisualEncoder
-from anoclip_anomalib.clip.visual_encoder import interpolate_position
 from tests.architectures import NEW_BLOCKS, REFUSED, SUPPORTED, create
 
 TOLERANCE = 1e-5
@@ -127,19 +126,6 @@ def test_another_image_size_equals_open_clip_made_for_it(tiny_clip, weight_file,
     torch.testing.assert_close(encoded.class_token, resized.encode_image(images), atol=TOLERANCE, rtol=0)
     torch.testing.assert_close(encoded.patch_tokens, VisualEncoder(resized.visual)(images).patch_tokens, atol=TOLERANCE, rtol=0)
     assert encoded.grid == tuple(resized.visual.grid_size)
-
-
-def test_position_embedding_of_a_rectangular_grid_is_interpolated_along_the_right_axes():
-    rows, columns = torch.meshgrid(torch.arange(4.0), torch.arange(6.0), indexing="ij")
-    embedding = torch.cat([torch.tensor([[9.0, 9.0]]), torch.stack([rows.flatten(), columns.flatten()], dim=1)])
-    resized = interpolate_position(embedding, (4, 6), (8, 3))
-    assert resized.shape == (1 + 24, 2)
-    assert torch.equal(resized[0], embedding[0])
-    grid = resized[1:].unflatten(0, (8, 3))
-    assert (grid[1:, :, 0] > grid[:-1, :, 0]).all()  # rows grow downwards
-    assert (grid[:, 1:, 1] > grid[:, :-1, 1]).all()  # columns grow to the right
-    assert (grid[..., 0] - grid[:, :1, 0]).abs().max() < 1e-5
-    assert interpolate_position(embedding, (4, 6), (4, 6)) is embedding
 
 
 @pytest.mark.parametrize("size", [(96, 96), (64, 64)])

@@ -4,6 +4,7 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
+from open_clip.transformer import QuickGELU
 from open_clip.version import __version__ as open_clip_version
 from safetensors.torch import load_file, save_file
 
@@ -77,7 +78,110 @@ def test_precisions_are_made_once_and_the_float32_tower_stays(tiny_clip):
         clip.visual_tower("int8")
 
 
+# Activation
+
+
+def activations(model: torch.nn.Module) -> list[set[type]]:
+    """What the MLPs of the image and of the text tower use."""
+    towers = model.visual.transformer, getattr(model, "text", model).transformer
+    return [{type(block.mlp.gelu) for block in tower.resblocks} for tower in towers]
+
+
+GELU, QUICK = [{torch.nn.GELU}] * 2, [{QuickGELU}] * 2
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny-quickgelu", "tiny-custom-text", "tiny-custom-blocks"])
+def test_another_activation_is_built_in_when_asked_for(weight_file, name):
+    trained = load_clip(name, weight_file(name))
+    assert activations(trained.model) == (QUICK if name == "tiny-quickgelu" else GELU)
+    for activation, expected in (("gelu", GELU), ("quick_gelu", QUICK)):
+        clip = load_clip(name, weight_file(name), activation=activation)
+        assert activations(clip.model) == expected
+        assert (clip.digest == trained.digest) is (activations(trained.model) == expected)
+        assert clip.provenance == {**trained.provenance, "weights_digest": clip.digest, "activation": activation}
+        assert load_clip(name, weight_file(name), activation=activation) is clip
+    assert "activation" not in trained.provenance
+    assert activations(trained.model) == (QUICK if name == "tiny-quickgelu" else GELU)  # that one is somebody else's
+
+
+@torch.no_grad()
+def test_an_activation_gives_what_open_clip_built_with_it_gives(weight_file):
+    asked = load_clip("tiny", weight_file("tiny"), activation="quick_gelu")
+    built = open_clip.create_model("tiny", pretrained=weight_file("tiny"), force_quick_gelu=True).eval()
+    images, tokens = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)), asked.tokenize(["a bottle"])
+    assert torch.equal(asked.model.encode_image(images), built.encode_image(images))
+    assert torch.equal(asked.model.encode_text(tokens), built.encode_text(tokens))
+    plain = load_clip("tiny", weight_file("tiny"))
+    assert (plain.model.encode_image(images) - built.encode_image(images)).abs().max() > 1e-4
+
+
+def test_an_unknown_activation_is_refused(weight_file):
+    with pytest.raises(ValueError, match=r"'relu'; choose one of 'as_trained', 'gelu', 'quick_gelu'"):
+        load_clip("tiny", weight_file(), activation="relu")
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_a_tags_own_activation_is_used(monkeypatch, weight_file, quick):
+    """OpenAI's tags say QuickGELU; their architectures' configuration does not."""
+    from anoclip_anomalib.clip import weights
+
+    tag = f"quick_{quick}".lower()  # as open_clip looks tags up
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "tiny", {tag: {"hf_hub": f"nobody/{tag}/", "quick_gelu": quick}})
+    monkeypatch.setattr(open_clip.factory, "download_pretrained", lambda *_, **__: weight_file())
+    weights._load_clip.cache_clear()
+    assert activations(load_clip("tiny", tag).model) == (QUICK if quick else GELU)
+    exact = load_clip("tiny", tag, activation="gelu")
+    assert activations(exact.model) == GELU
+    assert exact.digest == load_clip("tiny", weight_file()).digest or quick
+
+
+def test_a_file_for_an_architecture_with_openais_weights_is_warned_about(monkeypatch, weight_file, caplog, tmp_path):
+    def named(**choices) -> str:
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.safetensors"
+        path.write_bytes(Path(weight_file()).read_bytes())
+        caplog.clear()
+        load_clip("tiny", str(path), **choices)
+        return caplog.text
+
+    assert "QuickGELU" not in named()
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "tiny", {"openai": {"quick_gelu": True, "hf_hub": "timm/x.openai/"}})
+    assert "GELU is used; OpenAI's need activation='quick_gelu'" in named()
+    assert "QuickGELU" not in named(activation="gelu")
+    assert "QuickGELU" not in named(activation="quick_gelu")
+
+
 # Bad input
+
+
+def test_weights_that_are_not_finite_are_refused_wherever_they_come_from(monkeypatch, tmp_path, weight_file):
+    state = load_file(weight_file())
+    state["visual.proj"][3, 4] = float("nan")
+    path = tmp_path / "nan.safetensors"
+    save_file(state, path)
+    with pytest.raises(WeightFileError, match=r"nan\.safetensors has NaN or infinite values in 'visual\.proj'"):
+        load_clip("tiny", str(path))
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "tiny", {"broken": {"hf_hub": "nobody/broken/"}})
+    monkeypatch.setattr(open_clip.factory, "download_pretrained", lambda *_, **__: str(path))
+    with pytest.raises(WeightFileError, match=r"tiny with weights broken has NaN or infinite values in 'visual\.proj'"):
+        load_clip("tiny", "broken")
+
+
+def test_a_file_that_cannot_be_used_is_told_before_a_model_is_built(monkeypatch, tmp_path):
+    monkeypatch.setattr(open_clip, "create_model", lambda *_, **__: pytest.fail("a model was built"))
+    (tmp_path / "weights.pt").write_bytes(b"not weights")
+    with pytest.raises(WeightFileError, match="damaged"):
+        load_clip("tiny", str(tmp_path / "weights.pt"))
+
+
+def test_unknown_and_missing_tensors_are_told(tmp_path, weight_file):
+    state = load_file(weight_file())
+    save_file({**state, "visual.extra": torch.zeros(2)}, tmp_path / "more.safetensors")
+    with pytest.raises(WeightFileError, match=r"more\.safetensors was not made for tiny: unknown 1 \(visual\.extra\)$"):
+        load_clip("tiny", str(tmp_path / "more.safetensors"))
+    del state["visual.proj"]
+    save_file(state, tmp_path / "less.safetensors")
+    with pytest.raises(WeightFileError, match=r"less\.safetensors was not made for tiny: missing 1 \(visual\.proj\)$"):
+        load_clip("tiny", str(tmp_path / "less.safetensors"))
 
 
 def test_an_unknown_backbone_is_answered_with_the_closest_names():

@@ -1,0 +1,26 @@
+import math
+
+import torch
+
+from anoclip_anomalib.clip import attention_output
+from anoclip_anomalib.clip.blocks import own_precision
+
+
+@torch.no_grad()
+def test_another_attention_of_one_block_equals_the_formula(tiny_clip):
+    block = tiny_clip("tiny-layerscale").model.visual.transformer.resblocks[3]
+    x = torch.randn(2, 7, 64, generator=torch.Generator().manual_seed(0))
+    v = (
+        (block.ln_1(x) @ block.attn.in_proj_weight.T + block.attn.in_proj_bias)[..., 128:]
+        .unflatten(-1, (4, 16))
+        .transpose(1, 2)
+    )
+    heads = torch.softmax(v @ v.transpose(-1, -2) / math.sqrt(16), dim=-1) @ v
+    expected = block.ls_1(block.attn.out_proj(heads.transpose(1, 2).flatten(2)))
+    torch.testing.assert_close(attention_output(block, x, lambda q, k, v: ((v, v),)), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_autocast_is_switched_off_for_other_precisions_alone():
+    for dtype, enabled in ((torch.float32, True), (torch.float16, False), (torch.bfloat16, False), (torch.float64, False)):
+        with torch.autocast("cpu", torch.bfloat16), own_precision(torch.ones(1, dtype=dtype)):
+            assert torch.is_autocast_enabled("cpu") is enabled
