@@ -1,8 +1,9 @@
-"""Writing files so that a reader never sees half of one, and no spreadsheet runs what is in it."""
+"""Writing files so that a reader never sees half of one, and what is in them and their names so that it does no harm."""
 
 import os
 import re
 import tempfile
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,3 +56,34 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def printable(path: str | Path) -> str:
+    """A path or message as text that any terminal and any UTF-8 file takes.
+
+    Bytes of a name that are no UTF-8 become ``\\xff``; control characters, line ends included, are written as in Python.
+    """
+    return "".join(_escaped(char) if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") else char for char in str(path))
+
+
+def _escaped(char: str) -> str:
+    # Python reads the bytes 0x80 to 0xff of such a name as U+DC80 to U+DCFF.
+    is_byte = "\udc80" <= char <= "\udcff"
+    return f"\\x{ord(char) - 0xDC00:02x}" if is_byte else char.encode("unicode_escape").decode("ascii")
+
+
+def set_aside(folder: Path, *patterns: str) -> None:
+    """Move what an earlier run has left in ``folder`` to a new subfolder ``earlier-1``, ``earlier-2``, ...
+
+    Args:
+        folder: Need not exist.
+        patterns: Of the names in it, such as ``images`` or ``predictions*.csv``.
+    """
+    found = [path for pattern in patterns for path in folder.glob(pattern)]
+    if found:
+        number = 1
+        while (folder / f"earlier-{number}").exists():
+            number += 1
+        (folder / f"earlier-{number}").mkdir()
+        for path in found:
+            path.rename(folder / f"earlier-{number}" / path.name)

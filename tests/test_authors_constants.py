@@ -13,7 +13,7 @@ from anoclip_anomalib.anoclip.adapter import AdaptationSettings
 from anoclip_anomalib.comparison.row import PIXEL_METRICS
 from anoclip_anomalib.evaluation import AUPRO, curves
 from anoclip_anomalib.evaluation.curves import ScoreCounts
-from anoclip_anomalib.evaluation.thresholds import ThresholdRule"""The constants that make the figures the authors' figures, once, in one place."""
+from anoclip_anomalib.evaluation.thresholds import ThresholdRule
 from anoclip_anomalib.zeroshot import views as views_module
 from anoclip_anomalib.zeroshot.lightning import CLIP_MEAN, CLIP_STD
 from anoclip_anomalib.zeroshot.tiling import plan_tiles
@@ -77,7 +77,6 @@ def test_tiles(size):
     expected = ((0, 0), (0, end)) if size[1] > size[0] else ((0, 0), (end, 0))
     layout = plan_tiles(*size, "square")
     assert (layout.offsets, layout.tile) == (expected, (240, 240))
-
 
 
 # Evaluation: one region of two pixels, ten normal pixels. The PRO curve runs through (0, 0), (0.2, 0.5) and (1, 1).

@@ -3,7 +3,7 @@ import stat
 
 import pytest
 
-from anoclip_anomalib.files import atomic_write, csv_safe
+from anoclip_anomalib.files import atomic_write, csv_safe, printable, set_aside
 
 
 def test_the_file_appears_whole_and_with_the_usual_permissions(tmp_path):
@@ -52,3 +52,27 @@ def test_formulas_become_text_in_a_csv(text):
 @pytest.mark.parametrize("value", ["", "plain", "a=b", "-0.5", "+1e-05", "-.5", "1", 3, -0.5, None, True, "'=1", " x"])
 def test_other_csv_cells_stay_as_they_are(value):
     assert csv_safe(value) is value
+
+
+def test_what_is_printable_stays_and_the_rest_is_escaped():
+    name = "部品 é\u202fPM [1].png"
+    assert printable(name) == name
+    assert printable(os.fsdecode(b"a\xff\x80.png")) == r"a\xff\x80.png"
+    assert printable("a\n\x1b[31m\u2028\ud800") == r"a\n\x1b[31m\u2028\ud800"
+
+
+def test_an_earlier_run_is_put_aside_whole_and_nothing_else(tmp_path):
+    def run(content: str) -> None:
+        set_aside(tmp_path, "rows*.csv", "images", "nothing")
+        (tmp_path / "rows.csv").write_text(content)
+        (tmp_path / "images").mkdir()
+        (tmp_path / "images" / f"{content}.png").touch()
+
+    (tmp_path / "config.yaml").touch()
+    for content in ("one", "two", "three"):
+        run(content)
+    assert sorted(os.listdir(tmp_path)) == ["config.yaml", "earlier-1", "earlier-2", "images", "rows.csv"]
+    for folder, content in (("earlier-1", "one"), ("earlier-2", "two"), (".", "three")):
+        assert (tmp_path / folder / "rows.csv").read_text() == content
+        assert os.listdir(tmp_path / folder / "images") == [f"{content}.png"]
+    set_aside(tmp_path / "missing", "*")

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from anomalib.cli.cli import AnomalibCLI
+from anomalib.data import AnomalibDataModule
+from anomalib.visualization import ImageVisualizer
 from lightning.pytorch import seed_everything
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
@@ -17,7 +19,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from anoclip_anomalib.clip import WeightsUnavailableError
-from anoclip_anomalib.data import FolderImages, check_masks
+from anoclip_anomalib.data import FolderImages, check_masks, warn_of_depth
+from anoclip_anomalib.data.pictures import NamedVisualizer
 from anoclip_anomalib.evaluation import PredictionsCsv
 
 logger = logging.getLogger(__name__)
@@ -25,24 +28,32 @@ logger = logging.getLogger(__name__)
 USER_ERRORS = (
     ValueError,
     TypeError,
-    FileNotFoundError,
-    NotADirectoryError,
+    OSError,
     WeightsUnavailableError,
     MisconfigurationException,
 )
 WITH_PREDICTIONS = ("test", "predict")
 ROWS_SHOWN = 20
+DEFAULT_SEED = 0
+UNREAD = 3  # exit code
 
 
 class AnoclipCLI(AnomalibCLI):
     """anomalib's command line; see there for its options."""
 
     def before_instantiate_classes(self) -> None:
-        """Apply ``--seed_everything``, which anomalib 2.7 declares and does not use."""
+        """Apply ``--seed_everything``, which anomalib 2.7 declares and does not use; its default stands for seed 0."""
         super().before_instantiate_classes()
-        seed = self._get(self.config, "seed_everything")
-        if isinstance(seed, int) and not isinstance(seed, bool):
-            seed_everything(seed, workers=True)
+        if self._seed is not None:
+            seed_everything(self._seed, workers=True)
+
+    @property
+    def _seed(self) -> int | None:
+        """The seed; ``None`` where the command has none, or ``--seed_everything false`` was asked for."""
+        seed = self._get(self.config, "seed_everything", False)
+        if isinstance(seed, bool):
+            return DEFAULT_SEED if seed else None
+        return seed
 
     def instantiate_engine(self) -> None:
         """Have test and predict write ``predictions.csv``, unless the user has set that up differently."""
@@ -56,7 +67,14 @@ class AnoclipCLI(AnomalibCLI):
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         arguments = super()._prepare_subcommand_kwargs(subcommand)
-        check_masks(arguments.get("datamodule"))
+        if type(self.model.visualizer) is ImageVisualizer:
+            self.model.visualizer = NamedVisualizer.like(self.model.visualizer)
+        datamodule = arguments.get("datamodule")
+        check_masks(datamodule)
+        warn_of_depth(datamodule)
+        if isinstance(datamodule, AnomalibDataModule) and datamodule.seed is None:
+            # Otherwise which images are tested is drawn anew in every run.
+            datamodule.seed = self._seed
         folder: str | Path | None = arguments.pop("data_path", None)
         if folder is not None:
             arguments["dataset"] = FolderImages(folder)
@@ -64,12 +82,22 @@ class AnoclipCLI(AnomalibCLI):
             arguments["return_predictions"] = False
         return arguments
 
+    def _run_subcommand(self) -> None:
+        try:
+            super()._run_subcommand()
+        except (pickle.UnpicklingError, EOFError) as error:
+            found = re.search(r"GLOBAL (\S+)", str(error))
+            inside = f"code ({found[1]})" if found else "something else than tensors"
+            path = self._get(self.config, "ckpt_path")
+            msg = f"The checkpoint {path} is damaged or holds {inside}, which could run when it is loaded; it is refused"
+            raise ValueError(msg) from error
+
     @property
-    def predictions_file(self) -> Path | None:
-        """The ``predictions.csv`` that the run has written."""
+    def predictions(self) -> PredictionsCsv | None:
+        """The callback that has written the run's ``predictions.csv``."""
         engine = getattr(self, "engine", None)
         callbacks = engine.trainer.callbacks if engine is not None and self.subcommand in WITH_PREDICTIONS else []
-        return next((callback.path for callback in callbacks if isinstance(callback, PredictionsCsv)), None)
+        return next((callback for callback in callbacks if isinstance(callback, PredictionsCsv)), None)
 
 
 def main(argv: list[str]) -> int:
@@ -79,7 +107,7 @@ def main(argv: list[str]) -> int:
         argv: Command and options.
 
     Returns:
-        0, or 2 after an error of the input, which is printed in one line.
+        0, 2 after an error of the input, which is printed in one line, or 3 if some images could not be read.
     """
     configure_logging()
     try:
@@ -88,15 +116,10 @@ def main(argv: list[str]) -> int:
         logger.debug("The error in full", exc_info=True)
         print(f"anoclip: error: {clear_message(error)}", file=sys.stderr)
         return 2
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        inside = f"code ({found[1]})" if found else "something else than tensors"
-        message = f"The checkpoint is damaged or holds {inside}, which could run when it is loaded; it is refused"
-        print(f"anoclip: error: {message}", file=sys.stderr)
-        return 2
-    if cli.subcommand == "predict" and cli.predictions_file is not None:
-        print_predictions(cli.predictions_file)
-    return 0
+    if cli.subcommand != "predict" or cli.predictions is None or cli.predictions.path is None:
+        return 0
+    print_predictions(cli.predictions.path)
+    return UNREAD if cli.predictions.faults else 0
 
 
 def clear_message(error: Exception) -> str:
@@ -123,16 +146,22 @@ def print_predictions(path: Path) -> None:
         path: The file.
     """
     with path.open(encoding="utf-8", newline="") as file:
-        rows = sorted(csv.DictReader(file), key=lambda row: -float(row["score"]))
+        rows = list(csv.DictReader(file))
+    scored = sorted((row for row in rows if row["score"]), key=lambda row: -float(row["score"]))
+    unread = [row for row in rows if row["fault"]]
     console = Console()
-    if rows:
-        table = Table(title=f"{len(rows)} images, most anomalous first", caption=f"Threshold: {rows[0]['threshold_rule']}")
+    if scored:
+        table = Table(title=f"{len(scored)} images, most anomalous first", caption=f"Threshold: {scored[0]['threshold_rule']}")
         for name in ("image", "score", "decision"):
             table.add_column(name, justify="right" if name == "score" else "left", overflow="fold")
-        for row in rows[:ROWS_SHOWN]:
+        for row in scored[:ROWS_SHOWN]:
             decision = {"1": "[red]defect[/red]", "0": "normal"}.get(row["label"], "no threshold")
             table.add_row(escape(row["path"]), f"{float(row['score']):.5f}", decision)
         console.print(table)
+    if unread:
+        console.print(f"[red]NOT INSPECTED: {len(unread)} of {len(rows)} could not be read[/red]")
+        for row in unread[:ROWS_SHOWN]:
+            console.print(f"  {escape(row['fault'])}", soft_wrap=True)
     console.print(f"All scores: {path}", soft_wrap=True)
     images = path.parent / "images"
     if images.is_dir():

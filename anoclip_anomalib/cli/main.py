@@ -3,6 +3,7 @@
 Nothing heavy is imported before it is clear that it is needed: help should not take the seconds that torch does.
 """
 
+import os
 import sys
 from importlib import import_module
 from types import ModuleType
@@ -29,9 +30,31 @@ def main(argv: list[str] | None = None) -> int:
         argv: The words after ``anoclip``; ``None`` for those of this process.
 
     Returns:
-        The exit code: 0 for success, 2 for input that cannot be used.
+        The exit code: 0 for success, 1 for work that failed, 2 for input that cannot be used, 3 for a prediction that is
+        finished but for files that could not be read, 130 after Ctrl-C, 141 when the reader of the output has gone.
     """
     argv = sys.argv[1:] if argv is None else argv
+    try:
+        try:
+            return _run(argv)
+        finally:
+            sys.stdout.flush()  # here, and not when Python ends
+    except (KeyboardInterrupt, SystemExit) as stop:
+        # Lightning turns Ctrl-C into an exit of its own.
+        if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):
+            raise
+        print("anoclip: stopped by Ctrl-C", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        try:
+            print(flush=True)  # fails again if the pipe is the one that we print to
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
+            return 141
+        raise
+
+
+def _run(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(_help())
         return 0

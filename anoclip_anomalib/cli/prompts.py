@@ -27,10 +27,10 @@ def main(argv: list[str]) -> int:
     except (ValueError, OSError, RuntimeError, yaml.YAMLError) as error:
         print(f"anoclip prompts: error: {error}", file=sys.stderr)
         return 2
-    if not arguments.states_only:
-        for sentence in (*prompt_set.normal_sentences, *prompt_set.abnormal_sentences):
-            print(sentence)
-        print()
+    if not (arguments.states_only and rows):
+        normal, abnormal = prompt_set.normal_sentences, prompt_set.abnormal_sentences
+        lines = (*prompt_set.normal, *prompt_set.abnormal) if arguments.states_only else (*normal, *abnormal)
+        print(*lines, "", sep="\n")
     kind = "texture" if prompt_set.texture else "object"
     print(
         f"{prompt_set.class_name} ({kind}): {len(prompt_set.normal_sentences)} normal sentences from "
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=VALUE",
         help="one prompt setting with its value in YAML, such as normal_states='[\"good {}\"]' or texture=true",
     )
-    parser.add_argument("--states-only", action="store_true", help="leave the sentences out")
+    parser.add_argument("--states-only", action="store_true", help="print the states in place of their sentences")
     parser.add_argument(
         "--backbone", help="also print each state's cosine with the class's two embeddings (demo, ViT-..., ...)"
     )

@@ -1,70 +1,20 @@
 """Images from a folder that nobody has prepared."""
 
 import logging
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
-from anomalib.data import ImageBatch, ImageItem, MVTecAD
-from anomalib.data.utils import get_image_filenames
+from anomalib.data import ADAM3D, Folder3D, ImageBatch, ImageItem, MVTec3D, MVTecAD
 from anomalib.data.utils.image import is_image_file
-from PIL import Image, ImageOps
-from torch.utils.data import Dataset
-from tqdm import tqdm
+from torch import distributed
+from torch.utils.data import IterableDataset, get_worker_info
+
+from anoclip_anomalib.data.images import read_image
+from anoclip_anomalib.files import printable
 
 logger = logging.getLogger(__name__)
-
-_SHOW_PROGRESS_FROM = 50  # images; below that the check is over before anyone could read the bar
-
-
-def read_image(path: str | Path) -> torch.Tensor:
-    """Read an image as a viewer would show it.
-
-    The camera's rotation (EXIF) is applied, 16-bit images keep their range instead of being clipped to white, grey and
-    palette images become RGB, and transparent ones are laid on white.
-
-    Args:
-        path: An image file that Pillow can read.
-
-    Returns:
-        (3, H, W) float32 in [0, 1].
-
-    Raises:
-        OSError: If the file is no image, or is truncated; the message names it.
-    """
-    try:
-        with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened)
-            image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        msg = f"Cannot read image {path}: {error}"
-        raise OSError(msg) from error
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image, dtype=np.float32)
-        if not np.isfinite(values).all():
-            msg = f"Cannot read image {path}: it has values that are not finite"
-            raise OSError(msg)
-        # What is stored in 16 bits is read as such, however dark: the brightness of a pixel must not depend on the others.
-        return _deep_image(values, peak=65535.0 if image.mode.startswith("I;16") else _likely_peak(values))
-    if "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    array = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
-    return torch.from_numpy(array).permute(2, 0, 1).contiguous()
-
-
-def _deep_image(values: np.ndarray, peak: float) -> torch.Tensor:
-    """Grey (H, W) values of more than 8 bits to (3, H, W) in [0, 1], where ``peak`` is white."""
-    grey = torch.from_numpy(np.clip(values / peak, 0.0, 1.0))
-    return grey.expand(3, -1, -1).contiguous()
-
-
-def _likely_peak(values: np.ndarray) -> float:
-    """White in an image of 32-bit integers or floats, which may hold anything: 1, 255 or 65535."""
-    peak = values.max(initial=0.0)
-    return 1.0 if peak <= 1 else 255.0 if peak <= 255 else 65535.0
 
 
 def check_masks(datamodule: object) -> None:
@@ -91,73 +41,94 @@ def check_masks(datamodule: object) -> None:
             raise ValueError(msg)
 
 
-class FolderImages(Dataset):
-    """The images of a folder and its subfolders, or a single image, for prediction.
-
-    Every file is decoded once beforehand, so that an unreadable one is named and left out instead of ending a long run.
+def warn_of_depth(datamodule: object) -> None:
+    """Say that models of colour images leave depth maps alone.
 
     Args:
-        path: Image file or folder.
+        datamodule: Any; anomalib's data sets with depth maps are warned about.
+    """
+    if isinstance(datamodule, ADAM3D | Folder3D | MVTec3D):
+        logger.warning("%s has depth maps: they are not used, only its colour images are", type(datamodule).__name__)
+
+
+class FolderImages(IterableDataset):
+    """The images of a folder and its subfolders, or a single image, for prediction.
+
+    An image that cannot be read is left out, and kept in ``faults`` with the reason: one file must not end a long run, and
+    must not pass for inspected either. Images are read one after the other, in the main process, so that no more than one is
+    in memory. With several processes each reads its share.
+
+    Args:
+        path: Image file or folder. Links to files are followed, links to folders are not, with a warning.
         transform: Applied to each (3, H, W) image.
+
+    Attributes:
+        path: The same.
+        image_filenames: What will be read, sorted.
+        faults: Path -> what was wrong with it, so far.
 
     Raises:
         FileNotFoundError: If the path does not exist.
-        ValueError: If the folder has no image, or none that can be read.
+        ValueError: If the folder has no image.
     """
 
     def __init__(self, path: str | Path, transform: Callable[[torch.Tensor], torch.Tensor] | None = None) -> None:
         self.path = Path(path)
         self.transform = transform
+        self.faults: dict[str, str] = {}
         if not self.path.exists():
-            msg = f"No such image or folder: {self.path}"
+            msg = f"No such image or folder: {printable(self.path)}"
             raise FileNotFoundError(msg)
-        try:
-            found = get_image_filenames(self.path)
-        except ValueError as error:
-            if self.path.is_file():
-                msg = f"{self.path} is no image: its name does not end in .jpg, .png, .bmp, .tif, ..."
-                raise ValueError(msg) from error
-            msg = f"No images in {self.path}: a folder with image files (.jpg, .png, .bmp, .tif, ...) is needed"
-            raise ValueError(msg) from error
-        self.image_filenames = _readable(found)
-        if not self.image_filenames:
-            msg = f"None of the {len(found)} image(s) in {self.path} can be read; the first is {found[0]}"
+        self.image_filenames = self._found()
+        if not self.image_filenames and not self.faults:
+            msg = f"No images in {printable(self.path)}: a folder with image files (.jpg, .png, .bmp, .tif, ...) is needed"
             raise ValueError(msg)
 
     def __len__(self) -> int:
         return len(self.image_filenames)
 
-    def __getitem__(self, index: int) -> ImageItem:
-        path = self.image_filenames[index]
-        image = read_image(path)
-        if self.transform is not None:
-            image = self.transform(image)
-        return ImageItem(image=image, image_path=str(path))
+    def __iter__(self) -> Iterator[ImageItem]:
+        """Read the images.
+
+        Raises:
+            RuntimeError: In a worker process, whose account of faults would be lost.
+        """
+        if get_worker_info() is not None:
+            msg = "FolderImages reads in the main process: use num_workers=0"
+            raise RuntimeError(msg)
+        rank, processes = 0, 1
+        if distributed.is_available() and distributed.is_initialized():
+            rank, processes = distributed.get_rank(), distributed.get_world_size()
+        for path in self.image_filenames[rank::processes]:
+            try:
+                image = read_image(path)
+            except OSError as error:
+                self._fault(path, str(error))
+                continue
+            yield ImageItem(image=image if self.transform is None else self.transform(image), image_path=str(path))
 
     @property
     def collate_fn(self) -> Callable:
         """anomalib's collation of items to a batch."""
         return ImageBatch.collate
 
+    def _found(self) -> list[Path]:
+        if not self.path.is_dir():
+            if not is_image_file(self.path):
+                msg = f"{printable(self.path)} is no image: its name does not end in .jpg, .png, .bmp, .tif, ..."
+                raise ValueError(msg)
+            return [self.path]
+        found: list[Path] = []
+        for folder, subfolders, names in os.walk(self.path, onerror=self._unreadable_folder):
+            for name in subfolders:
+                if os.path.islink(os.path.join(folder, name)):
+                    logger.warning("%s is a link to a folder and is not followed", printable(Path(folder, name)))
+            found.extend(Path(folder, name) for name in names if is_image_file(name))
+        return sorted(found)
 
-def _readable(paths: Sequence[Path]) -> list[Path]:
-    with ThreadPoolExecutor() as pool:
-        faults = tqdm(
-            pool.map(_fault, paths),
-            total=len(paths),
-            desc="Checking images",
-            disable=len(paths) < _SHOW_PROGRESS_FROM,
-        )
-        checked = list(zip(paths, faults, strict=True))
-    for _, fault in checked:
-        if fault:
-            logger.warning("%s. It is left out.", fault)
-    return [path for path, fault in checked if not fault]
+    def _unreadable_folder(self, error: OSError) -> None:
+        self._fault(error.filename, f"Cannot read folder {printable(error.filename)}: {error.strerror}")
 
-
-def _fault(path: Path) -> str | None:
-    try:
-        read_image(path)
-    except OSError as error:
-        return str(error)
-    return None
+    def _fault(self, path: str | Path, reason: str) -> None:
+        logger.warning("%s. It is left out.", reason)
+        self.faults[str(path)] = reason

@@ -7,35 +7,42 @@ from typing import Any
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from anoclip_anomalib.evaluation.left_out import write_left_out
 from anoclip_anomalib.evaluation.map_files import MapWriter
+from anoclip_anomalib.evaluation.output_names import path_cell, prediction_root
 from anoclip_anomalib.evaluation.raw_batch import raw_maps, raw_scores, require_before_post_processor
 from anoclip_anomalib.evaluation.reference import ScoreReference
 from anoclip_anomalib.evaluation.resolution import image_size, path_list
-from anoclip_anomalib.evaluation.thresholds import ThresholdRule, choose_threshold, is_held_out
-from anoclip_anomalib.files import atomic_write
+from anoclip_anomalib.evaluation.thresholds import ThresholdRule, choose_threshold, is_held_out, post_processor_threshold
+from anoclip_anomalib.files import atomic_write, printable, set_aside
 
-COLUMNS = ("path", "score", "threshold", "label", "threshold_rule", "map", "map_min", "map_max")
+COLUMNS = ("path", "score", "threshold", "label", "threshold_rule", "map", "map_min", "map_max", "fault")
 
 
 def write_predictions(path: str | Path, rows: list[dict[str, Any]]) -> None:
-    """Write rows with (a part of) `COLUMNS` as CSV, at once or not at all."""
+    """Write rows with (a part of) `COLUMNS` as CSV in UTF-8, at once or not at all; see `path_cell` for paths."""
     with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, restval="")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({**row, "path": path_cell(row["path"])} for row in rows)
 
 
 class PredictionsCsv(Callback):
     """Write `predictions.csv` and, if wanted, every pixel map at original size.
 
-    Scores are the model's own, before anomalib's normalisation. The threshold comes from the normal images of the
-    validation set if these are other images than the test set's; without such images a zero-shot model's natural
-    threshold is used. The column `threshold_rule` says which.
+    Scores are the model's own, before anomalib's normalisation. Without a rule the threshold is the one that anomalib's
+    post-processor decides with in the same run, so that file, pictures and anomalib's metrics agree. A rule that is asked
+    for takes the normal images of the validation set if these are other images than the test set's. Where there is neither,
+    a zero-shot model's natural threshold is used. The column `threshold_rule` says which.
+
+    Images that could not be read (`faults` of the predicted dataset, path -> reason) are rows without a score; the column
+    `fault` says why. Test images that anomalib holds back for validation are listed in `left_out.csv`. What an earlier run
+    has left in the folder is moved to `earlier-1`, `earlier-2`, ...
 
     Args:
         folder: where files go; default: the run's result folder.
         save_maps: None, "tiff" (float32) or "png" (16 bit; `map_min` and `map_max` give its 0 and 65535).
-        threshold: kind of the rule, see :class:`ThresholdRule`.
+        threshold: kind of the rule, see :class:`ThresholdRule`; None for anomalib's own decision.
         k: for "mean_std".
         q: for "quantile".
         value: for "fixed".
@@ -45,15 +52,17 @@ class PredictionsCsv(Callback):
         self,
         folder: str | None = None,
         save_maps: str | None = None,
-        threshold: str = "mean_std",
+        threshold: str | None = None,
         k: float = 3.0,
         q: float = 0.99,
         value: float | None = None,
     ) -> None:
         self.folder = folder
         self.save_maps = save_maps
-        self.rule = ThresholdRule(threshold, k=k, q=q, value=value)
+        self.follow_post_processor = threshold is None
+        self.rule = ThresholdRule(threshold or "mean_std", k=k, q=q, value=value)
         self.path: Path | None = None  # of the file written last
+        self.faults: dict[str, str] = {}  # of the last run: path -> why it was not read
         if save_maps is not None:
             MapWriter(".", save_maps)  # a wrong kind is an error now, not after the run
         self._reference = ScoreReference()
@@ -108,9 +117,14 @@ class PredictionsCsv(Callback):
         require_before_post_processor(self, trainer.callbacks)
         folder = Path(self.folder or trainer.default_root_dir)
         suffix = f"-rank{trainer.global_rank}" if trainer.world_size > 1 else ""
+        if trainer.is_global_zero:
+            set_aside(folder, "predictions*.csv", "left_out.csv", "maps*", "images")
+            write_left_out(folder / "left_out.csv", getattr(trainer, "datamodule", None))
+        trainer.strategy.barrier()  # no process writes before the earlier files are away
         self.path = folder / f"predictions{suffix}.csv"
-        self._maps = MapWriter(folder / f"maps{suffix}", self.save_maps) if self.save_maps else None
+        self._maps = MapWriter(folder / f"maps{suffix}", self.save_maps, prediction_root(trainer)) if self.save_maps else None
         self._rows = []
+        self.faults = {}
 
     def _record(self, batch: Any) -> None:
         scores = raw_scores(batch)
@@ -128,12 +142,19 @@ class PredictionsCsv(Callback):
         labelled = None
         if self._labelled:
             labelled = (np.concatenate([s for s, _ in self._labelled]), np.concatenate([y for _, y in self._labelled]))
-        learning_type = getattr(pl_module, "learning_type", None)
-        threshold = choose_threshold(self.rule, self._reference, learning_type, labelled)
+        held_out = is_held_out(getattr(trainer, "datamodule", None))
+        threshold = post_processor_threshold(pl_module, held_out=held_out) if self.follow_post_processor else None
+        if threshold is None:
+            learning_type = getattr(pl_module, "learning_type", None)
+            threshold = choose_threshold(self.rule, self._reference, learning_type, labelled)
         for row in self._rows:
             label = threshold.label(float(row["score"]))
             row["label"] = "" if label is None else label
             row["threshold"] = "" if label is None else repr(threshold.value)
             row["threshold_rule"] = threshold.rule
         assert self.path is not None  # set in _start
-        write_predictions(self.path, self._rows)
+        loaders = trainer.predict_dataloaders if trainer.predicting else None
+        for loader in loaders if isinstance(loaders, list | tuple) else [loaders]:
+            self.faults.update(getattr(getattr(loader, "dataset", None), "faults", {}))
+        unread = [{"path": path, "fault": printable(fault)} for path, fault in self.faults.items()]
+        write_predictions(self.path, [*self._rows, *unread])

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from anomalib import LearningType
 from anomalib.data.utils import ValSplitMode
+from anomalib.post_processing import PostProcessor
 
 from anoclip_anomalib.evaluation.curves import UndefinedMetricError, count_scores, f1_max, threshold_curve
 from anoclip_anomalib.evaluation.reference import ScoreReference
@@ -125,3 +126,26 @@ def is_held_out(datamodule: object | None) -> bool:
     "none" is what datamodules with validation images of their own have (MVTec AD 2).
     """
     return datamodule is not None and getattr(datamodule, "val_split_mode", None) != ValSplitMode.SAME_AS_TEST
+
+
+def post_processor_threshold(model: object, *, held_out: bool) -> Threshold | None:
+    """The raw score beyond which anomalib's post-processor calls an image anomalous: its decision, without its scaling.
+
+    Args:
+        model: anomalib model.
+        held_out: whether the validation images are other images than the test set's; for the words only.
+
+    Returns:
+        None if there is no post-processor, it decides nothing, or it has seen no validation images.
+    """
+    post = getattr(model, "post_processor", None)
+    if not (isinstance(post, PostProcessor) and post.enable_thresholding and post.enable_normalization):
+        return None
+    low, high, threshold = (float(value) for value in (post.image_min, post.image_max, post.image_threshold))
+    if np.isnan(low) or np.isnan(high):
+        return None
+    if np.isnan(threshold):
+        threshold = (low + high) / 2
+    threshold += (0.5 - post.image_sensitivity) * (high - low)
+    same = "" if held_out else ", which are the test images"
+    return Threshold(threshold, f"anomalib's own: best F1 on validation images{same}")

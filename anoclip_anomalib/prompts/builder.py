@@ -1,11 +1,14 @@
 """From a class name to the normal and abnormal sentences that describe it. Strings only, no torch."""
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TypedDict
 
 from anoclip_anomalib.prompts import vocabulary
+
+logger = logging.getLogger(__name__)
 
 
 class PromptSettings(TypedDict, total=False):
@@ -143,6 +146,8 @@ class PromptBuilder:
             msg = "The class name is empty: give the name of the product, such as class_name='metal_nut'"
             raise ValueError(msg)
         class_name = class_name.strip()
+        for fault in self.unmatched(class_name):
+            logger.warning("%s", fault)
         texture = class_name in self.texture_classes if self.texture is None else self.texture
         name = self.class_names.get(class_name, class_name)
         domains = self.texture_domains if texture else self.industrial_domains
@@ -157,6 +162,29 @@ class PromptBuilder:
             normal=expand((*self.normal_states, *_extra(self.extra_normal_states, class_name))),
             abnormal=expand((*self.abnormal_states, *_extra(self.extra_abnormal_states, class_name))),
         )
+
+    def unmatched(self, class_name: str) -> list[str]:
+        """Settings for single classes of which none is for this one: meant for others, or misspelt.
+
+        Args:
+            class_name: The class as the data set names it.
+
+        Returns:
+            A sentence for each such setting, with the names that it has.
+        """
+        given = {
+            "extra_normal_states": self.extra_normal_states,
+            "extra_abnormal_states": self.extra_abnormal_states,
+            "class_names": self.class_names.keys() - vocabulary.CLASS_NAMES.keys(),
+        }
+        found = []
+        for setting, names in given.items():
+            if names and not {class_name, "*"} & set(names):
+                close = get_close_matches(class_name, names, n=1)
+                hint = f"; is {close[0]!r} meant for it?" if close else ""
+                listed = ", ".join(repr(name) for name in sorted(names))
+                found.append(f"Prompt setting {setting} has nothing for {class_name!r}, only for {listed}{hint}")
+        return found
 
     def _expand(self, phrase: str, domains: Sequence[str]) -> tuple[str, ...]:
         sentences = (_with_domain(template, domain).replace("{}", phrase) for domain in domains for template in self.templates)

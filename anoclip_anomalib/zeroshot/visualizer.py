@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 from anomalib.data import ImageBatch
-from anomalib.visualization import ImageVisualizer
 from lightning.pytorch import LightningModule, Trainer
+
+from anoclip_anomalib.data.pictures import NamedVisualizer
 
 LOGIT_SCALE = 100.0
 """One divided by CLIP's own temperature, which AnoCLIP leaves out of its scores."""
@@ -46,7 +47,7 @@ def _drawable(one: torch.Tensor, *, spread: bool) -> torch.Tensor:
     return with_temperature(one) if spread and max(abs(low - 0.5), abs(high - 0.5)) <= FLAT else one
 
 
-class ContrastVisualizer(ImageVisualizer):
+class ContrastVisualizer(NamedVisualizer):
     """anomalib's pictures, with maps that show something, see :func:`drawable`.
 
     Zero-shot probabilities lie within about 0.01 of 0.5. After validation anomalib's post-processor spreads them; in folder

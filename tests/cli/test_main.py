@@ -1,10 +1,14 @@
+import os
+import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from anoclip_anomalib import __version__
+from anoclip_anomalib.cli import main as cli
 from anoclip_anomalib.cli.main import ANOMALIB_COMMANDS, OWN_COMMANDS, main
 
 
@@ -36,3 +40,60 @@ def test_what_needs_no_torch_is_quick(words):
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "False"
     assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize("words", [["prompts", "cookie"], ["--help"], ["submit", "--help"]])
+@pytest.mark.parametrize("buffered", ["", "1"])
+def test_a_reader_that_has_gone_is_no_error(words, buffered):
+    """As in ``anoclip prompts cookie | head -2``."""
+    command = [sys.executable, "-m", "anoclip_anomalib.cli.main", *words]
+    reading, writing = os.pipe()
+    os.close(reading)
+    environment = {**os.environ, "PYTHONUNBUFFERED": buffered}
+    result = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, env=environment)
+    os.close(writing)
+    assert (result.returncode, result.stderr) == (141, "")
+
+
+def test_another_broken_pipe_stays_an_error(monkeypatch):
+    def broken(argv):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(cli, "_run", broken)
+    with pytest.raises(BrokenPipeError):
+        main(["prompts"])
+
+
+def test_ctrl_c_while_starting_ends_without_a_traceback():
+    command = [sys.executable, "-X", "importtime", "-m", "anoclip_anomalib.cli.main", "test", "--model", "AnoClip"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stderr is not None
+    lines = []
+    for line in process.stderr:  # one for each module that has been imported
+        lines.append(line)
+        if "| " in line and line.split("|")[-1].strip().startswith("torch."):
+            process.send_signal(signal.SIGINT)
+            break
+    lines += process.stderr.readlines()
+    assert process.wait(60) == 130
+    assert [line for line in lines if not line.startswith("import time:")] == ["anoclip: stopped by Ctrl-C\n"]
+
+
+@pytest.mark.parametrize("after", [KeyboardInterrupt, lambda: SystemExit(1)])
+def test_ctrl_c_is_130_also_after_lightning_made_an_exit_of_it(monkeypatch, capsys, after):
+    def stopped(argv):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise after()  # noqa: B904
+
+    monkeypatch.setattr(cli, "_command", lambda name: SimpleNamespace(main=stopped))
+    assert main(["compare"]) == 130
+    assert capsys.readouterr().err == "anoclip: stopped by Ctrl-C\n"
+
+
+def test_other_exits_stay_as_they_are(monkeypatch):
+    monkeypatch.setattr(cli, "_command", lambda name: SimpleNamespace(main=lambda argv: sys.exit(5)))
+    with pytest.raises(SystemExit) as stop:
+        main(["compare"])
+    assert stop.value.code == 5

@@ -1,7 +1,7 @@
 import pytest
 
 from anoclip_anomalib.cli.prompts import main
-from anoclip_anomalib.prompts import PromptBuilder
+from anoclip_anomalib.prompts import PromptBuilder, vocabulary
 
 
 def test_every_sentence_is_printed(capsys):
@@ -32,7 +32,16 @@ def test_settings_come_from_a_file_and_from_the_command_line(tmp_path, capsys):
 def test_a_config_without_prompts_uses_the_authors(tmp_path, capsys):
     (tmp_path / "config.yaml").write_text("model:\n  class_path: AnoClip\n  init_args: {views: 22}\n")
     assert main(["wood", "--config", str(tmp_path / "config.yaml"), "--states-only"]) == 0
-    assert capsys.readouterr().out.strip() == "wood (texture): 462 normal sentences from 7 states, 462 abnormal from 7"
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-1] == "wood (texture): 462 normal sentences from 7 states, 462 abnormal from 7"
+    assert printed[:-2] == [state.replace("{}", "wood") for state in (*vocabulary.NORMAL_STATES, *vocabulary.ABNORMAL_STATES)]
+
+
+def test_a_setting_for_no_such_class_is_named(tmp_path, capsys, caplog):
+    (tmp_path / "own.yaml").write_text("extra_abnormal_states: {solar: ['cracked {}']}\n")
+    assert main(["solar cell", "--config", str(tmp_path / "own.yaml")]) == 0
+    assert "extra_abnormal_states has nothing for 'solar cell', only for 'solar'; is 'solar' meant for it?" in caplog.text
+    assert "cracked" not in capsys.readouterr().out
 
 
 def test_with_a_backbone_each_states_cosines_are_printed(weight_file, capsys):

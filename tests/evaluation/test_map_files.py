@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from anoclip_anomalib.evaluation.map_files import MapWriter, safe_part, to_uint16
+from anoclip_anomalib.evaluation.map_files import MapWriter, to_uint16
+from anoclip_anomalib.evaluation.output_names import safe_part
 
 
 def test_tiff_is_exact_and_at_original_size(tmp_path):

@@ -1,5 +1,7 @@
 import csv
 import math
+import os
+import shutil
 
 import cv2
 import numpy as np
@@ -8,8 +10,11 @@ import tifffile
 from anomalib.data import MVTecAD
 from anomalib.engine import Engine
 from lightning.pytorch import Callback
+from anomalib.visualization import ImageVisualizer
 
+from anoclip_anomalib.data import FolderImages
 from anoclip_anomalib.evaluation import PredictionsCsv
+from anoclip_anomalib.evaluation.predictions import write_predictions
 
 from .scorer import Brightness, write_category
 
@@ -25,7 +30,7 @@ def read(callback):
 
 def test_test_run_with_held_out_normal_images(tmp_path):
     root = write_category(tmp_path / "data", images=10)
-    callback = PredictionsCsv(save_maps="tiff")
+    callback = PredictionsCsv(save_maps="tiff", threshold="mean_std")
     datamodule = MVTecAD(root=root, category="plate", num_workers=0, val_split_mode="from_train")
     engine_for(tmp_path, callback).test(Brightness(), datamodule=datamodule)
     rows = read(callback)
@@ -81,9 +86,56 @@ def test_folder_predict_without_reference_uses_and_names_the_natural_threshold(t
     assert image.dtype == np.uint16
 
 
+def test_one_decision_one_threshold(tmp_path):
+    """The file says what anomalib's post-processor decided in the same run."""
+    root = write_category(tmp_path / "data", images=5)
+    for mode, words in (("same_as_test", ", which are the test images"), ("from_test", "")):
+        callback, labels = PredictionsCsv(), {}
+
+        class Labels(ImageVisualizer):
+            def on_test_batch_end(self, trainer, model, outputs, batch, *args, labels=labels):
+                labels.update(zip(batch.image_path, batch.pred_label.int().tolist(), strict=True))
+
+        model = Brightness(visualizer=Labels())  # in the visualizer's place, which is after the post-processor
+        engine = engine_for(tmp_path, callback)
+        engine.test(model, datamodule=MVTecAD(root=root, category="plate", num_workers=0, val_split_mode=mode, seed=1))
+        rows = read(callback)
+        assert {row["threshold_rule"] for row in rows} == {f"anomalib's own: best F1 on validation images{words}"}
+        assert {row["path"]: int(row["label"]) for row in rows} == labels
+        assert {float(row["threshold"]) for row in rows} == {model.post_processor.image_threshold.item()}
+
+
+def test_unreadable_images_are_rows_with_their_fault(tmp_path):
+    root = write_category(tmp_path / "data", images=3)
+    folder = root / "plate" / "test"
+    (folder / "bad.png").write_text("no image")
+    for name in ("=cmd|' A1.png", os.fsdecode(b"\xff.png")):
+        shutil.copy(folder / "good/000.png", folder / name)
+    callback = PredictionsCsv(save_maps="tiff", folder=str(tmp_path / "out"))
+    for _ in range(2):  # what the first run has left is put aside
+        engine_for(tmp_path, callback).predict(Brightness(), dataset=FolderImages(folder))
+    *scored, bad = read(callback)
+    assert len(scored) == 8
+    assert all(row["score"] and not row["fault"] for row in scored)
+    assert bad["path"] == str(folder / "bad.png")
+    assert bad["score"] == bad["label"] == bad["threshold"] == ""
+    assert f"Cannot read image {folder / 'bad.png'}" in bad["fault"]
+    assert callback.faults.keys() == {bad["path"]}
+    assert sorted(row["map"] for row in scored)[-1] == "maps/test/spot/002.tiff"
+    assert str(folder / r"\xff.png") in {row["path"] for row in scored}
+    assert (
+        len(list((tmp_path / "out/maps").rglob("*.tiff"))) == len(list((tmp_path / "out/earlier-1/maps").rglob("*.tiff"))) == 8
+    )
+
+
+def test_no_cell_of_the_file_is_a_formula(tmp_path):
+    write_predictions(tmp_path / "a.csv", [{"path": "=cmd|'/C calc'!A1.png", "score": "0.5"}])
+    assert (tmp_path / "a.csv").read_text().splitlines()[1].startswith("./=cmd")
+
+
 def test_validation_images_that_are_test_images_give_no_threshold_from_them(tmp_path):
     root = write_category(tmp_path / "data", images=3)
-    callback = PredictionsCsv()
+    callback = PredictionsCsv(threshold="mean_std")
     datamodule = MVTecAD(root=root, category="plate", num_workers=0)  # same_as_test, anomalib's default
     engine_for(tmp_path, callback).test(Brightness(), datamodule=datamodule)
     assert all("natural" in row["threshold_rule"] and row["map"] == "" for row in read(callback))

@@ -8,6 +8,7 @@ from anomalib import LearningType
 from anomalib.data import ImageBatch
 from anomalib.data.utils import ValSplitMode
 from anomalib.metrics import F1AdaptiveThreshold
+from anomalib.post_processing import PostProcessor
 
 from anoclip_anomalib.evaluation.curves import count_scores, f1_at
 from anoclip_anomalib.evaluation.reference import ScoreReference
@@ -16,6 +17,7 @@ from anoclip_anomalib.evaluation.thresholds import (
     adaptive_threshold,
     choose_threshold,
     is_held_out,
+    post_processor_threshold,
 )
 
 SCORES = 0.5 + 0.003 * np.random.default_rng(0).normal(size=200)
@@ -95,3 +97,39 @@ def test_a_score_at_the_threshold_is_normal():
     threshold = ThresholdRule("fixed", value=0.25).fit(reference())
     assert [threshold.label(score) for score in (0.25, np.nextafter(0.25, 1), np.nextafter(0.25, 0))] == [0, 1, 0]
     assert f1_at(count_scores(np.array([0.1, 0.25, 0.3]), np.array([0, 1, 1])), 0.25) == pytest.approx(2 / 3)
+
+
+def fitted(low=0.2, high=0.8, threshold=0.45, **settings):
+    post_processor = PostProcessor(**settings)
+    for name, value in (("image_min", low), ("image_max", high), ("_image_threshold", threshold)):
+        getattr(post_processor, name).fill_(value)
+    return SimpleNamespace(post_processor=post_processor)
+
+
+@pytest.mark.parametrize("sensitivity", [0.5, 0.2, 0.9])
+@pytest.mark.parametrize("threshold", [0.45, math.nan])
+def test_the_post_processors_decision_in_raw_scores(sensitivity, threshold):
+    model = fitted(threshold=threshold, image_sensitivity=sensitivity)
+    scores = torch.linspace(0.1, 0.9, 401) + 1e-4
+    batch = ImageBatch(image=torch.zeros(401, 3, 2, 2), pred_score=scores.clone(), anomaly_map=torch.zeros(401, 2, 2))
+    model.post_processor.post_process_batch(batch)
+    found = post_processor_threshold(model, held_out=True)
+    assert [found.label(score) for score in scores.tolist()] == batch.pred_label.int().tolist()
+    assert 0 < batch.pred_label.sum() < 401
+    assert found.rule == "anomalib's own: best F1 on validation images"
+    assert post_processor_threshold(model, held_out=False).rule.endswith("which are the test images")
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        fitted(low=math.nan),
+        fitted(high=math.nan),
+        fitted(enable_thresholding=False),
+        fitted(enable_normalization=False),
+        SimpleNamespace(post_processor=None),
+        object(),
+    ],
+)
+def test_without_a_decision_of_anomalibs_there_is_none(model):
+    assert post_processor_threshold(model, held_out=True) is None

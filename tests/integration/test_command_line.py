@@ -1,7 +1,9 @@
 """The real command lines on a small data set, in processes without a network, with their files looked at."""
 
+import csv
 import json
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -54,7 +56,14 @@ def data(tmp_path_factory) -> Path:
         image(index, defect=index == 2)[0].save(pictures / f"{index}.png")
     content = (pictures / "1.png").read_bytes()
     (pictures / "1.png").write_bytes(content[: len(content) // 2])
+    for line in ("line1", "line2"):
+        (pictures / line / "good").mkdir(parents=True)
+        image(7)[0].save(pictures / line / "good" / "001.png")
+    image(8)[0].save(os.fsdecode(os.fsencode(pictures) + b"/\xff.png"))
+    (pictures / "link.png").symlink_to("nowhere")
+    (pictures / "loop.png").symlink_to("loop.png")
     (root / "empty").mkdir()
+    (root / "code.ckpt").write_bytes(pickle.dumps({"state_dict": Path("x")}))
     benchmark = {
         "accelerator": ["cpu"],
         "benchmark": {
@@ -90,6 +99,24 @@ def finished(data, tmp_path_factory, home) -> Finished:
     folder = tmp_path_factory.mktemp("commands")
     mvtec = ["--data", "MVTecAD", "--data.root", str(data / "mvtec"), "--data.num_workers", "0", "--data.category"]
     results = ["--default_root_dir"]
+    bottle = data / "mvtec/bottle"
+    divided = [
+        *(
+            "anoclip",
+            "test",
+            "--model",
+            "AnoClip",
+            *MODEL,
+            "--data",
+            "Folder",
+            "--data.name",
+            "bottle",
+            "--data.num_workers",
+            "0",
+        ),
+        *("--data.root", str(bottle), "--data.normal_dir", "train/good", "--data.normal_test_dir", "test/good"),
+        *("--data.abnormal_dir", "test/spot", *results),
+    ]
     commands = {
         "ours": {
             "test": [
@@ -116,6 +143,16 @@ def finished(data, tmp_path_factory, home) -> Finished:
                 str(data / "pictures"),
                 *results,
                 "predict",
+            ],
+            "one more": [
+                *("anoclip", "predict", "--model", "AnoClip", *MODEL),
+                *("--data", str(data / "pictures/line1"), *results, "predict"),
+            ],
+            "halves": [*divided, "halves"],
+            "halves again": [*divided, "halves2"],
+            "code": [
+                *("anoclip", "predict", "--model", "AnoClip", *MODEL, "--data", str(data / "pictures/line1"), *results, "code"),
+                *("--ckpt_path", str(data / "code.ckpt")),
             ],
             "export": [
                 *("anoclip", "export", "--model", "AnoClip", *MODEL, "--model.class_name", "bottle"),
@@ -145,10 +182,6 @@ def finished(data, tmp_path_factory, home) -> Finished:
             "weights with code": [
                 *("anoclip", "predict", "--model", "AnoClip", "--model.backbone", "ViT-B-16-plus-240"),
                 *("--model.pretrained", str(data / "code.pt"), "--data", str(data / "pictures"), *results, "e"),
-            ],
-            "checkpoint with code": [
-                *("anoclip", "predict", "--model", "AnoClip", *MODEL, "--model.class_name", "bottle"),
-                *("--ckpt_path", str(data / "code.pt"), "--data", str(data / "pictures"), *results, "e"),
             ],
             "size": ["anoclip", "test", "--model", "AnoClip", *MODEL, "--model.image_size", "100", *mvtec, "bottle"],
         },
@@ -194,15 +227,56 @@ def test_a_saved_configuration_is_run_again_on_another_category(finished):
     assert json.loads(results.read_text())["class_name"] == "cable"
 
 
-def test_a_folder_is_predicted_around_a_truncated_image(finished, data):
-    output = " ".join(finished.ok("predict").split())
-    assert f"Cannot read image {data / 'pictures/1.png'}" in output
-    assert "It is left out" in output
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_file_of_a_folder_is_a_row_with_its_score_or_its_fault(finished, data):
+    output = " ".join(finished.output("predict").split())
+    assert finished.code("predict") == 3
+    assert "NOT INSPECTED: 3 of 8 could not be read" in output
     assert "the prompts will say 'object'" in output
-    (rows,) = (finished.folder / "ours/predict").rglob("predictions.csv")
-    lines = rows.read_text().splitlines()
-    assert len(lines) == 3
-    assert all(any(str(data / f"pictures/{index}.png") in line for line in lines[1:]) for index in (0, 2))
+    (path,) = (finished.folder / "ours/predict").glob("AnoClip/latest/earlier-1/predictions.csv")
+    found = {row["path"].removeprefix(f"{data}/pictures/"): row for row in rows(path)}
+    assert found.keys() == {
+        *("0.png", "2.png", r"\xff.png", "line1/good/001.png", "line2/good/001.png"),
+        *("1.png", "link.png", "loop.png"),
+    }
+    for name in ("1.png", "link.png", "loop.png"):
+        assert found[name]["score"] == found[name]["label"] == ""
+        assert f"Cannot read image {data / 'pictures' / name}" in found[name]["fault"]
+        assert found[name]["fault"] in output
+    assert all(float(row["score"]) and row["label"] for row in found.values() if not row["fault"])
+
+
+def test_pictures_keep_their_subfolders_and_those_of_another_run_are_put_aside(finished):
+    results = finished.folder / "ours/predict/AnoClip/latest"
+    finished.ok("one more")
+
+    def pictures(folder: Path) -> set[str]:
+        return {path.relative_to(folder / "images").as_posix() for path in (folder / "images").rglob("*.png")}
+
+    assert pictures(results / "earlier-1") == {
+        *("pictures/0.png", "pictures/2.png", "pictures/_xff.png"),
+        *("pictures/line1/good/001.png", "pictures/line2/good/001.png"),
+    }
+    assert pictures(results) == {"line1/good/001.png"}
+    assert len(rows(results / "predictions.csv")) == 1
+
+
+def test_the_same_folder_is_divided_in_the_same_way_and_what_is_left_out_is_named(finished, data):
+    assert str(finished.figures("halves")) == str(finished.figures("halves again"))  # as text: without masks some are NaN
+    output = " ".join(finished.output("halves").split())
+    (path,) = (finished.folder / "ours/halves").rglob("left_out.csv")
+    left_out = rows(path)
+    (path,) = (finished.folder / "ours/halves").rglob("predictions.csv")
+    tested = rows(path)
+    assert {row["path"] for row in (*left_out, *tested)} == {str(path) for path in (data / "mvtec/bottle/test").rglob("*.png")}
+    reasons = {row["reason"] for row in left_out}
+    assert reasons == {"held back for validation: val_split_mode=from_test, val_split_ratio=0.5, seed 0"}
+    assert f"{len(left_out)} test image(s) {reasons.pop()}" in output
+    assert len({*(row["path"] for row in tested)}) == len(tested) == 4
 
 
 def test_an_export_without_checkpoint_knows_its_class(finished):
@@ -234,7 +308,7 @@ def test_the_benchmark_runs_every_category(finished):
         ("offline", "Download https://github.com/mlfoundations/open_clip/releases/.*laion400m_e32.*put it at"),
         ("prompts", r"'a photo' without '\{\}'"),
         ("weights with code", r"code\.pt holds pickled Python objects besides tensors"),
-        ("checkpoint with code", r"The checkpoint is damaged or holds code \((posix|nt)\.system\).* it is refused"),
+        ("code", r"The checkpoint \S+code.ckpt is damaged or holds (code|something else)"),
         ("size", "Image size 100 x 100 is not a multiple of the patch size"),
     ],
 )
@@ -249,7 +323,8 @@ def test_bad_input_is_one_clear_error(finished, name, said):
 
 def test_nothing_is_written_elsewhere(finished, home):
     ours = finished.folder / "ours"
-    assert {path.name for path in ours.iterdir()} <= {"test", "replay", "predict", "export", "bare", "e", "export2", "offline"}
+    expected = {"test", "replay", "predict", "export", "bare", "e", "export2", "offline", "halves", "halves2", "code"}
+    assert {path.name for path in ours.iterdir()} <= expected
     assert {path.name for path in (finished.folder / "stock").iterdir()} == {"stock"}
     written = {path.relative_to(home).parts[:2] for path in home.rglob("*") if path.is_file()}
     # Font lists are matplotlib's, which anomalib imports.

@@ -173,3 +173,22 @@ def test_prompts_need_no_torch():
         "PromptBuilder().sentences('a'); print('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("setting", ["extra_normal_states", "extra_abnormal_states", "class_names"])
+def test_a_setting_that_matches_no_class_is_named(setting, caplog):
+    value = "panel" if setting == "class_names" else ["cracked {}"]
+    builder = PromptBuilder.from_settings({setting: {"solar": value, "zebra": value}})
+    (said,) = builder.unmatched("solar cell")
+    assert said.startswith(
+        f"Prompt setting {setting} has nothing for 'solar cell', only for 'solar', 'zebra'; is 'solar' meant"
+    )
+    assert "meant" not in builder.unmatched("bottle")[0]
+    builder.sentences("solar cell")
+    assert said in caplog.text
+    assert builder.unmatched("zebra") == []
+
+
+def test_settings_for_every_class_and_the_authors_own_names_are_no_misprint():
+    assert PromptBuilder().unmatched("solar cell") == []
+    assert PromptBuilder(extra_normal_states={"*": ["new {}"], "solar": ["good {}"]}).unmatched("cell") == []
