@@ -6,13 +6,11 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from anomalib import LearningType
 from anomalib.engine import Engine
 from lightning.pytorch import seed_everything
 
@@ -21,18 +19,24 @@ from anoclip_anomalib.comparison.measure import Measure
 from anoclip_anomalib.comparison.provenance import provenance_of
 from anoclip_anomalib.comparison.row import Pictures, failed_row, finished_row, pictures_of
 from anoclip_anomalib.comparison.suite import ClassSpec, Job
-from anoclip_anomalib.comparison.timing import PeakMemory, Stopwatch, latency, throughput
+from anoclip_anomalib.running.collect import ShowImages
+from anoclip_anomalib.running.engine import build_engine, learns, strip, undisturbed
+from anoclip_anomalib.running.progress import Steps
+from anoclip_anomalib.running.timing import PeakMemory, Stopwatch, latency, throughput
 
 logger = logging.getLogger(__name__)
 
 
-def run_job(job: Job, data_folder: str | Path, threads: int | None = None) -> tuple[dict[str, Any], Pictures | None]:
+def run_job(
+    job: Job, data_folder: str | Path, threads: int | None = None, progress: Steps | None = None
+) -> tuple[dict[str, Any], Pictures | None]:
     """Run a job to the end, come what may.
 
     Args:
         job: what to run.
         data_folder: where generated demo data are (or will be) written.
         threads: torch's threads; None leaves them as they are.
+        progress: is told of every batch.
 
     Returns:
         The row (status "done" or "failed") and the pictures for the report (None if it failed).
@@ -42,7 +46,7 @@ def run_job(job: Job, data_folder: str | Path, threads: int | None = None) -> tu
     if threads:
         torch.set_num_threads(threads)
     try:
-        row, pictures = _run(job, Path(data_folder))
+        row, pictures = _run(job, Path(data_folder), progress)
     except Exception as error:  # noqa: BLE001 - whatever a model does wrong becomes its row; other jobs go on
         logger.debug("%s failed", job.label, exc_info=True)
         row, pictures = failed_row(job, error, traceback.format_exc()), None
@@ -55,19 +59,18 @@ def run_job(job: Job, data_folder: str | Path, threads: int | None = None) -> tu
     return row, pictures
 
 
-def _run(job: Job, data_folder: Path) -> tuple[dict[str, Any], Pictures | None]:
+def _run(job: Job, data_folder: Path, progress: Steps | None) -> tuple[dict[str, Any], Pictures | None]:
     seed_everything(job.seed, workers=True, verbose=False)
     datamodule = build_data(job, data_folder)
     model, note = build_model(job)
-    strip(model, keep_evaluator="evaluator" in job.model.spec.init_args)
+    # An evaluator that the suite itself names stays: early stopping may watch its metrics.
+    strip(model, keep={"evaluator"} & job.model.spec.init_args.keys())
     callbacks = [catalogue.instantiate("callback", spec) for spec in job.model.callbacks]
     measure, stopwatch = Measure(job.protocol), Stopwatch()
-    trains = model.learning_type not in (LearningType.ZERO_SHOT, LearningType.FEW_SHOT)
-    with tempfile.TemporaryDirectory(prefix="anoclip-compare-") as folder, quiet(), PeakMemory() as memory:
-        options = {"enable_progress_bar": False, "enable_model_summary": False} | job.model.trainer
-        if not trains:  # nothing to keep: no checkpoint with all of CLIP's weights for each job
-            options = {key: value for key, value in options.items() if not key.startswith("enable_")} | {"barebones": True}
-        engine = Engine(callbacks=[stopwatch, measure, *callbacks], default_root_dir=folder, logger=False, **options)
+    trains = learns(model)
+    ours = [stopwatch, measure, *([ShowImages(progress)] if progress else [])]  # the stopwatch must be the first
+    with tempfile.TemporaryDirectory(prefix="anoclip-compare-") as folder, undisturbed(), PeakMemory() as memory:
+        engine = build_engine(folder, [*ours, *callbacks], job.model.trainer, keeps_nothing=not trains)
         fit_s = _timed(lambda: engine.fit(model, datamodule=datamodule)) if trains else 0.0
         stopwatch.clear()
         test_s = _timed(lambda: engine.test(model, datamodule=datamodule, verbose=False))
@@ -88,18 +91,6 @@ def _run(job: Job, data_folder: Path) -> tuple[dict[str, Any], Pictures | None]:
     row = finished_row(job, measure.result, model.learning_type, root)
     row |= {"speed": speed, "memory": _memory(memory), "parameters": parameters, "provenance": provenance}
     return row, pictures_of(job, measure.result, root, row)
-
-
-def strip(model: Any, keep_evaluator: bool = False) -> None:
-    """Take away what changes or measures scores besides us: it would only cost time and memory.
-
-    An evaluator that the suite itself names stays: early stopping may watch its metrics.
-    """
-    model.post_processor = model.visualizer = None
-    if not keep_evaluator:
-        model.evaluator = None
-    if hasattr(model, "raw_evaluator"):
-        model.raw_evaluator = None
 
 
 def build_data(job: Job, data_folder: Path) -> Any:
@@ -159,17 +150,3 @@ def _memory(memory: PeakMemory) -> dict[str, float | None]:
         "cpu_extra_mib": memory.cpu_extra_mib,
         "gpu_peak_mib": memory.gpu_peak_mib,
     }
-
-
-@contextmanager
-def quiet() -> Any:
-    """Keep Lightning's and anomalib's information lines (devices, tips) out of the progress display; warnings stay."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning_fabric", "lightning", "anomalib")]
-    levels = [one.level for one in loggers]
-    for one in loggers:
-        one.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        for one, level in zip(loggers, levels, strict=True):
-            one.setLevel(level)

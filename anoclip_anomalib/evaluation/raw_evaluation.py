@@ -1,20 +1,18 @@
 """Raw-score metrics beside anomalib's own, for any model: a callback."""
 
-import logging
 from typing import Any
 
 import torch
 from anomalib.metrics.base import AnomalibMetric
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
 from anoclip_anomalib.evaluation.evaluator import StreamingEvaluator, standard_metrics
-from anoclip_anomalib.evaluation.raw_batch import raw_maps, raw_scores, require_before_post_processor
+from anoclip_anomalib.evaluation.raw_batch import raw_maps, raw_scores
+from anoclip_anomalib.evaluation.raw_predictions import RawPredictions
 from anoclip_anomalib.evaluation.resolution import mask_paths_of, restored_mask_paths
 
-logger = logging.getLogger(__name__)
 
-
-class RawEvaluation(Callback):
+class RawEvaluation(RawPredictions):
     """Measure a model's own scores, before anomalib normalises and clamps them to 0..1.
 
     Works with every anomalib model that predicts images::
@@ -27,6 +25,8 @@ class RawEvaluation(Callback):
         metrics: metrics to use instead of :func:`standard_metrics`.
     """
 
+    stages = ("test",)
+
     def __init__(self, prefix: str = "raw_", resolution: str = "model", metrics: list[AnomalibMetric] | None = None) -> None:
         self._mask_paths: dict[str, str] = {}
         chosen = standard_metrics(prefix, resolution) if metrics is None else metrics
@@ -38,14 +38,11 @@ class RawEvaluation(Callback):
         if trainer.num_devices > 1:
             self.evaluator.to(pl_module.device)
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check that scores will still be raw here."""
-        require_before_post_processor(self, trainer.callbacks)
+    def begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note where the masks are."""
         self._mask_paths = mask_paths_of(trainer.test_dataloaders)
 
-    def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
-    ) -> None:
+    def read(self, batch: Any, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add a batch.
 
         Raises:

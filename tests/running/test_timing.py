@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from anoclip_anomalib.comparison.timing import PeakMemory, Stopwatch, latency, throughput
+from anoclip_anomalib.running.timing import PeakMemory, Stopwatch, latency, throughput
 
 
 def test_latency_leaves_the_warm_up_out():
