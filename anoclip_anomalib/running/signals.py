@@ -31,15 +31,12 @@ _ENDINGS: dict[int, type[BaseException]] = {signal.SIGINT: KeyboardInterrupt, si
 def interruptible() -> Iterator[None]:
     """Around a run: whatever a signal leads to leaves the block as its own exception, and Ctrl-C works afterwards.
 
-    Blocks may be nested. Outside the main thread, which alone is told of signals, nothing is changed.
+    Blocks may be nested. Only the main thread is told of signals; elsewhere handlers stay as they are.
 
     Raises:
         KeyboardInterrupt: After Ctrl-C.
         Terminated: After SIGTERM.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     received: list[int] = []
     owner = os.getpid()
 
@@ -52,7 +49,8 @@ def interruptible() -> Iterator[None]:
             os.kill(os.getpid(), number)
 
     # What is ignored stays ignored: the shell has put the process into the background, or nohup has.
-    before = {number: handler for number in _ENDINGS if (handler := signal.getsignal(number)) is not signal.SIG_IGN}
+    tell = _ENDINGS if threading.current_thread() is threading.main_thread() else ()
+    before = {number: handler for number in tell if (handler := signal.getsignal(number)) is not signal.SIG_IGN}
     for number in before:
         signal.signal(number, stop)
     try:
@@ -60,6 +58,8 @@ def interruptible() -> Iterator[None]:
     except BaseException as error:
         if received and not isinstance(error, KeyboardInterrupt | Terminated):
             raise _ENDINGS[received[0]] from error
+        if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
         raise
     finally:
         for number, handler in before.items():
