@@ -5,9 +5,23 @@ not called: the weights are taken from the modules and the block is computed her
 the text tower.
 """
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import TypeAlias
+
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from anoclip_anomalib.clip.local_attention import LocalAttention, attend
+
+Hook: TypeAlias = Callable[[int, torch.Tensor], torch.Tensor]
+"""(number of the block, counted from 1; tokens (B, L, D)) -> tokens."""
+
+
+def apply_hook(hook: Hook | None, number: int, x: torch.Tensor) -> torch.Tensor:
+    """The hook's tokens in the dtype of the stream; ``x`` itself without a hook."""
+    return x if hook is None else hook(number, x).to(x.dtype)
 
 
 def check_block(block: nn.Module) -> None:
@@ -74,8 +88,36 @@ def add_mlp(block: nn.Module, x: torch.Tensor) -> torch.Tensor:
     return x + block.ls_2(block.mlp(block.ln_2(x)))
 
 
+def attention_output(block: nn.Module, x: torch.Tensor, attention: LocalAttention) -> torch.Tensor:
+    """What another attention would make of tokens in a block, without residual addition and MLP.
+
+    Args:
+        block: A residual attention block of open_clip.
+        x: (B, L, D) tokens before the block's ``ln_1``.
+        attention: A function of the block's queries, keys and values, see :mod:`anoclip_anomalib.clip.local_attention`.
+
+    Returns:
+        (B, L, D) tokens behind the output projection.
+    """
+    q, k, v = project_qkv(block, block.ln_1(x))
+    return project_out(block, attend(v, attention(q, k, v)))
+
+
 def causal_block(block: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """A whole block with causal attention, as in the text tower: (B, L, D) -> (B, L, D)."""
     q, k, v = project_qkv(block, block.ln_1(x))
     x = x + project_out(block, F.scaled_dot_product_attention(q, k, v, is_causal=True))
     return add_mlp(block, x)
+
+
+def own_precision(weight: torch.Tensor) -> AbstractContextManager:
+    """Autocast switched off for a tower that was itself cast to another precision; nothing for a float32 tower.
+
+    A trainer's autocast to bfloat16 around a float16 tower would meet itself in one operation with both.
+
+    Args:
+        weight: A weight of the tower.
+    """
+    if weight.dtype == torch.float32:
+        return nullcontext()
+    return torch.autocast(weight.device.type, enabled=False)

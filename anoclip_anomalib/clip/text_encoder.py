@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -12,10 +13,12 @@ import platformdirs
 import torch
 import torch.nn.functional as F
 from open_clip.version import __version__ as open_clip_version
-from safetensors.torch import load_file, save_file
-from torch import nn
+from safetensors import safe_open
+from safetensors.torch import save_file
 
-from anoclip_anomalib.clip.blocks import causal_block, check_block
+from anoclip_anomalib.clip.blocks import Hook
+from anoclip_anomalib.clip.state_dict import state_dict_digest
+from anoclip_anomalib.clip.text_tower import embed_tokens, is_causal_tower, walk_text
 from anoclip_anomalib.clip.weights import LoadedClip
 from anoclip_anomalib.files import atomic_write
 
@@ -45,19 +48,48 @@ def default_cache_dir() -> Path:
 class TextEncoder:
     """Encodes sentences with a CLIP's text tower, and remembers the results on disk.
 
-    The cache has one file per list of sentences, named by the digest of the weights, the sentences and the version of
-    open_clip. Files are written beside and renamed, so several processes may share the folder; a damaged file is built anew.
+    The cache has one file per list of sentences, named by the digest of the weights, the variant, the sentences and the
+    version of open_clip. Files are written beside and renamed, so several processes may share the folder; a file that is
+    damaged, or holds anything but what was written for its name, is built anew.
 
     Args:
         clip: The loaded CLIP.
         cache_dir: Folder of the cache; ``None`` for the one in the user's cache folder.
         batch_size: Sentences encoded at once.
+        before_block: See :func:`anoclip_anomalib.clip.walk_text`.
+        after_block: See there.
+        project: See there.
+        variant: Tells the cache what the hooks do, for instance by the digest of their weights; hooks need one.
+
+    Raises:
+        ValueError: For hooks without a variant, and for hooks or ``project=False`` with a text tower that is not the causal
+            transformer of CLIP.
     """
 
-    def __init__(self, clip: LoadedClip, *, cache_dir: str | Path | None = None, batch_size: int = 128) -> None:
+    def __init__(
+        self,
+        clip: LoadedClip,
+        *,
+        cache_dir: str | Path | None = None,
+        batch_size: int = 128,
+        before_block: Hook | None = None,
+        after_block: Hook | None = None,
+        project: bool = True,
+        variant: str = "",
+    ) -> None:
         self.clip = clip
         self.cache_dir = default_cache_dir() if cache_dir is None else Path(cache_dir)
         self.batch_size = batch_size
+        hooked = before_block is not None or after_block is not None
+        if hooked and not variant:
+            msg = "Hooks in the text tower need a variant: a name that changes with what they do, for the cache of embeddings"
+            raise ValueError(msg)
+        self._causal = is_causal_tower(clip.text_tower)
+        if (hooked or not project) and not self._causal:
+            msg = f"The text tower of {clip.backbone} is not CLIP's causal transformer; it can only be used as it is"
+            raise ValueError(msg)
+        self._walk = partial(walk_text, before_block=before_block, after_block=after_block, project=project)
+        self._variant = [variant, project]
 
     def encode(self, sentences: Sequence[str]) -> torch.Tensor:
         """Text embeddings of sentences, from the cache if they are there.
@@ -66,36 +98,34 @@ class TextEncoder:
             sentences: N sentences.
 
         Returns:
-            (N, D) float32, equal to ``open_clip_model.encode_text``, not normalised, on the CPU.
+            (N, D) float32, equal to ``open_clip_model.encode_text`` but for hooks, not normalised, on the CPU.
         """
         sentences = list(sentences)
-        path = self.cache_dir / f"{self._key(sentences)}.safetensors"
-        embeddings = _read_cache(path, len(sentences))
+        key = self._key(sentences)
+        path = self.cache_dir / f"{key}.safetensors"
+        embeddings = _read_cache(path, key, len(sentences))
         if embeddings is None:
             embeddings = self.encode_uncached(sentences)
-            _write_cache(path, embeddings)
+            _write_cache(path, key, embeddings)
         return embeddings
 
     @torch.no_grad()
     def encode_uncached(self, sentences: Sequence[str]) -> torch.Tensor:
         """As :meth:`encode`, always computed.
 
-        Sentences are sorted by length and encoded only as far as the longest of their batch reaches: attention in the text
-        tower is causal, so that nothing behind a sentence's end-of-text token can influence it.
+        Sentences are sorted by length and encoded only as far as the longest of their batch reaches.
         """
-        model = self.clip.model
-        tokens = self.clip.tokenize(list(sentences)).to(next(model.parameters()).device)
-        tower = getattr(model, "text", model)
-        if not _is_causal_tower(tower):
-            batches = [model.encode_text(batch) for batch in tokens.split(self.batch_size)]
+        tower = self.clip.text_tower
+        tokens = self.clip.tokenize(list(sentences)).to(next(tower.parameters()).device)
+        if not self._causal:
+            batches = [self.clip.model.encode_text(batch) for batch in tokens.split(self.batch_size)]
             return torch.cat(batches).float().cpu()
-        ends = tokens.argmax(dim=-1)  # end-of-text has the highest id
-        order = ends.argsort()
-        batches = [_encode_until_end(tower, tokens[chosen], ends[chosen]) for chosen in order.split(self.batch_size)]
+        order = tokens.argmax(dim=-1).argsort()
+        batches = [self._walk(tower, *embed_tokens(tower, tokens[chosen])) for chosen in order.split(self.batch_size)]
         return torch.cat(batches)[order.argsort()].float().cpu()
 
     def _key(self, sentences: list[str]) -> str:
-        content = json.dumps([self.clip.digest, open_clip_version, sentences])
+        content = json.dumps([self.clip.digest, open_clip_version, self._variant, sentences])
         return hashlib.sha256(content.encode()).hexdigest()
 
 
@@ -129,49 +159,31 @@ def check_text_mean(mean: str) -> None:
         raise ValueError(msg)
 
 
-def _is_causal_tower(tower: nn.Module) -> bool:
-    """Whether the tower is open_clip's causal transformer that reads the sentence at its end-of-text token."""
-    if getattr(tower, "attn_mask", None) is None or not hasattr(tower, "token_embedding"):
-        return False
-    if getattr(tower, "cls_emb", None) is not None or getattr(tower, "use_pad_mask", False):
-        return False
-    pool = getattr(tower, "text_pool_type", getattr(tower, "pool_type", "argmax"))
-    if pool != "argmax":
-        return False
-    for block in tower.transformer.resblocks:
-        check_block(block)
-    return True
-
-
-def _encode_until_end(tower: nn.Module, tokens: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
-    length = int(ends.max()) + 1
-    x = tower.token_embedding(tokens[:, :length]) + tower.positional_embedding[:length]
-    for block in tower.transformer.resblocks:
-        x = causal_block(block, x)
-    x = tower.ln_final(x[torch.arange(len(x), device=x.device), ends])
-    projection = tower.text_projection
-    if projection is None:
-        return x
-    return projection(x) if isinstance(projection, nn.Module) else x @ projection
-
-
-def _read_cache(path: Path, count: int) -> torch.Tensor | None:
+def _read_cache(path: Path, key: str, count: int) -> torch.Tensor | None:
     if not path.is_file():
         return None
     try:
-        embeddings = load_file(path)["embeddings"]
+        with safe_open(path, "pt") as file:
+            embeddings = file.get_tensor("embeddings")
+            written = (file.metadata() or {}).get("digest")
     except Exception as error:  # any damage has the same remedy
         logger.warning("Text embedding cache %s is damaged and will be rebuilt (%s)", path, error)
         return None
-    if embeddings.ndim != 2 or len(embeddings) != count or not torch.isfinite(embeddings).all():
-        logger.warning("Text embedding cache %s does not hold %d embeddings and will be rebuilt", path, count)
+    # The digest tells whether these are the numbers that were written for this key; the count that they were right.
+    if written != _content_digest(key, embeddings) or len(embeddings) != count or not torch.isfinite(embeddings).all():
+        logger.warning("Text embedding cache %s does not hold what was written there and will be rebuilt", path)
         return None
     return embeddings
 
 
-def _write_cache(path: Path, embeddings: torch.Tensor) -> None:
+def _write_cache(path: Path, key: str, embeddings: torch.Tensor) -> None:
     try:
         with atomic_write(path) as temporary:
-            save_file({"embeddings": embeddings.contiguous()}, temporary)
+            content = {"embeddings": embeddings.contiguous()}
+            save_file(content, temporary, metadata={"digest": _content_digest(key, embeddings)})
     except OSError as error:
         logger.warning("Text embeddings could not be cached at %s (%s); they are computed again next time", path, error)
+
+
+def _content_digest(key: str, embeddings: torch.Tensor) -> str:
+    return state_dict_digest({key: embeddings})

@@ -19,8 +19,8 @@ from open_clip.pretrained import download_pretrained_from_url, get_pretrained_cf
 from open_clip.version import __version__ as open_clip_version
 from torch import nn
 
+from anoclip_anomalib.clip.image_tower import SUPPORTED_TOWERS, check_visual
 from anoclip_anomalib.clip.state_dict import SUFFIXES, WeightFileError, read_state_dict, state_dict_digest
-from anoclip_anomalib.clip.visual_encoder import SUPPORTED_TOWERS, check_visual
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +66,11 @@ class LoadedClip:
             visual = self.model.visual
             self._towers[precision] = visual if precision == "float32" else copy.deepcopy(visual).to(PRECISIONS[precision])
         return self._towers[precision]
+
+    @property
+    def text_tower(self) -> nn.Module:
+        """The text transformer: the model itself in open_clip's older layout."""
+        return getattr(self.model, "text", self.model)
 
     @property
     def provenance(self) -> dict[str, str]:

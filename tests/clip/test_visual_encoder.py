@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from anoclip_anomalib.clip import VisualEncoder
-from anoclip_anomalib.clip.visual_encoder import interpolate_position
+from anoclip_anomalib.clip.patch_embedding import interpolate_position
 from tests.architectures import NEW_BLOCKS, REFUSED, SUPPORTED, create
 
 TOLERANCE = 1e-5
