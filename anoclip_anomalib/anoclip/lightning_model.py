@@ -23,6 +23,7 @@ from anoclip_anomalib.anoclip.tiling import Tiling
 from anoclip_anomalib.anoclip.torch_model import NO_CLASS, AnoClipModel, Precision
 from anoclip_anomalib.anoclip.visualizer import ContrastVisualizer
 from anoclip_anomalib.clip import TextMean
+from anoclip_anomalib.clip.constants import CLIP_MEAN, CLIP_STD
 from anoclip_anomalib.evaluation import StreamingEvaluator, standard_metrics
 from anoclip_anomalib.files import atomic_write
 from anoclip_anomalib.prompts import PromptSettings
@@ -30,8 +31,6 @@ from anoclip_anomalib.registration import register_model
 
 logger = logging.getLogger(__name__)
 
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 _ENCODER_PREFIX = "model.visual_encoder."
 
 

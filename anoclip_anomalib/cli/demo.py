@@ -75,8 +75,8 @@ def main(argv: list[str]) -> int:
 def _print_result(console, result, seconds: float) -> None:  # noqa: ANN001 - rich is imported late
     from rich.table import Table
 
+    from anoclip_anomalib.bundled.weights_file import NOTICE
     from anoclip_anomalib.demo.run import METRICS
-    from anoclip_anomalib.demo.weights_file import NOTICE
 
     table = Table(title="Percent, from raw scores", title_justify="left")
     for name in ("category", "variant"):

@@ -17,9 +17,9 @@ from PIL import Image
 
 from anoclip_anomalib.anoclip.callbacks import TestTimeAdaptation
 from anoclip_anomalib.anoclip.lightning_model import AnoClip
+from anoclip_anomalib.bundled.weights_file import NOTICE
 from anoclip_anomalib.demo.dataset import CATEGORIES, write_demo_dataset
 from anoclip_anomalib.demo.gallery import Gallery, GalleryItem, MetricRow, write_gallery
-from anoclip_anomalib.demo.weights_file import NOTICE
 from anoclip_anomalib.evaluation.evaluator import StreamingEvaluator
 from anoclip_anomalib.evaluation.metrics import AUPRO, ImageAP, ImageAUROC, ImageF1Max, PixelAP, PixelAUROC
 from anoclip_anomalib.files import atomic_write
