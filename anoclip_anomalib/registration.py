@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import TypeVar
 
 PACKAGE = "anoclip_anomalib"
-PLUGIN_MODULES = (f"{PACKAGE}.anoclip.lightning_model", f"{PACKAGE}.anoclip.callbacks")
+PLUGIN_MODULES = (f"{PACKAGE}.anoclip.lightning_model", f"{PACKAGE}.anoclip.callbacks", f"{PACKAGE}.data.generated")
 _ANOMALIB_MODELS = "anomalib.models"
 ModelClass = TypeVar("ModelClass", bound=type)
 

@@ -121,10 +121,10 @@ def _run(args: argparse.Namespace, folder, jobs) -> int:  # noqa: ANN001
         if args.runner == "ray":
             from anoclip_anomalib.comparison.ray_runner import OnRay
 
-            ray = OnRay(folder, args.address, args.threads or 1, args.workers, note=progress.note)
+            ray = OnRay(args.address, args.threads or 1, args.workers, note=progress.note)
             executor: Executor = stack.enter_context(ray)
         else:
-            executor = Here(folder, args.threads, partial(run_job, progress=progress.display))
+            executor = Here(args.threads, partial(run_job, progress=progress.display))
         outcome = run_jobs(folder, jobs, executor, progress, retry_failed=not args.keep_failed)
     rows, faults = folder.rows()
     wanted = {job.id for job in jobs}

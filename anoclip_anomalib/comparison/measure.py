@@ -21,7 +21,7 @@ from anoclip_anomalib.evaluation.resolution import (
     restored_mask_paths,
 )
 
-THUMBNAIL = 96  # longer side of a thumbnail in the report, pixels
+THUMBNAIL = 160  # longer side of a thumbnail in the report, pixels
 
 
 @dataclass

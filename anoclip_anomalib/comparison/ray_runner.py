@@ -9,7 +9,6 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
-from anoclip_anomalib.comparison.folder import ResultsFolder
 from anoclip_anomalib.comparison.row import failed_row
 from anoclip_anomalib.comparison.runner import Result
 from anoclip_anomalib.comparison.suite import Job
@@ -19,7 +18,6 @@ class OnRay:
     """Runs jobs on Ray; a context manager that starts a cluster on this machine, if there is none, and ends it again.
 
     Args:
-        folder: The results; the data that workers generate go there too.
         address: Of an existing cluster ("auto" or host:port); None starts one on this machine.
         threads: CPUs that a job gets, and torch's threads in it; a model's own `cpus` take precedence.
         workers: CPUs of the cluster that is started here; None for all.
@@ -32,7 +30,6 @@ class OnRay:
 
     def __init__(
         self,
-        folder: ResultsFolder,
         address: str | None = None,
         threads: int | None = 1,
         workers: int | None = None,
@@ -43,7 +40,7 @@ class OnRay:
             import ray
         except ImportError as error:
             raise ImportError("the ray runner needs Ray: pip install 'anoclip_anomalib[ray]'") from error
-        self.ray, self.data_folder, self.threads, self.retries = ray, str(folder.path.resolve()), threads, retries
+        self.ray, self.threads, self.retries = ray, threads, retries
         self.address, self.workers, self.note = address, workers, note
         self.running: dict[Any, Job] = {}
         self.begun_here = False
@@ -76,7 +73,7 @@ class OnRay:
             self.note(f"the cluster has no GPU: {job.label} runs on its CPUs")
         need = job_needs(job, self.threads, self.resources)
         options = self.ray.remote(_work).options(max_retries=self.retries, **need)
-        self.running[options.remote(job, self.data_folder, int(need["num_cpus"]))] = job
+        self.running[options.remote(job, int(need["num_cpus"]))] = job
 
     def wait(self) -> tuple[Job, Result]:
         """Wait until one of the jobs is done, or lost once too often."""
@@ -94,7 +91,7 @@ def job_needs(job: Job, threads: int | None, resources: dict[str, float]) -> dic
     return {"num_cpus": cpus, "num_gpus": min(job.model.gpus, resources.get("GPU", 0.0))}
 
 
-def _work(job: Job, data_folder: str, threads: int) -> Result:
+def _work(job: Job, threads: int) -> Result:
     from anoclip_anomalib.comparison.run_job import run_job
 
-    return run_job(job, data_folder, threads)
+    return run_job(job, threads)

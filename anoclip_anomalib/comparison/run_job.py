@@ -7,7 +7,6 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,14 +26,11 @@ from anoclip_anomalib.running.timing import PeakMemory, Stopwatch, latency, thro
 logger = logging.getLogger(__name__)
 
 
-def run_job(
-    job: Job, data_folder: str | Path, threads: int | None = None, progress: Steps | None = None
-) -> tuple[dict[str, Any], Pictures | None]:
+def run_job(job: Job, threads: int | None = None, progress: Steps | None = None) -> tuple[dict[str, Any], Pictures | None]:
     """Run a job to the end, come what may.
 
     Args:
         job: what to run.
-        data_folder: where generated demo data are (or will be) written.
         threads: torch's threads; None leaves them as they are.
         progress: is told of every batch.
 
@@ -46,7 +42,7 @@ def run_job(
     if threads:
         torch.set_num_threads(threads)
     try:
-        row, pictures = _run(job, Path(data_folder), progress)
+        row, pictures = _run(job, progress)
     except Exception as error:  # noqa: BLE001 - whatever a model does wrong becomes its row; other jobs go on
         logger.debug("%s failed", job.label, exc_info=True)
         row, pictures = failed_row(job, error, traceback.format_exc()), None
@@ -59,9 +55,9 @@ def run_job(
     return row, pictures
 
 
-def _run(job: Job, data_folder: Path, progress: Steps | None) -> tuple[dict[str, Any], Pictures | None]:
+def _run(job: Job, progress: Steps | None) -> tuple[dict[str, Any], Pictures | None]:
     seed_everything(job.seed, workers=True, verbose=False)
-    datamodule = build_data(job, data_folder)
+    datamodule = build_data(job)
     model, note = build_model(job)
     # An evaluator that the suite itself names stays: early stopping may watch its metrics.
     strip(model, keep={"evaluator"} & job.model.spec.init_args.keys())
@@ -93,19 +89,14 @@ def _run(job: Job, data_folder: Path, progress: Steps | None) -> tuple[dict[str,
     return row, pictures_of(job, measure.result, root, row)
 
 
-def build_data(job: Job, data_folder: Path) -> Any:
-    """The job's datamodule; demo data are generated first (kept if they are there already)."""
-    spec = job.data.spec
-    arguments = dict(spec.init_args)
-    if job.data.generate is not None:
-        from anoclip_anomalib.demo.dataset import write_demo_dataset
-
-        root = data_folder / "generated" / job.data.name
-        write_demo_dataset(root, [job.category], **job.data.generate)
-        arguments["root"] = str(root)
+def build_data(job: Job) -> Any:
+    """The job's datamodule, its data downloaded or drawn: that is no part of the times."""
+    arguments = dict(job.data.spec.init_args)
     if job.data.categories:
         arguments["category"] = job.category
-    return catalogue.instantiate("data", ClassSpec(spec.class_path, arguments))
+    datamodule = catalogue.instantiate("data", ClassSpec(job.data.spec.class_path, arguments))
+    datamodule.prepare_data()
+    return datamodule
 
 
 def build_model(job: Job) -> tuple[Any, str | None]:

@@ -47,19 +47,18 @@ class Here:
     """Runs a job in this process.
 
     Args:
-        folder: The results, where generated data go too.
         threads: torch's threads for each job; a model's own `cpus` take precedence.
         run: For tests.
     """
 
     capacity = 1
 
-    def __init__(self, folder: ResultsFolder, threads: int | None = None, run: Callable[..., Result] | None = None) -> None:
+    def __init__(self, threads: int | None = None, run: Callable[..., Result] | None = None) -> None:
         if run is None:
             from anoclip_anomalib.comparison.run_job import run_job
 
             run = run_job
-        self.folder, self.threads, self.run = folder, threads, run
+        self.threads, self.run = threads, run
 
     def submit(self, job: Job) -> None:
         """Remember the job."""
@@ -67,7 +66,7 @@ class Here:
 
     def wait(self) -> tuple[Job, Result]:
         """Run it."""
-        return self.job, self.run(self.job, self.folder.path, self.job.model.cpus or self.threads)
+        return self.job, self.run(self.job, self.job.model.cpus or self.threads)
 
 
 @dataclass

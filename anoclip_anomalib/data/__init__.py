@@ -1,5 +1,6 @@
-"""Images from folders that nobody has prepared."""
+"""Images from folders that nobody has prepared, and images that this package draws."""
 
 from anoclip_anomalib.data.folders import FolderImages, check_masks, read_image
+from anoclip_anomalib.data.generated import GeneratedParts
 
-__all__ = ["FolderImages", "check_masks", "read_image"]
+__all__ = ["FolderImages", "GeneratedParts", "check_masks", "read_image"]

@@ -11,7 +11,6 @@ import numpy as np
 from PIL import Image
 
 from anoclip_anomalib.comparison.folder import picture_stem
-from anoclip_anomalib.comparison.measure import THUMBNAIL
 
 
 @dataclass(frozen=True)
@@ -92,8 +91,8 @@ def grid(folder: Path, rows: list[dict[str, Any]], models: list[str], data: str,
         any_row = next(iter(owners.values()))
         stem = folder / "pictures" / picture_stem(data, choice.category)
         paths = [path for path, *_ in any_row["samples"]]
-        image = _square(strips, Path(f"{stem}-images.jpg"), paths.index(choice.path))
-        mask = _square(strips, Path(f"{stem}-masks.png"), paths.index(choice.path))
+        image = square(strips, Path(f"{stem}-images.jpg"), paths.index(choice.path))
+        mask = square(strips, Path(f"{stem}-masks.png"), paths.index(choice.path))
         if image is None:
             continue
         image = image if image.ndim == 3 else np.stack([image] * 3, axis=2)
@@ -103,7 +102,7 @@ def grid(folder: Path, rows: list[dict[str, Any]], models: list[str], data: str,
             if model in owners:
                 own = [path for path, *_ in owners[model]["samples"]]
                 strip = folder / "pictures" / f"{owners[model]['id']}.png"
-                heat = _square(strips, strip, own.index(choice.path)) if choice.path in own else None
+                heat = square(strips, strip, own.index(choice.path)) if choice.path in own else None
                 cell["picture"] = None if heat is None else _uri(overlay(image, heat))
             cells.append(cell)
         result.append(
@@ -120,7 +119,14 @@ def grid(folder: Path, rows: list[dict[str, Any]], models: list[str], data: str,
     return result
 
 
-def _square(strips: dict[Path, np.ndarray | None], path: Path, index: int) -> np.ndarray | None:
+def square(strips: dict[Path, np.ndarray | None], path: Path, index: int) -> np.ndarray | None:
+    """One picture of a strip of squares; None if it is lost.
+
+    Args:
+        strips: strips that were read before; this one is added.
+        path: the strip's file.
+        index: which square.
+    """
     if path not in strips:
         try:
             with Image.open(path) as image:
@@ -128,9 +134,10 @@ def _square(strips: dict[Path, np.ndarray | None], path: Path, index: int) -> np
         except OSError:  # a picture that is lost costs a picture, not the report
             strips[path] = None
     strip = strips[path]
-    if strip is None or strip.shape[1] < (index + 1) * THUMBNAIL:
+    if strip is None:
         return None
-    return strip[:, index * THUMBNAIL : (index + 1) * THUMBNAIL]
+    side = strip.shape[0]
+    return strip[:, index * side : (index + 1) * side] if strip.shape[1] >= (index + 1) * side else None
 
 
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from anoclip_anomalib.demo.run import METRICS, VARIANTS, run_demo
 
 from anoclip_anomalib.bundled.weights_file import NOTICE
-from anoclip_anomalib.demo.run import METRICS, VARIANTS, run_demo
 
 # A few points below what the bundled encoder reaches on this small data set.
 FLOORS = {"image AUROC": 0.85, "pixel AUROC": 0.70}

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from anoclip_anomalib.demo.gallery import (
+from anoclip_anomalib.comparison.report.gallery import (
     Gallery,
     GalleryItem,
     MetricRow,
