@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from anoclip_anomalib.running.quiet import quiet
 from anoclip_anomalib.running.signals import run_command
 
 HELP = "Generate a small data set and run AnoCLIP on it, offline, with the bundled encoder."
@@ -55,8 +56,9 @@ def main(argv: list[str]) -> int:
 def _run(args: argparse.Namespace) -> int:
     started = time.monotonic()
     try:
-        suite = write_suite(args)
-        failed = _compare(suite, args)
+        with quiet():
+            suite = write_suite(args)
+            failed = _compare(suite, args)
     except (ValueError, OSError) as error:
         print(f"anoclip demo: {error}", file=sys.stderr)
         return 2

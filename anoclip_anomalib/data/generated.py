@@ -49,8 +49,16 @@ class GeneratedParts(MVTecAD):
             root = Path("datasets") / "GeneratedParts" / choice
         super().__init__(root=root, category=category, **kwargs)
         self.image_size, self.drawing_seed = image_size, drawing_seed
-        self.counts = {"train": train_good, "test_good": test_good, "test_bad": test_bad}
+        self.train_good, self.test_good, self.test_bad = train_good, test_good, test_bad
 
     def prepare_data(self) -> None:
         """Draw the category unless it is there."""
-        write_demo_dataset(self.root, [self.category], image_size=self.image_size, **self.counts, seed=self.drawing_seed)
+        write_demo_dataset(
+            self.root,
+            [self.category],
+            image_size=self.image_size,
+            train=self.train_good,
+            test_good=self.test_good,
+            test_bad=self.test_bad,
+            seed=self.drawing_seed,
+        )

@@ -100,13 +100,13 @@ def test_a_job_in_other_hands_is_asked_for_once_more_at_the_end(tmp_path):
     lost.enter_context(other.claims.take(jobs[1].id))
     ran = []
 
-    def run(job, data_folder, threads):
+    def run(job, threads):
         ran.append(job)
         lost.close()  # the other process gives up one of its two jobs meanwhile
         return failed_row(job, ValueError("no matter")), None
 
     progress = Totals(len(jobs))
-    outcome = run_jobs(folder, jobs, Here(folder, run=run), progress)
+    outcome = run_jobs(folder, jobs, Here(run=run), progress)
     assert ran == [*jobs[2:], jobs[1]]
     assert outcome.elsewhere == [jobs[0]]
     assert progress.totals[0] == len(jobs) - 2  # what others work on is not counted as ours
@@ -135,7 +135,7 @@ def test_the_last_round_waits_until_a_claim_can_be_judged(tmp_path, content):
     (folder.claims.folder / f"{jobs[0].id}.claim").write_bytes(content)
     run = lambda job, *args: (failed_row(job, ValueError("no matter")), None)  # noqa: E731
     start = time.monotonic()
-    outcome = run_jobs(folder, jobs, Here(folder, run=run), ComparisonProgress(len(jobs)))
+    outcome = run_jobs(folder, jobs, Here(run=run), ComparisonProgress(len(jobs)))
     assert outcome.failed == [jobs[1], jobs[0]]
     assert time.monotonic() - start >= 0.5
     assert not list(folder.claims.folder.iterdir())
@@ -146,7 +146,7 @@ def test_what_cannot_be_judged_is_left_alone_in_the_end(tmp_path):
     folder = ResultsFolder(tmp_path / "out")
     folder.claims.stale_after, folder.claims.heartbeat = 0.1, 0.1
     (folder.claims.folder / f"{jobs[0].id}.claim").mkdir(parents=True)
-    assert run_jobs(folder, jobs, Here(folder), ComparisonProgress(1)).elsewhere == jobs
+    assert run_jobs(folder, jobs, Here(), ComparisonProgress(1)).elsewhere == jobs
 
 
 def test_jobs_elsewhere_are_no_success(tmp_path, capsys, monkeypatch):
