@@ -1,3 +1,4 @@
+# ruff: noqa: PT012 (what happens within the block is the test)
 """One answer to Ctrl-C and SIGTERM, whatever Lightning, a data loader or a destructor makes of them."""
 
 import os
