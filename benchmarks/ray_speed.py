@@ -22,7 +22,8 @@ models:
 data:
   - name: demo
     class_path: GeneratedParts
-    init_args: {{root: {folder}/data, train_good: 4, test_good: {images}, test_bad: 4, num_workers: 0, eval_batch_size: 8, val_split_mode: from_train}}
+    init_args:
+      {{root: {folder}/data, train_good: 4, test_good: {images}, test_bad: 4, num_workers: 0, eval_batch_size: 8, val_split_mode: from_train}}
     categories: [button]
 protocol: {{timed_images: 0, sample_images: 4}}
 """

@@ -153,12 +153,17 @@ def _compare(path: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _write_csv(rows: Any, path: Path) -> None:
+    """Figures in float32, as anomalib logs metrics."""
+    import numpy as np
+
     from anoclip_anomalib.files import atomic_write
 
     with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["category", "variant", *METRICS])
-        writer.writerows([row.category, row.variant, *(f"{row.values[name]:.6f}" for name in METRICS)] for row in rows)
+        writer.writerows(
+            [row.category, row.variant, *(f"{np.float32(row.values[name]):.6f}" for name in METRICS)] for row in rows
+        )
 
 
 def _print_table(rows: Any) -> None:
