@@ -22,11 +22,11 @@ class Entry:
 
     Attributes:
         module: Where it is defined, below this package.
-        kind: ``"model"`` and ``"callback"`` are made known to anomalib.
+        kind: All but ``"other"`` are made known to anomalib.
     """
 
     module: str
-    kind: Literal["model", "callback", "other"]
+    kind: Literal["model", "callback", "data", "other"]
 
 
 # A new method is a line here.
@@ -34,6 +34,7 @@ PUBLIC = {
     "AnoClip": Entry("anoclip.lightning_model", "model"),
     "AnoClipModel": Entry("anoclip.torch_model", "other"),
     "PromptBuilder": Entry("prompts.builder", "other"),
+    "GeneratedParts": Entry("data.generated", "data"),
     "TestTimeAdaptation": Entry("anoclip.callbacks", "callback"),
 }
 MODELS = tuple(name for name, entry in PUBLIC.items() if entry.kind == "model")

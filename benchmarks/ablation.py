@@ -1,7 +1,6 @@
-"""What each part of AnoCLIP contributes: one setting changed at a time, on any data set in MVTecAD layout or of anomalib.
+"""What each part of AnoCLIP contributes: one setting changed at a time, on any datamodule with categories.
 
-    anoclip demo --out results/demo                                        # writes the generated data set
-    python benchmarks/ablation.py --root results/demo/data --out benchmarks/results/ablation_demo
+    python benchmarks/ablation.py --datamodule GeneratedParts --out benchmarks/results/ablation_demo     # draws its images
 
     python benchmarks/ablation.py --datamodule MVTecAD --root <MVTec AD> --categories bottle cable \
         --backbone ViT-B-16-plus-240 --pretrained laion400m_e32 --image-size 240 --out results/ablation_mvtec
@@ -19,12 +18,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from anomalib import data as anomalib_data
 from anomalib.data import AnomalibDataModule, ImageBatch
 from rich.progress import track
 
 from anoclip_anomalib import AnoClipModel, TestTimeAdaptation
 from anoclip_anomalib.anoclip.lightning_model import AnoClip
+from anoclip_anomalib.comparison.catalogue import find_class, known_categories
 from anoclip_anomalib.evaluation.evaluator import StreamingEvaluator
 from anoclip_anomalib.evaluation.metrics import AUPRO, ImageAUROC, PixelAP, PixelAUROC
 from anoclip_anomalib.files import atomic_write
@@ -108,8 +107,8 @@ def run(arguments: argparse.Namespace) -> list[dict]:
         }
         model = AnoClipModel(**{**base, **model_arguments}).eval()
         if loaded[0] != category:
-            datamodule = getattr(anomalib_data, arguments.datamodule)(
-                root=arguments.root, category=category, num_workers=0, eval_batch_size=arguments.batch_size
+            datamodule = find_class("data", arguments.datamodule)(
+                **arguments.data_args, category=category, num_workers=0, eval_batch_size=arguments.batch_size
             )
             loaded = (category, batches(datamodule, model.image_size, arguments.tiling))
         # The default setting occurs under every factor; it is measured once.
@@ -201,10 +200,13 @@ def _is_number(text: str) -> bool:
 def main(argv: list[str] | None = None) -> int:
     """Run the ablation."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--root", type=Path, required=True, help="root folder of the data set")
+    parser.add_argument("--root", type=Path, help="root folder of the data set (default: the datamodule's)")
     parser.add_argument("--out", type=Path, required=True, help="folder for table and plot")
-    parser.add_argument("--datamodule", default="MVTecAD", help="a datamodule of anomalib with root and category")
-    parser.add_argument("--categories", nargs="+", help="default: every folder in the root")
+    parser.add_argument(
+        "--datamodule", default="MVTecAD", help="a datamodule with root and category; GeneratedParts draws its images"
+    )
+    parser.add_argument("--data-args", type=json.loads, default={}, metavar="JSON", help="more arguments of the datamodule")
+    parser.add_argument("--categories", nargs="+", help="default: all that the datamodule knows or the root holds")
     parser.add_argument("--backbone", default="demo")
     parser.add_argument("--pretrained", default="demo")
     parser.add_argument("--image-size", type=int, help="default: the size that the backbone was trained with")
@@ -212,9 +214,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--factors", nargs="+", help="only these")
     arguments = parser.parse_args(argv)
-    if not arguments.root.is_dir():
-        parser.error(f"no such folder: {arguments.root}")
-    arguments.categories = arguments.categories or sorted(p.name for p in arguments.root.iterdir() if p.is_dir())
+    found = find_class("data", arguments.datamodule)
+    if arguments.root is not None:
+        if not arguments.root.is_dir() and not getattr(found, "draws_itself", False):
+            parser.error(f"no such folder: {arguments.root}")
+        arguments.data_args["root"] = arguments.root
+    arguments.categories = arguments.categories or list(known_categories(found, arguments.root))
     rows = run(arguments)
     with atomic_write(arguments.out / "ablation.csv") as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))

@@ -21,9 +21,10 @@ models:
   - {{class_path: AnoClip, init_args: {{backbone: demo, views: 22}}}}
 data:
   - name: demo
-    class_path: MVTecAD
-    generate: {{train: 4, test_good: {images}, test_bad: 4, seed: 0}}
-    init_args: {{num_workers: 0, eval_batch_size: 8, val_split_mode: from_train}}
+    class_path: GeneratedParts
+    init_args:
+      {{root: {folder}/data, train_good: 4, test_good: {images}, test_bad: 4,
+                num_workers: 0, eval_batch_size: 8, val_split_mode: from_train}}
     categories: [button]
 protocol: {{timed_images: 0, sample_images: 4}}
 """
@@ -50,7 +51,7 @@ def main() -> int:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         suite = Path(folder) / "suite.yaml"
-        suite.write_text(SUITE.format(seeds=", ".join(map(str, range(args.jobs))), images=args.images))
+        suite.write_text(SUITE.format(seeds=", ".join(map(str, range(args.jobs))), images=args.images, folder=folder))
         here = run(suite, Path(folder) / "here")
         ray = run(suite, Path(folder) / "ray", "--runner", "ray", "--workers", "2")
     load = f"load {os.getloadavg()[1]:.1f} over 5 minutes" if hasattr(os, "getloadavg") else ""

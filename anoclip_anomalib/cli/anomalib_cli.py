@@ -14,7 +14,6 @@ from anomalib.visualization import ImageVisualizer
 from lightning.pytorch import seed_everything
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.markup import escape
 from rich.table import Table
 
@@ -22,6 +21,8 @@ from anoclip_anomalib.clip import WeightsUnavailableError
 from anoclip_anomalib.data import FolderImages, check_masks, warn_of_depth
 from anoclip_anomalib.data.pictures import NamedVisualizer
 from anoclip_anomalib.evaluation import PredictionsCsv
+from anoclip_anomalib.running.quiet import log_to_stderr
+from anoclip_anomalib.running.signals import run_command
 
 logger = logging.getLogger(__name__)
 
@@ -107,9 +108,14 @@ def main(argv: list[str]) -> int:
         argv: Command and options.
 
     Returns:
-        0, 2 after an error of the input, which is printed in one line, or 3 if some images could not be read.
+        0; 2 after an error of the input, which is printed in one line; 3 if some images could not be read; 130 or 143 after a
+        signal.
     """
-    configure_logging()
+    log_to_stderr()
+    return run_command(f"anoclip {argv[0]}" if argv else "anoclip", lambda: _run(argv), "nothing goes on by itself")
+
+
+def _run(argv: list[str]) -> int:
     try:
         cli = AnoclipCLI(args=argv)
     except USER_ERRORS as error:
@@ -130,13 +136,6 @@ def clear_message(error: Exception) -> str:
     reasons = message.partition("Errors:\n")[2].partition("\nGiven value type:")[0].removeprefix("  - ").split("\n  - ")
     own = [reason.strip() for reason in reasons if reason and not reason.startswith("Expected a <class")]
     return "; ".join(own) or message
-
-
-def configure_logging() -> None:
-    """One handler, on standard error. open_clip reports every step of its work to the root logger; only its warnings count."""
-    handler = RichHandler(console=Console(stderr=True), show_path=False, rich_tracebacks=True)
-    handler.addFilter(lambda record: record.name != "root" or record.levelno >= logging.WARNING)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", datefmt="[%X]", handlers=[handler], force=True)
 
 
 def print_predictions(path: Path) -> None:

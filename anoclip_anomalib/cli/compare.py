@@ -1,34 +1,15 @@
 """`anoclip compare`: measure models side by side, by one protocol, resumably."""
 
 import argparse
-import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
+from anoclip_anomalib.running.signals import run_command
+
 HELP = "Measure models side by side on data sets, by one protocol; resumable."
-
-
-TERMINATED = 128 + signal.SIGTERM
-
-
-@contextmanager
-def stop_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the run at once. Lightning would note it, finish the job, and the next jobs would go on."""
-
-    def stop(number: int, frame: object) -> None:
-        raise SystemExit(TERMINATED)
-
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+ELSEWHERE = 3
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -47,7 +28,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="anoclip compare",
         description=HELP,
-        epilog="Exit code: 0 no selected job failed, 1 some failed, 2 bad input, 130 or 143 interrupted.",
+        epilog="Exit code: 0 no selected job failed, 1 some failed, 2 bad input, 3 jobs are in other hands, "
+        "130 or 143 interrupted.",
     )
     parser.add_argument("suite", help="YAML file: models, data sets, categories, seeds (see configs/suites/)")
     parser.add_argument("-o", "--output", help="results folder (default: results/comparison/<suite name>)")
@@ -101,18 +83,17 @@ def main(argv: list[str]) -> int:
     except (ResultsError, ValueError) as error:
         print(str(error), file=sys.stderr)
         return 2
+    return run_command("anoclip compare", lambda: _compare(args, folder, jobs))
+
+
+def _compare(args: argparse.Namespace, folder, jobs) -> int:  # noqa: ANN001
     try:
-        with stop_on_sigterm():
-            return _run(args, folder, jobs)
-    except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns Ctrl-C into an exit of its own
-        print("interrupted; the same command continues where it stopped", file=sys.stderr)
-        return TERMINATED if isinstance(error, SystemExit) and error.code == TERMINATED else 130
+        return _run(args, folder, jobs)
     except OSError as error:
         print(f"stopped: {error}; finished rows are kept, the same command continues", file=sys.stderr)
-        return 2
     except ImportError as error:
         print(str(error), file=sys.stderr)
-        return 2
+    return 2
 
 
 def _dry_run(folder, jobs) -> int:  # noqa: ANN001
@@ -133,16 +114,18 @@ def _dry_run(folder, jobs) -> int:  # noqa: ANN001
 
 def _run(args: argparse.Namespace, folder, jobs) -> int:  # noqa: ANN001
     from anoclip_anomalib.comparison.progress import ComparisonProgress
-    from anoclip_anomalib.comparison.runner import pending, run_here
+    from anoclip_anomalib.comparison.run_job import run_job
+    from anoclip_anomalib.comparison.runner import Executor, Here, run_jobs
 
-    retry = not args.keep_failed
-    with ComparisonProgress(len(pending(folder, jobs, retry, lambda text: None))) as progress:
+    with ComparisonProgress(len(jobs)) as progress, ExitStack() as stack:
         if args.runner == "ray":
-            from anoclip_anomalib.comparison.ray_runner import run_on_ray
+            from anoclip_anomalib.comparison.ray_runner import OnRay
 
-            outcome = run_on_ray(folder, jobs, progress, args.address, args.threads or 1, args.workers, retry_failed=retry)
+            ray = OnRay(args.address, args.threads or 1, args.workers, note=progress.note)
+            executor: Executor = stack.enter_context(ray)
         else:
-            outcome = run_here(folder, jobs, progress, args.threads, retry)
+            executor = Here(args.threads, partial(run_job, progress=progress.display))
+        outcome = run_jobs(folder, jobs, executor, progress, retry_failed=not args.keep_failed)
     rows, faults = folder.rows()
     wanted = {job.id for job in jobs}
     failed = [row for row in rows if row["id"] in wanted and row["status"] == "failed"]
@@ -160,4 +143,6 @@ def _run(args: argparse.Namespace, folder, jobs) -> int:  # noqa: ANN001
 
         for path in build_report(folder.path):
             print(f"wrote {path}")
-    return 1 if failed or faults else 0
+    if outcome.elsewhere:
+        print("the table is not complete: run the same command again when the other processes are done", file=sys.stderr)
+    return 1 if failed or faults else ELSEWHERE if outcome.elsewhere else 0

@@ -1,13 +1,35 @@
 """``anoclip demo``: generated data, AnoCLIP beside the plain query-key baseline, a gallery."""
 
 import argparse
-import signal
+import csv
+import json
 import sys
 import time
-import warnings
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
+
+from anoclip_anomalib.running.quiet import quiet
+from anoclip_anomalib.running.signals import run_command
 
 HELP = "Generate a small data set and run AnoCLIP on it, offline, with the bundled encoder."
+
+METRICS = {
+    "image AUROC": "image_AUROC",
+    "image F1-max": "image_F1Max",
+    "image AP": "image_AP",
+    "pixel AUROC": "pixel_AUROC",
+    "pixel AP": "pixel_AP",
+    "AUPRO": "AUPRO",
+}
+"""Column -> metric of a row, all from raw scores at the model's resolution."""
+VARIANTS: dict[str, dict[str, Any]] = {
+    "value": {"local_attention": "value"},
+    "query-key": {"local_attention": "query-key"},
+    "AnoCLIP+": {"local_attention": "value"},
+}
+"""Name in the table -> arguments of AnoClip; AnoCLIP+ adapts to each image besides."""
+DATA = "generated parts"
 
 
 def main(argv: list[str]) -> int:
@@ -17,7 +39,7 @@ def main(argv: list[str]) -> int:
         argv: The words after ``anoclip demo``.
 
     Returns:
-        0; 2 if an argument cannot be used; 143 if the run was ended by SIGTERM.
+        0; 1 if a job failed; 2 if an argument cannot be used; 130 or 143 if the run was ended by Ctrl-C or SIGTERM.
     """
     parser = argparse.ArgumentParser(prog="anoclip demo", description=HELP)
     parser.add_argument("--out", type=Path, default=Path("results/demo"), help="results root (default: %(default)s)")
@@ -28,55 +50,125 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the generated data (default: %(default)s)")
     parser.add_argument("--open", action="store_true", help="show the gallery in the browser at the end")
     args = parser.parse_args(argv)
+    return run_command("anoclip demo", lambda: _run(args))
 
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+def _run(args: argparse.Namespace) -> int:
     started = time.monotonic()
-    console = Console()
-    columns = (TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("loading", total=None)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # other packages' deprecations, on import
-            from lightning.pytorch.utilities.exceptions import SIGTERMException
+    try:
+        with quiet():
+            suite = write_suite(args)
+            failed = _compare(suite, args)
+    except (ValueError, OSError) as error:
+        print(f"anoclip demo: {error}", file=sys.stderr)
+        return 2
+    for row in failed:
+        print(f"failed: {row['job']['model']}, {row['job']['category']}: {row['error']['message']}", file=sys.stderr)
+    if failed:
+        return 1
+    from anoclip_anomalib.bundled.weights_file import NOTICE
+    from anoclip_anomalib.comparison.report.gallery import gallery_of, write_gallery
 
-            from anoclip_anomalib.demo.dataset import CATEGORIES
-            from anoclip_anomalib.demo.run import run_demo
-
-        try:
-            result = run_demo(
-                args.out,
-                categories=args.categories or CATEGORIES,
-                image_size=args.image_size,
-                test_good=args.test_good,
-                test_bad=args.test_bad,
-                seed=args.seed,
-                progress=lambda done, total, what: bar.update(task, completed=done, total=total, description=what),
-            )
-            bar.update(task, description="done")
-        except (ValueError, OSError) as error:
-            bar.stop()
-            print(f"anoclip demo: {error}", file=sys.stderr)
-            return 2
-        except SIGTERMException:
-            # Lightning turns the signal into a SystemExit without a code, which would pass for success.
-            bar.stop()
-            print("anoclip demo: ended by SIGTERM before it was finished", file=sys.stderr)
-            return 128 + signal.SIGTERM
-    _print_result(console, result, time.monotonic() - started)
+    command = f"anoclip demo, data seed {args.seed}, {args.test_good} good images and {args.test_bad} of each defect"
+    gallery = gallery_of(args.out / "comparison", "AnoCLIP on generated data", NOTICE, METRICS, facts={"command": command})
+    page = write_gallery(gallery, args.out / "gallery.html")
+    _write_csv(gallery.rows, args.out / "metrics.csv")
+    _print_table(gallery.rows)
+    print(NOTICE)
+    for what, path in (
+        ("Gallery", page),
+        ("Figures", args.out / "metrics.csv"),
+        ("Suite", suite),
+        ("Data set", args.out / "data"),
+    ):
+        print(f"{what:<9}{path}")
+    print(f"{time.monotonic() - started:.0f} s")
     if args.open:
         import webbrowser
 
-        webbrowser.open(result.gallery.resolve().as_uri())
+        webbrowser.open(page.resolve().as_uri())
     return 0
 
 
-def _print_result(console, result, seconds: float) -> None:  # noqa: ANN001 - rich is imported late
-    from rich.table import Table
+def write_suite(args: argparse.Namespace) -> Path:
+    """Write the demonstration as a suite of ``anoclip compare``; it can be run, and changed, by hand.
 
-    from anoclip_anomalib.demo.run import METRICS
-    from anoclip_anomalib.demo.weights_file import NOTICE
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: An argument is not usable.
+    """
+    import yaml
+
+    from anoclip_anomalib.demo.dataset import CATEGORIES, check_recipe
+    from anoclip_anomalib.files import atomic_write
+
+    categories = list(dict.fromkeys(args.categories or CATEGORIES))
+    check_recipe(categories, 256, {"test_good": args.test_good, "test_bad": args.test_bad}, args.seed)
+    config = json.loads(files("anoclip_anomalib").joinpath("bundled/weights/demo_clip.json").read_text(encoding="utf-8"))
+    patch = config["vision_cfg"]["patch_size"]
+    if args.image_size < patch or args.image_size % patch:
+        raise ValueError(f"--image-size {args.image_size} is no multiple of the encoder's patch size {patch}")
+    out = args.out.resolve()
+    shared = {"backbone": "demo", "image_size": args.image_size, "text_cache_dir": str(out / "text_cache")}
+    models: list[dict] = [{"name": name, "class_path": "AnoClip", "init_args": shared | own} for name, own in VARIANTS.items()]
+    models[-1]["callbacks"] = ["TestTimeAdaptation"]
+    drawn = {"root": str(out / "data"), "test_good": args.test_good, "test_bad": args.test_bad, "drawing_seed": args.seed}
+    data = {
+        "name": DATA,
+        "class_path": "GeneratedParts",
+        "init_args": drawn | {"eval_batch_size": 16, "num_workers": 0},
+        "categories": categories,
+    }
+    suite = {"name": "demo", "models": models, "data": [data], "protocol": {"timed_images": 0}}
+    with atomic_write(args.out / "suite.yaml") as temporary:
+        temporary.write_text(yaml.safe_dump(suite, sort_keys=False), encoding="utf-8")
+    return args.out / "suite.yaml"
+
+
+def _compare(path: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Draw what is missing and run the suite; the rows of failed jobs."""
+    from anoclip_anomalib.comparison.folder import ResultsFolder
+    from anoclip_anomalib.comparison.load_suite import load_suite
+    from anoclip_anomalib.comparison.progress import ComparisonProgress
+    from anoclip_anomalib.comparison.run_job import build_data, run_job
+    from anoclip_anomalib.comparison.runner import Here, run_jobs
+    from anoclip_anomalib.comparison.suite import jobs_of
+
+    suite = load_suite(path)
+    jobs = jobs_of(suite)
+    folder = ResultsFolder(args.out / "comparison")
+    with ComparisonProgress(len(jobs)) as progress:
+        first = {job.category: job for job in jobs}
+        progress.display.start("drawing categories", len(first))
+        for job in first.values():  # here, where data that were drawn otherwise are told at once
+            build_data(job)
+            progress.display.advance()
+        folder.open_for(suite)
+        outcome = run_jobs(folder, jobs, Here(run=lambda job, threads: run_job(job, threads, progress.display)), progress)
+    if outcome.kept:
+        print(f"{len(outcome.kept)} results were there already; delete {folder.path} to measure anew", file=sys.stderr)
+    return [row for row in folder.rows()[0] if row["status"] == "failed"]
+
+
+def _write_csv(rows: Any, path: Path) -> None:
+    """Figures in float32, as anomalib logs metrics."""
+    import numpy as np
+
+    from anoclip_anomalib.files import atomic_write
+
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["category", "variant", *METRICS])
+        writer.writerows(
+            [row.category, row.variant, *(f"{np.float32(row.values[name]):.6f}" for name in METRICS)] for row in rows
+        )
+
+
+def _print_table(rows: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
 
     table = Table(title="Percent, from raw scores", title_justify="left")
     for name in ("category", "variant"):
@@ -84,14 +176,10 @@ def _print_result(console, result, seconds: float) -> None:  # noqa: ANN001 - ri
     for name in METRICS:
         table.add_column(name, justify="right")
     previous = None
-    for row in result.rows:
+    for row in rows:
         if previous not in (None, row.category):
             table.add_section()
         label = row.category if row.category != previous else ""
         table.add_row(label, row.variant, *(f"{100 * row.values[name]:.1f}" for name in METRICS))
         previous = row.category
-    console.print(table)
-    console.print(f"[bold yellow]{NOTICE}[/]")
-    for what, path in (("Gallery", result.gallery), ("Figures", result.metrics), ("Data set", result.data)):
-        console.print(f"{what:<9}{path}", soft_wrap=True)
-    console.print(f"{seconds:.0f} s")
+    Console().print(table)

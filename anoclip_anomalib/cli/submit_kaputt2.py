@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from anoclip_anomalib.cli import submit_shared as shared
+from anoclip_anomalib.running.progress import Progress
 
 NAME = "kaputt2"
 
@@ -78,11 +79,10 @@ def _submit(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
     expected = read_capture_ids(table)
     images = query_images(Path(arguments.root), table, arguments.image_type)
     config = ModelConfig(model_arguments)
-    shared.quiet_libraries()
     path, work = Path(arguments.out) / f"{arguments.name}.zip", Path(arguments.out) / f"{arguments.name}.work"
     settings = {"configuration": config.result_settings(), "image_type": arguments.image_type}
     open_work_folder(work, settings, path)
-    progress = shared.TerminalProgress()
+    progress = Progress()
     progress.start("predicting", len(images))
     try:
         scores, model = predict_queries(

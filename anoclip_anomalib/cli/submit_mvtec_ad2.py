@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from anoclip_anomalib.cli import submit_shared as shared
+from anoclip_anomalib.running.progress import Progress
 from anoclip_anomalib.submission.mvtec_ad2_layout import IMAGES_PER_SPLIT
 
 NAME = "mvtec-ad2"
@@ -102,7 +103,7 @@ def _validate(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
 
         image_size = original_sizes(root)
     counts = _counts(arguments)
-    progress = shared.TerminalProgress()
+    progress = Progress()
     progress.start("validating", 4 * sum(counts.values()))
     report = validate(
         arguments.validate,
@@ -135,14 +136,13 @@ def _settings(arguments: argparse.Namespace, model_arguments: list[str]):  # noq
     config = ModelConfig(model_arguments)
     if not config.data_class.endswith(".MVTecAD2"):
         raise ValueError(f"the data must be MVTecAD2, not {config.data_class}; give its folder with --data.root")
-    shared.quiet_libraries()
     return PredictSettings(config, Path(config.data_arguments["root"]).resolve(), arguments.fit)
 
 
 def _submit(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
     from anoclip_anomalib.submission.mvtec_ad2 import Submission, make_submission
 
-    progress = shared.TerminalProgress()
+    progress = Progress()
     submission = Submission(
         name=arguments.name or "",
         out=Path(arguments.out),
@@ -171,7 +171,7 @@ def _evaluate(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
     work, path = out / f"{arguments.name}.public.work", out / f"{arguments.name}.public.json"
     facts = {"configuration": settings.config.result_settings(), "fit": settings.fit}
     open_work_folder(work, facts, path)
-    progress = shared.TerminalProgress()
+    progress = Progress()
     try:
         results = evaluate_public(
             settings,
@@ -208,13 +208,12 @@ def _runtime(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
     from anoclip_anomalib.submission.runtime import SIZES, measure, prepare, protocol_counts, write_runtime_csv
 
     config = ModelConfig(model_arguments)
-    shared.quiet_libraries()
     device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model = prepare(config)
     sizes = arguments.sizes or list(SIZES)
     warmup, count = protocol_counts(device)
     warmup, count = (arguments.warmup if arguments.warmup is not None else warmup), arguments.count or count
-    progress = shared.TerminalProgress()
+    progress = Progress()
     progress.start(f"measuring on {device}", len(sizes) * (warmup + count))
     try:
         rows = measure(

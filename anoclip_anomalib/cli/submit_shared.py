@@ -1,12 +1,13 @@
-"""What the ``anoclip submit`` commands share: progress on the terminal, thresholds in one word, errors in one line."""
+"""What the ``anoclip submit`` commands share: thresholds in one word, errors in one line."""
 
 import argparse
 import logging
 import sys
-import warnings
 from collections.abc import Callable
 from typing import Any
 
+from anoclip_anomalib.running.quiet import quiet
+from anoclip_anomalib.running.signals import run_command
 from anoclip_anomalib.submission.faults import Report
 
 MODEL_OPTIONS = """
@@ -46,38 +47,6 @@ def threshold_rule(text: str) -> Any:
         raise ValueError(f"--threshold {text}: {error}") from error
 
 
-class TerminalProgress:
-    """A bar with an estimate of the time left, on stderr; plain lines where stderr is no terminal."""
-
-    def __init__(self) -> None:
-        self.bar: Any = None
-
-    def start(self, text: str, total: int) -> None:
-        """Begin a step of so many images or files."""
-        from tqdm import tqdm
-
-        self.close()
-        if not sys.stderr.isatty():
-            print(f"{text}: {total}", file=sys.stderr, flush=True)
-        self.bar = tqdm(total=total, desc=text, unit="file", leave=False, disable=not sys.stderr.isatty())
-
-    def advance(self, files: int) -> None:
-        """So many more are done."""
-        if self.bar is not None:
-            self.bar.update(files)
-
-    def close(self) -> None:
-        """Remove the bar."""
-        if self.bar is not None:
-            self.bar.close()
-            self.bar = None
-
-    def say(self, text: str) -> None:
-        """A line on stdout, without tearing the bar."""
-        self.close()
-        print(text, flush=True)
-
-
 def print_report(report: Report) -> int:
     """Print a validator's report; the exit code is 0 for a valid submission, else 1."""
     for line in report.lines():
@@ -85,21 +54,16 @@ def print_report(report: Report) -> int:
     return 0 if report.ok else 1
 
 
-def quiet_libraries() -> None:
-    """Leave the terminal to the progress display: one engine is started for each object."""
-    for name in ("lightning", "lightning.pytorch", "lightning_fabric", "pytorch_lightning", "anomalib"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module=r"(lightning|torch|timm|anomalib)(\.|$)")
-
-
 def run(command: str, action: Callable[[], int]) -> int:
     """Run a command; an error of the input is told in one line and gives exit code 2, an interruption 130."""
+    return run_command(f"anoclip submit {command}", lambda: _run(command, action))
+
+
+def _run(command: str, action: Callable[[], int]) -> int:
     try:
-        return action()
+        with quiet():
+            return action()
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         logging.getLogger(__name__).debug("The error in full", exc_info=True)
         print(f"anoclip submit {command}: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(f"anoclip submit {command}: interrupted; the same command goes on where this one stopped", file=sys.stderr)
-        return 130

@@ -49,7 +49,6 @@ def _write(arguments: argparse.Namespace) -> int:
     from anoclip_anomalib.submission.provenance import write_provenance
     from anoclip_anomalib.submission.vand_fewshot import Model, check_model_file, write_model_file
 
-    shared.quiet_libraries()
     if arguments.validate is not None:
         path = Path(arguments.validate)
         if not path.is_file():

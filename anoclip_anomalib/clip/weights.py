@@ -134,6 +134,21 @@ def load_clip(
     return _load_clip(backbone, pretrained or "", activation, stamp)
 
 
+def new_clip(config: dict[str, Any]) -> nn.Module:
+    """A CLIP to be trained, its weights drawn by torch's random numbers.
+
+    Args:
+        config: Keyword arguments of ``open_clip.model.CLIP``.
+    """
+    return open_clip.model.CLIP(**config)
+
+
+def whole_words() -> list[str]:
+    """The words of more than six letters that CLIP's tokenizer has a token of their own for."""
+    words = [token.removesuffix("</w>") for token in open_clip.SimpleTokenizer().encoder if token.endswith("</w>")]
+    return [word for word in words if word.isalpha() and len(word) > 6]
+
+
 @lru_cache(maxsize=2)
 def _load_clip(backbone: str, pretrained: str, activation: Activation, file_stamp: int | None) -> LoadedClip:
     del file_stamp  # only part of the key: a file that was replaced is loaded again
@@ -146,7 +161,7 @@ def _load_clip(backbone: str, pretrained: str, activation: Activation, file_stam
         model, source = _named_model(backbone, pretrained, activation), pretrained
     check_visual(model.visual)
     model.requires_grad_(requires_grad=False).eval()
-    tokenizer = _tokenizer(backbone, model)
+    tokenizer = tokenizer_of(model) if backbone == DEMO else open_clip.get_tokenizer(backbone)
     state = model.state_dict()
     check_finite(state, f"CLIP {backbone} with weights {source}")
     digest = state_dict_digest(state)
@@ -228,9 +243,9 @@ def _hub_model(backbone: str) -> nn.Module:
 
 
 def _demo_model(*, random: bool) -> nn.Module:
-    folder = files("anoclip_anomalib") / "demo" / "weights"
+    folder = files("anoclip_anomalib") / "bundled" / "weights"
     config: dict[str, Any] = json.loads((folder / "demo_clip.json").read_text())
-    model = _seeded(lambda: open_clip.model.CLIP(**config))
+    model = _seeded(lambda: new_clip(config))
     if random:
         return model
     with as_file(folder / "demo_clip.safetensors") as path:
@@ -298,11 +313,10 @@ def _unreadable_tower(vision: dict[str, Any]) -> str | None:
     return None
 
 
-def _tokenizer(backbone: str, model: nn.Module) -> Callable[[list[str]], torch.Tensor]:
-    if backbone == DEMO:
-        tokenizer = open_clip.SimpleTokenizer()
-        return lambda sentences: tokenizer(sentences, context_length=model.context_length)
-    return open_clip.get_tokenizer(backbone)
+def tokenizer_of(model: nn.Module) -> Callable[[list[str]], torch.Tensor]:
+    """CLIP's own tokenizer with a model's context length: sentences -> (N, context) token ids."""
+    tokenizer = open_clip.SimpleTokenizer()
+    return lambda sentences: tokenizer(sentences, context_length=model.context_length)
 
 
 def _is_file_name(pretrained: str) -> bool:

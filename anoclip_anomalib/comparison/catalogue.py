@@ -13,7 +13,7 @@ from anoclip_anomalib.comparison.suite import ClassSpec
 
 SHORT_NAMES = {
     "model": ("anoclip_anomalib", "anomalib.models"),
-    "data": ("anomalib.data",),
+    "data": ("anoclip_anomalib.data", "anomalib.data"),
     "callback": ("anoclip_anomalib", "anomalib.callbacks", "lightning.pytorch.callbacks"),
 }
 

@@ -10,9 +10,12 @@ from anoclip_anomalib.evaluation.thresholds import ThresholdRule
 
 SUITE_KEYS = {"name", "description", "models", "data", "seeds", "protocol"}
 MODEL_KEYS = {"name", "class_path", "init_args", "callbacks", "trainer", "cpus", "gpus", "provenance"}
-DATA_KEYS = {"name", "class_path", "init_args", "categories", "class_name", "generate"}
+DATA_KEYS = {"name", "class_path", "init_args", "categories", "class_name"}
 PROTOCOL_KEYS = {"resolution", "threshold", "timed_images", "warmup_images", "sample_images"}
-GENERATE_KEYS = {"image_size", "train", "test_good", "test_bad", "seed"}
+GENERATE_IS_GONE = (
+    'generate is no option any more: write "class_path: GeneratedParts", and the values under init_args as image_size, '
+    "train_good, test_good, test_bad and drawing_seed"
+)
 
 
 def load_suite(path: str | Path, roots: dict[str, str] | None = None, check_data: bool = True) -> Suite:
@@ -154,6 +157,9 @@ class _Reader:
         return options
 
     def _data(self, item: dict, where: Where) -> DataEntry | None:
+        if "generate" in item:
+            self.doc.fault((*where, "generate"), GENERATE_IS_GONE)
+            return None
         self._keys(item, DATA_KEYS, where, "data set")
         try:
             found = catalogue.find_class("data", item["class_path"])
@@ -164,28 +170,22 @@ class _Reader:
         name = str(item.get("name") or init_args.get("name") or found.__name__)
         if isinstance(init_args, dict) and name in self.roots:
             item = item | {"init_args": init_args | {"root": self.roots[name]}}
-        generate = item.get("generate")
-        if generate is not None and not isinstance(generate, dict):
-            self.doc.fault((*where, "generate"), "generate is a mapping of arguments of the demo data")
-            generate = {}
-        self._keys(generate or {}, GENERATE_KEYS, (*where, "generate"), "demo data set")
-        if generate is not None:  # the root comes when the data is written
-            item = item | {"init_args": (item.get("init_args") or {}) | {"root": "."}}
         spec = self._class("data", item, where)
         if spec is None:
             return None
         if "category" in spec.init_args:
             self.doc.fault((*where, "init_args", "category"), "name categories under `categories`, not in init_args")
         root = Path(str(spec.init_args["root"])) if spec.init_args.get("root") else self._default_root(found)
-        missing = generate is None and self.check_data and root is not None and not root.is_dir()
+        draws = getattr(found, "draws_itself", False)
+        missing = not draws and self.check_data and root is not None and not root.is_dir()
         if missing:
             self.doc.fault(
                 (*where, "init_args", "root"),
                 f'data root {root} of "{name}" does not exist; set init_args.root, or pass --root {name}=FOLDER',
             )
-        known = self._known_categories(found, root, generate, missing)
+        known = catalogue.known_categories(found, None if missing or draws else root)
         categories = self._categories(item, where, found, known)
-        return DataEntry(name, spec, categories, item.get("class_name"), generate)
+        return DataEntry(name, spec, categories, item.get("class_name"))
 
     @staticmethod
     def _default_root(found: type) -> Path | None:
@@ -194,14 +194,6 @@ class _Reader:
         parameter = inspect.signature(found).parameters.get("root")
         default = parameter.default if parameter is not None else None
         return Path(default) if isinstance(default, str | Path) else None
-
-    @staticmethod
-    def _known_categories(found: type, root: Path | None, generate: dict | None, missing: bool) -> tuple[str, ...]:
-        if generate is not None:
-            from anoclip_anomalib.demo.dataset import CATEGORIES
-
-            return tuple(CATEGORIES)
-        return catalogue.known_categories(found, None if missing else root)
 
     def _categories(self, item: dict, where: Where, found: type, known: tuple[str, ...]) -> tuple[str, ...]:
         wanted = item.get("categories", "all")

@@ -6,12 +6,13 @@ from typing import Any
 
 import cv2
 import numpy as np
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
 from anoclip_anomalib.comparison.suite import Protocol
 from anoclip_anomalib.evaluation.accumulator import PixelAccumulator
 from anoclip_anomalib.evaluation.confidence import placements
-from anoclip_anomalib.evaluation.raw_batch import raw_maps, raw_scores, require_before_post_processor
+from anoclip_anomalib.evaluation.raw_batch import raw_maps, raw_scores
+from anoclip_anomalib.evaluation.raw_predictions import RawPredictions
 from anoclip_anomalib.evaluation.reference import ScoreReference
 from anoclip_anomalib.evaluation.resolution import (
     map_mask_pairs,
@@ -19,7 +20,6 @@ from anoclip_anomalib.evaluation.resolution import (
     path_list,
     restored_mask_paths,
 )
-from anoclip_anomalib.evaluation.thresholds import is_held_out
 
 THUMBNAIL = 192  # longer side of a thumbnail in the report, pixels
 
@@ -89,12 +89,14 @@ def choose_samples(paths: list[str], labels: list[int], count: int) -> list[str]
     return chosen
 
 
-class Measure(Callback):
+class Measure(RawPredictions):
     """Collects raw scores in validation and test. Put it first in `Engine(callbacks=[...])`.
 
     Args:
         protocol: resolution and number of samples.
     """
+
+    stages = ("test",)
 
     def __init__(self, protocol: Protocol) -> None:
         self.protocol = protocol
@@ -102,31 +104,23 @@ class Measure(Callback):
         self._wanted: set[str] = set()
         self._mask_paths: dict[str, str] = {}
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def forget_validation(self) -> None:
         """Forget an earlier epoch's validation (training validates several times)."""
         self.result.image_reference.reset()
         self.result.pixel_reference.reset()
         self.result.validation = ([], [])
 
-    def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
-    ) -> None:
-        """Scores of validation images, if these are not the test images."""
-        if trainer.sanity_checking or batch.gt_label is None or not is_held_out(getattr(trainer, "datamodule", None)):
-            return
-        if batch.pred_score is None and batch.anomaly_map is None:
-            return  # models that compute losses in validation
-        scores, labels = raw_scores(batch), batch.gt_label.cpu().numpy().reshape(-1) > 0
+    def read_validation(self, batch: Any, scores: np.ndarray, anomalous: np.ndarray) -> None:
+        """Scores of validation images."""
         self.result.validation[0].extend(scores.tolist())
-        self.result.validation[1].extend(labels.astype(int).tolist())
-        self.result.image_reference.update(scores[~labels])
+        self.result.validation[1].extend(anomalous.astype(int).tolist())
+        self.result.image_reference.update(scores[~anomalous])
         maps = raw_maps(batch)
         if maps is not None:
-            self.result.pixel_reference.update(maps[~labels])
+            self.result.pixel_reference.update(maps[~anomalous])
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Choose the samples."""
-        require_before_post_processor(self, trainer.callbacks)
         self._mask_paths = mask_paths_of(trainer.test_dataloaders)
         loaders = trainer.test_dataloaders
         loaders = loaders if isinstance(loaders, list | tuple) else [loaders]
@@ -135,9 +129,7 @@ class Measure(Callback):
             paths, labels = [str(path) for path in samples["image_path"]], [int(x) for x in samples["label_index"]]
             self._wanted = set(choose_samples(paths, labels, self.protocol.sample_images))
 
-    def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
-    ) -> None:
+    def read(self, batch: Any, trainer: Trainer, pl_module: LightningModule, loader: int = 0) -> None:
         """Record a batch.
 
         Raises:

@@ -175,12 +175,13 @@ def _histogram(scores: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
 
 
 def pictures_of(job: Job, result: Measured, root: Any, row: dict[str, Any]) -> Pictures | None:
-    """Draw the strips and add to the row which squares they hold: "samples" [path, label, score, quality]."""
+    """Draw the strips and add to the row which squares they hold: "samples" [path, label, score, quality],
+    and the scores that a heatmap's 0 and 255 stand for: "map_scale"."""
     samples = sorted(result.samples, key=lambda sample: sample.path)
-    row["samples"] = []
+    row["samples"], row["map_scale"] = [], None
     if not samples:
         return None
-    low, high = _scale(result, samples)
+    low, high = row["map_scale"] = _scale(result, samples)
     index = {path: i for i, path in enumerate(result.paths)}
     scores, labels = np.array(result.scores), np.array(result.labels)
     strips: tuple[list, list, list] = ([], [], [])

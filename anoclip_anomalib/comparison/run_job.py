@@ -6,13 +6,10 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from anomalib import LearningType
 from anomalib.engine import Engine
 from lightning.pytorch import seed_everything
 
@@ -21,18 +18,21 @@ from anoclip_anomalib.comparison.measure import Measure
 from anoclip_anomalib.comparison.provenance import provenance_of
 from anoclip_anomalib.comparison.row import Pictures, failed_row, finished_row, pictures_of
 from anoclip_anomalib.comparison.suite import ClassSpec, Job
-from anoclip_anomalib.comparison.timing import OtherLoad, PeakMemory, Stopwatch, latency, throughput
+from anoclip_anomalib.running.collect import ShowImages
+from anoclip_anomalib.running.engine import build_engine, learns, strip, undisturbed
+from anoclip_anomalib.running.progress import Steps
+from anoclip_anomalib.running.timing import OtherLoad, PeakMemory, Stopwatch, latency, throughput
 
 logger = logging.getLogger(__name__)
 
 
-def run_job(job: Job, data_folder: str | Path, threads: int | None = None) -> tuple[dict[str, Any], Pictures | None]:
+def run_job(job: Job, threads: int | None = None, progress: Steps | None = None) -> tuple[dict[str, Any], Pictures | None]:
     """Run a job to the end, come what may.
 
     Args:
         job: what to run.
-        data_folder: where generated demo data are (or will be) written.
         threads: torch's threads; None leaves them as they are.
+        progress: is told of every batch.
 
     Returns:
         The row (status "done" or "failed") and the pictures for the report (None if it failed).
@@ -42,7 +42,7 @@ def run_job(job: Job, data_folder: str | Path, threads: int | None = None) -> tu
     if threads:
         torch.set_num_threads(threads)
     try:
-        row, pictures = _run(job, Path(data_folder))
+        row, pictures = _run(job, progress)
     except Exception as error:  # noqa: BLE001 - whatever a model does wrong becomes its row; other jobs go on
         logger.debug("%s failed", job.label, exc_info=True)
         row, pictures = failed_row(job, error, traceback.format_exc()), None
@@ -55,24 +55,23 @@ def run_job(job: Job, data_folder: str | Path, threads: int | None = None) -> tu
     return row, pictures
 
 
-def _run(job: Job, data_folder: Path) -> tuple[dict[str, Any], Pictures | None]:
+def _run(job: Job, progress: Steps | None) -> tuple[dict[str, Any], Pictures | None]:
     seed_everything(job.seed, workers=True, verbose=False)
-    datamodule = build_data(job, data_folder)
+    datamodule = build_data(job)
     model, note = build_model(job)
-    strip(model, keep_evaluator="evaluator" in job.model.spec.init_args)
+    # An evaluator that the suite itself names stays: early stopping may watch its metrics.
+    strip(model, keep={"evaluator"} & job.model.spec.init_args.keys())
     callbacks = [catalogue.instantiate("callback", spec) for spec in job.model.callbacks]
     measure, stopwatch = Measure(job.protocol), Stopwatch()
-    trains = model.learning_type not in (LearningType.ZERO_SHOT, LearningType.FEW_SHOT)
+    trains = learns(model)
+    ours = [stopwatch, measure, *([ShowImages(progress)] if progress else [])]  # the stopwatch must be the first
     with (
         tempfile.TemporaryDirectory(prefix="anoclip-compare-") as folder,
-        quiet(),
+        undisturbed(),
         PeakMemory() as memory,
         OtherLoad() as others,
     ):
-        options = {"enable_progress_bar": False, "enable_model_summary": False} | job.model.trainer
-        if not trains:  # nothing to keep: no checkpoint with all of CLIP's weights for each job
-            options = {key: value for key, value in options.items() if not key.startswith("enable_")} | {"barebones": True}
-        engine = Engine(callbacks=[stopwatch, measure, *callbacks], default_root_dir=folder, logger=False, **options)
+        engine = build_engine(folder, [*ours, *callbacks], job.model.trainer, keeps_nothing=not trains)
         fit_s = _timed(lambda: engine.fit(model, datamodule=datamodule)) if trains else 0.0
         stopwatch.clear()
         test_s = _timed(lambda: engine.test(model, datamodule=datamodule, verbose=False))
@@ -95,31 +94,14 @@ def _run(job: Job, data_folder: Path) -> tuple[dict[str, Any], Pictures | None]:
     return row, pictures_of(job, measure.result, root, row)
 
 
-def strip(model: Any, keep_evaluator: bool = False) -> None:
-    """Take away what changes or measures scores besides us: it would only cost time and memory.
-
-    An evaluator that the suite itself names stays: early stopping may watch its metrics.
-    """
-    model.post_processor = model.visualizer = None
-    if not keep_evaluator:
-        model.evaluator = None
-    if hasattr(model, "raw_evaluator"):
-        model.raw_evaluator = None
-
-
-def build_data(job: Job, data_folder: Path) -> Any:
-    """The job's datamodule; demo data are generated first (kept if they are there already)."""
-    spec = job.data.spec
-    arguments = dict(spec.init_args)
-    if job.data.generate is not None:
-        from anoclip_anomalib.demo.dataset import write_demo_dataset
-
-        root = data_folder / "generated" / job.data.name
-        write_demo_dataset(root, [job.category], **job.data.generate)
-        arguments["root"] = str(root)
+def build_data(job: Job) -> Any:
+    """The job's datamodule, its data downloaded or drawn: that is no part of the times."""
+    arguments = dict(job.data.spec.init_args)
     if job.data.categories:
         arguments["category"] = job.category
-    return catalogue.instantiate("data", ClassSpec(spec.class_path, arguments))
+    datamodule = catalogue.instantiate("data", ClassSpec(job.data.spec.class_path, arguments))
+    datamodule.prepare_data()
+    return datamodule
 
 
 def build_model(job: Job) -> tuple[Any, str | None]:
@@ -164,17 +146,3 @@ def _memory(memory: PeakMemory) -> dict[str, float | None]:
         "cpu_extra_mib": memory.cpu_extra_mib,
         "gpu_peak_mib": memory.gpu_peak_mib,
     }
-
-
-@contextmanager
-def quiet() -> Any:
-    """Keep Lightning's and anomalib's information lines (devices, tips) out of the progress display; warnings stay."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning_fabric", "lightning", "anomalib")]
-    levels = [one.level for one in loggers]
-    for one in loggers:
-        one.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        for one, level in zip(loggers, levels, strict=True):
-            one.setLevel(level)

@@ -47,14 +47,12 @@ class DataEntry:
         spec: datamodule class and arguments (without category).
         categories: the categories; () for a datamodule that knows none.
         class_name: product name handed to models that take one.
-        generate: arguments of the demo data generator; None for data that exist.
     """
 
     name: str
     spec: ClassSpec
     categories: tuple[str, ...] = ()
     class_name: str | None = None
-    generate: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,13 @@ class Job:
         data_args = {key: value for key, value in self.data.spec.init_args.items() if key not in ("root", "num_workers")}
         content = {
             "model": asdict(replace(self.model, cpus=None, gpus=0.0, provenance={})),
-            "data": [self.data.name, self.data.spec.class_path, data_args, self.data.class_name, self.data.generate],
+            "data": [
+                self.data.name,
+                self.data.spec.class_path,
+                data_args,
+                self.data.class_name,
+                None,
+            ],  # None: ids of rows made before stay
             "category": self.category,
             "seed": self.seed,
             "protocol": asdict(self.protocol),

@@ -56,7 +56,7 @@ def write_demo_dataset(
         FileExistsError: A category's folder is there, was not made with these arguments, and ``overwrite`` is off.
     """
     root = Path(root)
-    _check(categories, image_size, {"train": train, "test_good": test_good, "test_bad": test_bad}, seed)
+    check_recipe(categories, image_size, {"train": train, "test_good": test_good, "test_bad": test_bad}, seed)
     for category in categories:
         recipe = {
             "category": category,
@@ -71,7 +71,8 @@ def write_demo_dataset(
     return root
 
 
-def _check(categories: Sequence[str], image_size: int, counts: dict[str, int], seed: int) -> None:
+def check_recipe(categories: Sequence[str], image_size: int, counts: dict[str, int], seed: int) -> None:
+    """Raise a ``ValueError`` unless :func:`write_demo_dataset` can draw this."""
     if isinstance(categories, str) or not categories:
         msg = f"categories must be a list with at least one of {', '.join(CATEGORIES)}; got {categories!r}"
         raise ValueError(msg)

@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
 from anoclip_anomalib.evaluation.left_out import write_left_out
 from anoclip_anomalib.evaluation.map_files import MapWriter
 from anoclip_anomalib.evaluation.output_names import path_cell, prediction_root
-from anoclip_anomalib.evaluation.raw_batch import raw_maps, raw_scores, require_before_post_processor
+from anoclip_anomalib.evaluation.raw_batch import raw_maps, raw_scores
+from anoclip_anomalib.evaluation.raw_predictions import RawPredictions
 from anoclip_anomalib.evaluation.reference import ScoreReference
 from anoclip_anomalib.evaluation.resolution import image_size, path_list
 from anoclip_anomalib.evaluation.thresholds import ThresholdRule, choose_threshold, is_held_out, post_processor_threshold
@@ -27,7 +28,7 @@ def write_predictions(path: str | Path, rows: list[dict[str, Any]]) -> None:
         writer.writerows({**row, "path": path_cell(row["path"])} for row in rows)
 
 
-class PredictionsCsv(Callback):
+class PredictionsCsv(RawPredictions):
     """Write `predictions.csv` and, if wanted, every pixel map at original size.
 
     Scores are the model's own, before anomalib's normalisation. Without a rule the threshold is the one that anomalib's
@@ -70,51 +71,18 @@ class PredictionsCsv(Callback):
         self._rows: list[dict[str, Any]] = []
         self._maps: MapWriter | None = None
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def forget_validation(self) -> None:
         """Forget the validation scores of an earlier epoch."""
         self._reference.reset()
         self._labelled = []
 
-    def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
-    ) -> None:
+    def read_validation(self, batch: Any, scores: np.ndarray, anomalous: np.ndarray) -> None:
         """Collect scores of validation images."""
-        if trainer.sanity_checking or not is_held_out(getattr(trainer, "datamodule", None)) or batch.gt_label is None:
-            return
-        scores, labels = raw_scores(batch), batch.gt_label.cpu().numpy().reshape(-1) > 0
-        self._labelled.append((scores, labels))
-        self._reference.update(scores[~labels])
+        self._labelled.append((scores, anomalous))
+        self._reference.update(scores[~anomalous])
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the run."""
-        self._start(trainer)
-
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open the run."""
-        self._start(trainer)
-
-    def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
-    ) -> None:
-        """Record a batch."""
-        self._record(batch)
-
-    def on_predict_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
-    ) -> None:
-        """Record a batch."""
-        self._record(outputs)
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the file."""
-        self._finish(trainer, pl_module)
-
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the file."""
-        self._finish(trainer, pl_module)
-
-    def _start(self, trainer: Trainer) -> None:
-        require_before_post_processor(self, trainer.callbacks)
         folder = Path(self.folder or trainer.default_root_dir)
         suffix = f"-rank{trainer.global_rank}" if trainer.world_size > 1 else ""
         if trainer.is_global_zero:
@@ -126,7 +94,8 @@ class PredictionsCsv(Callback):
         self._rows = []
         self.faults = {}
 
-    def _record(self, batch: Any) -> None:
+    def read(self, batch: Any, trainer: Trainer, pl_module: LightningModule, loader: int = 0) -> None:
+        """Record a batch."""
         scores = raw_scores(batch)
         maps = raw_maps(batch) if self._maps else None
         for index, path in enumerate(path_list(batch.image_path, len(scores))):
@@ -138,7 +107,8 @@ class PredictionsCsv(Callback):
                 row["map_min"], row["map_max"] = float(maps[index].min()), float(maps[index].max())
             self._rows.append(row)
 
-    def _finish(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the file."""
         labelled = None
         if self._labelled:
             labelled = (np.concatenate([s for s, _ in self._labelled]), np.concatenate([y for _, y in self._labelled]))

@@ -1,21 +1,19 @@
 """Raw-score metrics beside anomalib's own, for any model: a callback."""
 
-import logging
 from typing import Any
 
 import torch
 from anomalib.metrics.base import AnomalibMetric
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
 from anoclip_anomalib.evaluation.epoch_metrics import EpochMetrics
 from anoclip_anomalib.evaluation.evaluator import StreamingEvaluator, standard_metrics
-from anoclip_anomalib.evaluation.raw_batch import raw_maps, raw_scores, require_before_post_processor
+from anoclip_anomalib.evaluation.raw_batch import raw_maps, raw_scores
+from anoclip_anomalib.evaluation.raw_predictions import RawPredictions
 from anoclip_anomalib.evaluation.resolution import mask_paths_of, restored_mask_paths
 
-logger = logging.getLogger(__name__)
 
-
-class RawEvaluation(Callback):
+class RawEvaluation(RawPredictions):
     """Measure a model's own scores, before anomalib normalises and clamps them to 0..1.
 
     Works with every anomalib model that predicts images::
@@ -27,6 +25,8 @@ class RawEvaluation(Callback):
         resolution: "model" or "original": the size at which maps and masks are compared.
         metrics: metrics to use instead of :func:`standard_metrics`.
     """
+
+    stages = ("test",)
 
     def __init__(self, prefix: str = "raw_", resolution: str = "model", metrics: list[AnomalibMetric] | None = None) -> None:
         self._mask_paths: dict[str, str] = {}
@@ -40,21 +40,12 @@ class RawEvaluation(Callback):
         if trainer.num_devices > 1:
             self.evaluator.to(pl_module.device)
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check that scores will still be raw here."""
-        require_before_post_processor(self, trainer.callbacks)
+    def begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note where the masks are."""
         self._mask_paths = mask_paths_of(trainer.test_dataloaders)
         self._epoch.start()
 
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def read(self, batch: Any, trainer: Trainer, pl_module: LightningModule, loader: int = 0) -> None:
         """Add a batch.
 
         Raises:
@@ -65,7 +56,7 @@ class RawEvaluation(Callback):
         if batch.pred_score is None:
             batch.pred_score = torch.from_numpy(scores).float().to(batch.anomaly_map.device)
         with restored_mask_paths(batch, self._mask_paths):
-            self._epoch.update(batch, trainer.test_dataloaders, dataloader_idx)
+            self._epoch.update(batch, trainer.test_dataloaders, loader)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the values."""

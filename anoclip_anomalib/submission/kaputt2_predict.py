@@ -9,13 +9,11 @@ import pandas as pd
 from anomalib.data import ImageBatch, ImageItem
 from anomalib.data.transforms.utils import extract_transforms_by_type
 from anomalib.data.utils import read_image
-from anomalib.engine import Engine
-from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import Resize
 
-from anoclip_anomalib.evaluation.raw_batch import raw_scores, require_before_post_processor
-from anoclip_anomalib.submission.interrupts import interruptible
+from anoclip_anomalib.running.collect import Collect
+from anoclip_anomalib.running.engine import build_engine, strip, undisturbed
 from anoclip_anomalib.submission.model_config import ModelConfig
 
 ImageType = Literal["image", "crop"]
@@ -74,30 +72,6 @@ class QueryImages(Dataset):
         return ImageItem(image=self.resize(image) if self.resize else image, image_path=str(self.paths[index]))
 
 
-class KeepScores(Callback):
-    """Appends each batch's raw image scores to a file of JSON lines, so that an interrupted run can go on."""
-
-    def __init__(self, path: Path, ids: Mapping[str, str], progress: Callable[[int], None] | None) -> None:
-        self.path = path
-        self.ids = ids
-        self.progress = progress
-
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse to run behind a PostProcessor, which would have changed the scores."""
-        require_before_post_processor(self, trainer.callbacks)
-
-    def on_predict_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        """Write one batch."""
-        scores = raw_scores(outputs)
-        with self.path.open("a", encoding="utf-8") as stream:
-            for path, score in zip(outputs.image_path, scores, strict=True):
-                stream.write(json.dumps([self.ids[str(path)], float(score)]) + "\n")
-        if self.progress:
-            self.progress(len(scores))
-
-
 def read_scores(path: Path) -> dict[str, float]:
     """The scores of an earlier run; a line that an interruption left half-written is dropped."""
     scores: dict[str, float] = {}
@@ -144,18 +118,17 @@ def predict_queries(
         if scores_path.is_file() and not scores_path.read_text(encoding="utf-8").endswith("\n"):
             with scores_path.open("a", encoding="utf-8") as stream:
                 stream.write("\n")
-        model.visualizer = None
-        model.evaluator = None
+        strip(model, keep={"post_processor"})
         dataset = QueryImages([Path(path) for path in left], _resize_of(model))
         loader = DataLoader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=ImageBatch.collate)
-        engine = Engine(
-            callbacks=[KeepScores(scores_path, left, progress), *callbacks],
-            logger=False,
-            default_root_dir=work / "engine",
-            enable_progress_bar=False,
-            **{**trainer, "limit_val_batches": 0},
-        )
-        with interruptible():
+        with undisturbed(), scores_path.open("a", encoding="utf-8") as stream:
+
+            def keep(path: str, score: float, _: object) -> None:
+                stream.write(json.dumps([left[path], score]) + "\n")
+                stream.flush()  # an interrupted run goes on behind the last image
+
+            collect = Collect(keep, maps=False, advance=progress)
+            engine = build_engine(work / "engine", [collect, *callbacks], {**trainer, "limit_val_batches": 0})
             engine.predict(model, dataloaders=loader, ckpt_path=config.ckpt_path, return_predictions=False)
         scores = {key: score for key, score in read_scores(scores_path).items() if key in images}
     return scores, model

@@ -4,13 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from anomalib import LearningType
-from anomalib.engine import Engine
-
-from anoclip_anomalib.submission.interrupts import interruptible
+from anoclip_anomalib.running.collect import Collect
+from anoclip_anomalib.running.engine import build_engine, learns, strip, undisturbed
 from anoclip_anomalib.submission.model_config import ModelConfig
 from anoclip_anomalib.submission.mvtec_ad2_data import ObjectData, images_of
-from anoclip_anomalib.submission.raw_maps import KeepRawMaps, RawMapStore
+from anoclip_anomalib.submission.raw_maps import RawMapStore
 from anoclip_anomalib.versions import weights_digest
 
 
@@ -60,33 +58,25 @@ def predict_object(
         return None
     model, callbacks, trainer = settings.config.build()
     checkpoint = _checkpoint(settings.config.ckpt_path, object_name)
-    learns = model.learning_type not in {LearningType.ZERO_SHOT, LearningType.FEW_SHOT}
-    if learns and checkpoint is None and not settings.fit:
+    fits = learns(model) and checkpoint is None
+    if fits and not settings.fit:
         raise ValueError(
             f"{type(model).__name__} learns from normal images: give --fit, or --ckpt_path with a checkpoint for each object "
             "('{object}' in the path stands for the object's name)"
         )
     # Raw scores are all that is asked for; pictures and metrics of unlabelled images would cost time and fail.
-    model.visualizer = None
-    model.evaluator = None
+    strip(model, keep={"post_processor"})
     arguments = {key: value for key, value in settings.config.data_arguments.items() if key not in {"root", "category"}}
     data = ObjectData(
         parts, lambda path: store.has(path), root=settings.root, category=object_name, **_without(arguments, "test_type")
     )
-    if settings.fit and learns and checkpoint is None:
-        engine = Engine(logger=False, default_root_dir=store.folder / "engine", enable_progress_bar=False, **trainer)
-        with interruptible():
-            engine.fit(model, datamodule=data)
-    keep = KeepRawMaps(store, progress)
-    # Zero-shot models are validated before they predict, to fit a normalisation that is not used here: no batches for that.
-    engine = Engine(
-        callbacks=[keep, *callbacks],
-        logger=False,
-        default_root_dir=store.folder / "engine",
-        enable_progress_bar=False,
-        **{**trainer, "limit_val_batches": 0},
-    )
-    with interruptible():
+    folder = store.folder / "engine"
+    keep = Collect(lambda image, score, scores: store.write(image, scores, score), maps=True, advance=progress)
+    with undisturbed():
+        if fits:
+            build_engine(folder, [], trainer).fit(model, datamodule=data)
+        # Zero-shot models are validated before they predict, to fit a normalisation that is not used here: no batches for it.
+        engine = build_engine(folder, [keep, *callbacks], {**trainer, "limit_val_batches": 0})
         engine.predict(model, datamodule=data, ckpt_path=checkpoint, return_predictions=False)
     missing = [image for image in left if not store.has(image)]
     if missing:

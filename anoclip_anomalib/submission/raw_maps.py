@@ -7,13 +7,10 @@ object's scores (for a range that is the same for all its images) possible witho
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from lightning.pytorch import Callback, LightningModule, Trainer
 
-from anoclip_anomalib.evaluation.raw_batch import raw_maps, raw_scores, require_before_post_processor
-from anoclip_anomalib.evaluation.resolution import image_size, path_list, resize_map
+from anoclip_anomalib.evaluation.resolution import image_size, resize_map
 from anoclip_anomalib.files import atomic_write
 
 
@@ -82,41 +79,3 @@ class RawMapStore:
         """Predictions one at a time."""
         for image in images:
             yield self.read(image)
-
-
-class KeepRawMaps(Callback):
-    """Writes each predicted batch's raw maps to a store, so that no predictions pile up.
-
-    Args:
-        store: Where they go.
-        progress: Called with the number of images after each batch.
-    """
-
-    def __init__(self, store: RawMapStore, progress: Any = None) -> None:
-        self.store = store
-        self.progress = progress
-
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse to run behind a PostProcessor, which would have changed the scores."""
-        require_before_post_processor(self, trainer.callbacks)
-
-    def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Write one batch."""
-        maps = raw_maps(outputs)
-        if maps is None:
-            raise ValueError(f"{type(pl_module).__name__} gives no anomaly map; this leaderboard is about maps")
-        images = path_list(outputs.image_path, len(maps))
-        for image, scores, image_score in zip(images, maps, raw_scores(outputs), strict=True):
-            if image is None:
-                raise ValueError("a predicted image has no path")
-            self.store.write(image, scores, float(image_score))
-        if self.progress:
-            self.progress(len(maps))

@@ -4,7 +4,6 @@ Batch size 1; on a GPU 1000 images of warm-up and 1000 measured ones, on a CPU 1
 of the image to the device until the anomaly image, at the input's size, is back on the CPU.
 """
 
-import contextlib
 import csv
 import io
 import time
@@ -18,6 +17,7 @@ import torch.nn.functional as F
 from anomalib.models import AnomalibModule
 
 from anoclip_anomalib.files import atomic_write
+from anoclip_anomalib.running.timing import PeakMemory, synchronise
 from anoclip_anomalib.submission.model_config import ModelConfig
 
 SIZES: tuple[tuple[int, int], ...] = ((256, 256), (512, 512), (1024, 1224))
@@ -30,7 +30,7 @@ class Runtime:
 
     Attributes:
         peak_memory: MiB. On a GPU what the allocator had reserved at most, as the protocol asks; on a CPU, where it asks for
-            nothing, the process's largest resident memory during the measurement (nan where the system does not tell).
+            nothing, the process's largest resident memory during the measurement.
     """
 
     image_height: int
@@ -135,29 +135,19 @@ def measure(
     rows = []
     for height, width in sizes:
         image = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
-        _reset_peak_memory(device)
         times = []
-        with torch.inference_mode():
+        with torch.inference_mode(), PeakMemory() as memory:
             for number in range(warmup + count):
-                _synchronise(device)
+                synchronise(device)
                 begun = time.perf_counter()
                 anomaly_image(model, image, device)
-                _synchronise(device)
+                synchronise(device)
                 if number >= warmup:
                     times.append(time.perf_counter() - begun)
                 if progress:
                     progress(f"{width} x {height}", 1)
-        rows.append(
-            Runtime(
-                height,
-                width,
-                float(np.mean(times)),
-                float(np.std(times)),
-                min(times),
-                max(times),
-                _peak_memory(device),
-            )
-        )
+        peak = memory.cpu_peak_mib if device.type == "cpu" else float(memory.gpu_peak_mib or 0)
+        rows.append(Runtime(height, width, float(np.mean(times)), float(np.std(times)), min(times), max(times), peak))
     return rows
 
 
@@ -170,29 +160,3 @@ def write_runtime_csv(path: str | Path, rows: Sequence[Runtime]) -> Path:
     with atomic_write(path) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8")
     return Path(path)
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def _reset_peak_memory(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        with contextlib.suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")  # Linux: the high-water mark of resident memory starts anew
-
-
-def _peak_memory(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.memory_stats(device)["reserved_bytes.all.peak"] / 2**20
-    try:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 2**10
-    except OSError:
-        pass
-    return float("nan")

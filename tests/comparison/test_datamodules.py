@@ -72,7 +72,7 @@ def test_datamodule(tmp_path, write, datamodule, more, categories, category):
     path.write_text(SUITE.format(datamodule=datamodule, root=tmp_path / "data", more=more, categories=categories))
     jobs = jobs_of(load_suite(path))
     assert [job.category for job in jobs] == [category]
-    row, _ = run_job(jobs[0], tmp_path)
+    row, _ = run_job(jobs[0])
     assert row["status"] == "done", row["error"]["traceback"]
     assert row["metrics"]["image_AUROC"] == 1.0
     assert row["metrics"]["AUPRO"] > 0.8
@@ -90,7 +90,7 @@ def test_private_images_without_labels_have_no_metrics_and_say_so(tmp_path):
     path = tmp_path / "suite.yaml"
     more = ", test_type: private"
     path.write_text(SUITE.format(datamodule="MVTecAD2", root=tmp_path / "data", more=more, categories="categories: [can]"))
-    row, _ = run_job(jobs_of(load_suite(path))[0], tmp_path)
+    row, _ = run_job(jobs_of(load_suite(path))[0])
     assert row["status"] == "done", row["error"]["traceback"]
     assert set(row["metrics"].values()) == {None}
     assert row["undefined"]["image_AUROC"] == "no scores"

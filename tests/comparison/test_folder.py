@@ -23,7 +23,7 @@ def opened(tmp_path):
 
 def test_a_row_and_its_files(opened, tmp_path):
     results, jobs = opened
-    row, pictures = run_job(jobs[0], tmp_path)
+    row, pictures = run_job(jobs[0])
     results.write(jobs[0], row, pictures)
     read = results.read_row(jobs[0].id)
     assert read["metrics"] == row["metrics"]

@@ -90,7 +90,7 @@ def test_all_faults_at_once_each_with_its_line(tmp_path):
         ("name: x\nmodels: [{name: y}]\n", "needs a class_path"),
         ("name: x\ndata: [{class_path: Folder, categories: all}]\n", "Folder has no categories"),
         ("name: x\ndata: [{class_path: MVTecAD, init_args: {category: a}}]\n", "name categories under"),
-        ("name: x\ndata: [{class_path: MVTecAD, generate: {size: 3}}]\n", 'demo data set has no option "size"'),
+        ("name: x\ndata: [{class_path: MVTecAD, generate: {size: 3}}]\n", "generate is no option any more"),
         ("name: x\nmodels: [no.such.module.Model]\n", "cannot be imported"),
     ],
 )

@@ -22,3 +22,17 @@ def test_lines_for_logs_with_figures_errors_and_time_left(tmp_path):
     assert "min left" in lines[0]
     assert "FAILED, ValueError: broken [red]badly" in lines[1]
     assert lines[2] == "a remark"
+
+
+def test_jobs_that_other_processes_do_are_neither_counted_nor_waited_for(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    job = jobs_of(small_suite(tmp_path))[0]
+    stream = io.StringIO()
+    with ComparisonProgress(10, Console(file=stream, width=60)) as progress:
+        progress.expect(4)  # six are in other hands
+        progress.start(job)
+        now[0] += 60
+        progress.done(job, {"status": "done", "metrics": {}, "duration_s": 60})
+    assert stream.getvalue().startswith("[1/4] ")
+    assert "about 3.0 min left" in stream.getvalue()

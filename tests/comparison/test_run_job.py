@@ -23,7 +23,7 @@ def model(fault=None, extra=""):
 def test_a_row_holds_what_a_reviewer_asks_for(tmp_path):
     job = one_job(tmp_path, model(extra="\n    provenance: {auxiliary_data: nothing at all}"))
     threads = torch.get_num_threads()
-    row, pictures = run_job(job, tmp_path, threads=1)
+    row, pictures = run_job(job, threads=1)
     assert row["status"] == "done", row.get("error")
     assert torch.get_num_threads() == threads
     assert row["id"] == job.id
@@ -63,7 +63,7 @@ def test_a_row_holds_what_a_reviewer_asks_for(tmp_path):
     [("nan", "not finite"), ("size", "sizes must be equal"), ("raise", "broken on purpose")],
 )
 def test_a_model_that_breaks_becomes_a_row_with_its_error(tmp_path, fault, message):
-    row, pictures = run_job(one_job(tmp_path, model(fault)), tmp_path)
+    row, pictures = run_job(one_job(tmp_path, model(fault)))
     assert row["status"] == "failed"
     assert message in row["error"]["message"]
     assert "Traceback" in row["error"]["traceback"]
@@ -72,13 +72,13 @@ def test_a_model_that_breaks_becomes_a_row_with_its_error(tmp_path, fault, messa
 
 def test_same_seed_same_row_and_original_resolution_differs(tmp_path):
     job = one_job(tmp_path, model())
-    rows = [run_job(job, tmp_path)[0] for _ in range(2)]
+    rows = [run_job(job)[0] for _ in range(2)]
     assert rows[0]["metrics"] == rows[1]["metrics"]
     path = tmp_path / "suite.yaml"
     path.write_text(path.read_text().replace("protocol: {", "protocol: {resolution: original, "))
     from anoclip_anomalib.comparison.load_suite import load_suite
 
-    row = run_job(jobs_of(load_suite(path))[0], tmp_path)[0]
+    row = run_job(jobs_of(load_suite(path))[0])[0]
     assert row["resolution"] == "original"
     assert row["metrics"]["image_AUROC"] == rows[0]["metrics"]["image_AUROC"]
     assert row["metrics"]["pixel_AP"] != rows[0]["metrics"]["pixel_AP"]
@@ -90,7 +90,7 @@ def test_without_held_out_images_the_natural_threshold_is_used_and_said(tmp_path
     path.write_text(path.read_text().replace("from_train", "same_as_test"))
     from anoclip_anomalib.comparison.load_suite import load_suite
 
-    row = run_job(jobs_of(load_suite(path))[0], tmp_path)[0]
+    row = run_job(jobs_of(load_suite(path))[0])[0]
     assert row["thresholds"]["image"]["value"] == 0.5
     assert "natural" in row["thresholds"]["image"]["rule"]
     assert row["counts"]["reference_images"] == 0
@@ -100,7 +100,7 @@ def test_a_trained_model_and_its_trainer_options(tmp_path):
     models = (
         "\n  - class_path: Padim\n    init_args: {backbone: resnet18, layers: [layer1], pre_trained: false, n_features: 10}\n"
     )
-    row, _ = run_job(one_job(tmp_path, models), tmp_path, threads=1)
+    row, _ = run_job(one_job(tmp_path, models), threads=1)
     assert row["status"] == "done", row["error"]
     assert row["speed"]["fit_s"] > 0
     assert row["provenance"]["method"]["category_data"] == "normal training images"

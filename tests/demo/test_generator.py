@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from anoclip_anomalib.bundled.pairs import CATEGORY_NAMES, PairChunks
 from anoclip_anomalib.demo.dataset import draw_sample
 from anoclip_anomalib.demo.defects import DEFECTS, visible_defect
 from anoclip_anomalib.demo.held_out import DEFECTS_OF, HELD_OUT_CATEGORIES, HELD_OUT_DEFECTS
 from anoclip_anomalib.demo.objects import CATEGORIES, OBJECTS
-from anoclip_anomalib.demo.pairs import CATEGORY_NAMES, PairChunks
 from anoclip_anomalib.demo.scene import Scene
 from anoclip_anomalib.demo.textures import TEXTURES
 

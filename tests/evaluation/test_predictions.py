@@ -9,8 +9,8 @@ import pytest
 import tifffile
 from anomalib.data import MVTecAD
 from anomalib.engine import Engine
-from lightning.pytorch import Callback
 from anomalib.visualization import ImageVisualizer
+from lightning.pytorch import Callback
 
 from anoclip_anomalib.data import FolderImages
 from anoclip_anomalib.evaluation import PredictionsCsv

@@ -91,10 +91,10 @@ def grid(folder: Path, rows: list[dict[str, Any]], models: list[str], data: str,
         any_row = next(iter(owners.values()))
         stem = folder / "pictures" / picture_stem(data, choice.category)
         paths = [path for path, *_ in any_row["samples"]]
-        image = _square(strips, Path(f"{stem}-images.jpg"), paths.index(choice.path))
+        image = square(strips, Path(f"{stem}-images.jpg"), paths.index(choice.path))
         masks = folder / "pictures" / f"{any_row['id']}-masks.png"
         masks = masks if masks.exists() else Path(f"{stem}-masks.png")  # older folders: one file for all models
-        mask = _square(strips, masks, paths.index(choice.path))
+        mask = square(strips, masks, paths.index(choice.path))
         if image is None:
             continue
         image = image if image.ndim == 3 else np.stack([image] * 3, axis=2)
@@ -104,7 +104,7 @@ def grid(folder: Path, rows: list[dict[str, Any]], models: list[str], data: str,
             if model in owners:
                 own = [path for path, *_ in owners[model]["samples"]]
                 strip = folder / "pictures" / f"{owners[model]['id']}.png"
-                heat = _square(strips, strip, own.index(choice.path)) if choice.path in own else None
+                heat = square(strips, strip, own.index(choice.path)) if choice.path in own else None
                 cell["picture"] = None if heat is None else _uri(overlay(image, heat))
             cells.append(cell)
         result.append(
@@ -121,7 +121,14 @@ def grid(folder: Path, rows: list[dict[str, Any]], models: list[str], data: str,
     return result
 
 
-def _square(strips: dict[Path, np.ndarray | None], path: Path, index: int) -> np.ndarray | None:
+def square(strips: dict[Path, np.ndarray | None], path: Path, index: int) -> np.ndarray | None:
+    """One picture of a strip of squares; None if it is lost.
+
+    Args:
+        strips: strips that were read before; this one is added.
+        path: the strip's file.
+        index: which square.
+    """
     if path not in strips:
         try:
             with Image.open(path) as image:
@@ -129,10 +136,10 @@ def _square(strips: dict[Path, np.ndarray | None], path: Path, index: int) -> np
         except OSError:  # a picture that is lost costs a picture, not the report
             strips[path] = None
     strip = strips[path]
-    side = 0 if strip is None else strip.shape[0]
-    if strip is None or strip.shape[1] < (index + 1) * side:
+    if strip is None:
         return None
-    return strip[:, index * side : (index + 1) * side]
+    side = strip.shape[0]
+    return strip[:, index * side : (index + 1) * side] if strip.shape[1] >= (index + 1) * side else None
 
 
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Trains the bundled encoder: a small CLIP on generated images and captions, with the contrastive loss alone.
 
-    python -m anoclip_anomalib.demo.train_encoder --out results/encoder
+    python -m anoclip_anomalib.bundled.train_encoder --out results/encoder
 
 No mask and no label enters besides the caption. The loss is CLIP's, in both directions, with every caption that fits
 an image as a positive. It is taken twice: against captions with the category's name, and against captions with a
@@ -14,24 +14,26 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-from open_clip.model import CLIP
-from open_clip.tokenizer import SimpleTokenizer
-from torch import Tensor, distributed, multiprocessing
+from torch import Tensor, distributed, multiprocessing, nn
 from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from anoclip_anomalib.demo.captions import Captioner
-from anoclip_anomalib.demo.pairs import CATEGORY_NAMES, Chunk, PairChunks
-from anoclip_anomalib.demo.weights_file import save_weights
+from anoclip_anomalib.bundled.captions import Captioner
+from anoclip_anomalib.bundled.pairs import CATEGORY_NAMES, Chunk, PairChunks
+from anoclip_anomalib.bundled.weights_file import save_weights
+from anoclip_anomalib.clip import embed_tokens, walk_text
+from anoclip_anomalib.clip.constants import CLIP_MEAN, CLIP_STD
+from anoclip_anomalib.clip.patch_embedding import interpolate_position
+from anoclip_anomalib.clip.weights import new_clip, tokenizer_of, whole_words
 
-MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(1, 3, 1, 1)
-STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(1, 3, 1, 1)
+MEAN, STD = (torch.tensor(values).view(1, 3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
 SIZE = 64  # side of the training images in pixels
 NATIVE = 128  # the image size that the saved encoder takes as its own; its position embedding is resized to it
 WARMUP = 60  # steps of rising learning rate
@@ -56,7 +58,7 @@ def model_config(image_size: int) -> dict:
     }
 
 
-def shape_depth(model: CLIP) -> None:
+def shape_depth(model: nn.Module) -> None:
     """Set LayerScale's starting values: early blocks mostly transform each patch, late ones mostly gather (in place).
 
     Without it the class token of so small a network gathers in its first blocks and decides in its own MLPs, and the values
@@ -79,14 +81,24 @@ def multi_positive_loss(logits: Tensor, positive: Tensor) -> Tensor:
     return -(over_captions + over_images) / 2
 
 
-def encode_captions(model: CLIP, tokens: Tensor) -> Tensor:
-    """Unit text embeddings (N, D), computed only up to the longest caption's end token (the mask is causal)."""
-    length = int(tokens.argmax(1).max()) + 1
-    tokens = tokens[:, :length]
-    x = model.token_embedding(tokens) + model.positional_embedding[:length]
-    x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
-    x = x[torch.arange(len(x)), tokens.argmax(1)] @ model.text_projection
-    return functional.normalize(x.float(), dim=-1)
+class Embeddings(nn.Module):
+    """Both towers in one call, so that DistributedDataParallel sees all parameters.
+
+    Args:
+        model: The CLIP.
+        compiled: ``torch.compile`` the image tower (needs a C++ compiler).
+    """
+
+    def __init__(self, model: nn.Module, compiled: bool = False) -> None:
+        super().__init__()
+        self.model = model
+        self.visual = torch.compile(model.visual, dynamic=False) if compiled else model.visual
+
+    def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Unit image embeddings (B, D) and text embeddings (N, D), float32, and the scale of their cosines."""
+        texts = walk_text(self.model, *embed_tokens(self.model, tokens))
+        image_embedding = functional.normalize(self.visual(images).float(), dim=-1)
+        return image_embedding, functional.normalize(texts.float(), dim=-1), self.model.logit_scale.exp()
 
 
 class PairPool:
@@ -121,13 +133,11 @@ class PairPool:
 def grow_positions(state: dict[str, Tensor], patches: int) -> None:
     """Resize the vision tower's position embedding (1 + n^2, width) in ``state`` to ``patches``^2 patches, in place."""
     name = "visual.positional_embedding"
-    positions = state[name].float().numpy()
-    side = round((len(positions) - 1) ** 0.5)
-    grid = cv2.resize(positions[1:].reshape(side, side, -1)[..., :], (patches, patches), interpolation=cv2.INTER_CUBIC)
-    state[name] = torch.from_numpy(np.concatenate([positions[:1], grid.reshape(patches * patches, -1)]))
+    side = round((len(state[name]) - 1) ** 0.5)
+    state[name] = interpolate_position(state[name], (side, side), (patches, patches))
 
 
-def parameter_groups(model: CLIP, peak: float) -> list[dict]:
+def parameter_groups(model: nn.Module, peak: float) -> list[dict]:
     """Parameters with their learning rate and weight decay.
 
     Only matrices of the vision tower decay; the scale learns faster, as it has far to go in a short training.
@@ -150,10 +160,10 @@ def parameter_groups(model: CLIP, peak: float) -> list[dict]:
     ]
 
 
-def train(model: CLIP, captioner: Captioner, tokenizer: SimpleTokenizer, args: argparse.Namespace, save) -> None:
+def train(model: nn.Module, captioner: Captioner, args: argparse.Namespace, save: Callable[[str], None]) -> None:
     """Train ``model`` in this process; ``save(progress)`` is called every ``args.save_every`` seconds and at the end.
 
-    Each process has images and captions of its own; their gradients are averaged.
+    Each process has images and captions of its own; DistributedDataParallel averages their gradients.
     """
     rank = distributed.get_rank()
     rng = np.random.default_rng([args.seed, SIZE, 1, rank])
@@ -172,7 +182,7 @@ def train(model: CLIP, captioner: Captioner, tokenizer: SimpleTokenizer, args: a
         optimizer,
         lambda step: min((step + 1) / WARMUP, 0.01 + 0.495 * (1 + np.cos(np.pi * step / args.steps))),
     )
-    visual = torch.compile(model.visual, dynamic=False) if args.compile else model.visual
+    towers, tokenize = DistributedDataParallel(Embeddings(model, args.compile)), tokenizer_of(model)
     started = saved = time.monotonic()
     meters = {"named": 0.0, "generic": 0.0, "state": 0.0}
     abnormal: np.ndarray = np.repeat([False, True], args.pairs)
@@ -185,9 +195,7 @@ def train(model: CLIP, captioner: Captioner, tokenizer: SimpleTokenizer, args: a
         generic_state = np.arange(args.pairs) % 2 == 1
         generic = [captioner.draw_generic(rng, bool(a)) for a in generic_state]
         with torch.autocast("cpu", torch.bfloat16, enabled=args.bfloat16):
-            image_embedding = functional.normalize(visual(images).float(), dim=-1)
-            text_embedding = encode_captions(model, tokenizer(named + generic))
-        scale = model.logit_scale.exp()
+            image_embedding, text_embedding, scale = towers(images, tokenize(named + generic))
         logits = scale * image_embedding @ text_embedding.T
         same_state = torch.from_numpy(abnormal[:, None] == abnormal[None])
         same_category = torch.from_numpy(category[:, None] == category[None])
@@ -197,7 +205,6 @@ def train(model: CLIP, captioner: Captioner, tokenizer: SimpleTokenizer, args: a
         generic_loss = multi_positive_loss(generic_logits, generic_positive)
         optimizer.zero_grad(set_to_none=True)
         (named_loss + args.generic_weight * generic_loss).backward()
-        _average_gradients(model)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
@@ -225,15 +232,6 @@ def train(model: CLIP, captioner: Captioner, tokenizer: SimpleTokenizer, args: a
 
 def _as_it_is(chunk: Chunk) -> Chunk:
     return chunk
-
-
-def _average_gradients(model: CLIP) -> None:
-    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    distributed.all_reduce(flat)
-    flat /= distributed.get_world_size()
-    for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
-        gradient.copy_(mean.view_as(gradient))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -267,10 +265,8 @@ def _train(rank: int, args: argparse.Namespace, provenance: dict[str, str], meet
     torch.manual_seed(args.seed)
     torch.set_num_threads(1)  # one process for each core: threads that wait for each other stall on a busy machine
     cv2.setNumThreads(1)
-    tokenizer = SimpleTokenizer()
-    words = [token[:-4] for token in tokenizer.encoder if token.endswith("</w>") and token[:-4].isalpha() and len(token) > 6]
-    captioner = Captioner(words)
-    model = CLIP(**model_config(SIZE))
+    captioner = Captioner(whole_words())
+    model = new_clip(model_config(SIZE))
     shape_depth(model)
 
     def save(progress: str) -> None:
@@ -279,7 +275,7 @@ def _train(rank: int, args: argparse.Namespace, provenance: dict[str, str], meet
         grow_positions(state, NATIVE // config["vision_cfg"]["patch_size"])
         save_weights(args.out, state, config, {**provenance, "progress": progress})
 
-    train(model, captioner, tokenizer, args, save)
+    train(model, captioner, args, save)
     distributed.destroy_process_group()
 
 
@@ -287,7 +283,7 @@ def _provenance(argv: list[str] | None) -> dict[str, str]:
     arguments = sys.argv[1:] if argv is None else argv
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
     return {
-        "command": " ".join(["python -m anoclip_anomalib.demo.train_encoder", *arguments]),
+        "command": " ".join(["python -m anoclip_anomalib.bundled.train_encoder", *arguments]),
         "commit": commit.stdout.strip() or "unknown",
         "versions": json.dumps({"torch": torch.__version__, "numpy": np.__version__, "opencv": cv2.__version__}),
     }

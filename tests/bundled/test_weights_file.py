@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from anoclip_anomalib.bundled.weights_file import CONFIG, NOTICE, WEIGHTS, read_weights, save_weights
 from anoclip_anomalib.clip import load_clip
-from anoclip_anomalib.demo.weights_file import CONFIG, NOTICE, WEIGHTS, read_weights, save_weights
 
 
 def test_size_depth_and_vocabulary() -> None:
@@ -28,7 +28,7 @@ def test_header_says_how_it_was_made_and_what_it_is_not() -> None:
     assert "no inspector of real parts" in NOTICE
     for stage in ("stage 1", "stage 2"):
         origin = json.loads(header[stage])
-        assert origin["command"].startswith("python -m anoclip_anomalib.demo.train_encoder")
+        assert origin["command"].startswith("python -m anoclip_anomalib.demo.train_encoder")  # where it was then
         assert re.match(r"[0-9a-f]{7}", origin["commit"])
 
 

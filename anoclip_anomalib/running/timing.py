@@ -1,4 +1,4 @@
-"""Latency: from an image in the computer's memory to its map in the computer's memory."""
+"""Latency, from an image in the computer's memory to its map in the computer's memory; throughput; peak memory."""
 
 import threading
 import time
@@ -8,6 +8,12 @@ import numpy as np
 import psutil
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until a GPU has done all that was asked of it; a CPU has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 class Stopwatch(Callback):
@@ -34,7 +40,7 @@ class Stopwatch(Callback):
             self._start = time.perf_counter()
             return
         on_cpu = batch.image.cpu()
-        torch.cuda.synchronize(device)
+        synchronise(device)
         self._start = time.perf_counter()
         batch.image = on_cpu.to(device)
 
@@ -139,6 +145,7 @@ class PeakMemory:
 
     def __enter__(self) -> "PeakMemory":
         if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # what an earlier run had reserved does not count
             for device in range(torch.cuda.device_count()):
                 torch.cuda.reset_peak_memory_stats(device)
         self._base = self._peak = self._process.memory_info().rss

@@ -9,14 +9,17 @@ import cv2
 import numpy as np
 import pytest
 
-from anoclip_anomalib.demo.gallery import (
+from anoclip_anomalib.comparison.report.gallery import (
     Gallery,
     GalleryItem,
     MetricRow,
     colour_range,
+    gallery_of,
     heatmap_overlay,
     write_gallery,
 )
+
+from .generated import write_results
 
 NOTICE = "No inspector of real parts <really> & truly."
 
@@ -102,3 +105,25 @@ def test_range_is_common_to_all_maps() -> None:
 def test_maps_that_cannot_be_drawn(anomaly_map: np.ndarray) -> None:
     with pytest.raises(ValueError, match="two-dimensional and finite"):
         heatmap_overlay(np.zeros((8, 8, 3), np.uint8), anomaly_map, 0, 1)
+
+
+def test_gallery_of_results_shows_the_same_images_of_every_model(tmp_path: Path) -> None:
+    rows = write_results(tmp_path, models=2, categories=2, seeds=2, samples=4)
+    found = gallery_of(tmp_path, "T", "N", {"image": "image_AUROC"}, each=1, facts={"command": "x"})
+    assert list(found.items) == ["category_00", "category_01"]
+    for items in found.items.values():
+        assert len({item.name.split("/")[0] for item in items}) == len(items)
+        assert all(set(item.maps) == set(item.scores) == {"model 0", "model 1"} for item in items)
+    first = next(
+        row for row in rows if row["job"] == {"model": "model 0", "data": "data", "category": "category_00", "seed": 0}
+    )
+    assert found.rows[0].values["image"] == first["metrics"]["image_AUROC"]
+    own = [row["metrics"]["image_AUROC"] for row in rows if row["job"]["model"] == "model 1"]
+    assert found.rows[-1].values["image"] == pytest.approx(np.mean(own))
+    assert found.rows[-1].category == "mean"
+    assert found.facts["command"] == "x"
+
+
+def test_gallery_of_nothing_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no suite\.json"):
+        gallery_of(tmp_path, "T", "N", {})

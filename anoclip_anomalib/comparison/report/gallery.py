@@ -1,15 +1,21 @@
-"""A gallery of images, masks and heatmaps as one HTML file that opens offline."""
+"""A gallery of a comparison's images, masks and heatmaps as one HTML file that opens offline."""
 
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from anoclip_anomalib.comparison.folder import ResultsError, ResultsFolder, picture_stem
+from anoclip_anomalib.comparison.report.pictures import first_seed_rows, square
 from anoclip_anomalib.files import atomic_write
+
+MEAN = "mean"
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,7 @@ class Gallery:
         items: Category -> its images, in the order in which they are shown.
         rows: The metric table; rows of one category follow one another.
         facts: Name -> value, at the end: how the figures came about.
+        resolution: "model" or "original": where maps and masks were compared.
     """
 
     title: str
@@ -57,6 +64,7 @@ class Gallery:
     items: Mapping[str, Sequence[GalleryItem]]
     rows: Sequence[MetricRow] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
+    resolution: str = "model"
 
 
 def write_gallery(gallery: Gallery, path: str | Path, *, side: int = 160) -> Path:
@@ -77,7 +85,7 @@ def write_gallery(gallery: Gallery, path: str | Path, *, side: int = 160) -> Pat
         ValueError: If a map is not two-dimensional or not finite.
     """
     environment = Environment(
-        loader=PackageLoader("anoclip_anomalib.demo"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=FileSystemLoader(str(files(__package__))), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     page = environment.get_template("gallery.html.jinja").render(
         gallery=gallery,
@@ -87,6 +95,95 @@ def write_gallery(gallery: Gallery, path: str | Path, *, side: int = 160) -> Pat
     with atomic_write(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return Path(path)
+
+
+def gallery_of(
+    results: str | Path,
+    title: str,
+    notice: str,
+    metrics: Mapping[str, str],
+    each: int = 2,
+    facts: Mapping[str, str] | None = None,
+) -> Gallery:
+    """The gallery of a comparison's results; of several seeds the first counts.
+
+    Args:
+        results: Results folder of a comparison.
+        title: Heading.
+        notice: The sentence on top.
+        metrics: Title in the table -> name of the metric, as rows have it.
+        each: At most so many images of each kind (the name of an image's folder), of those that the comparison kept.
+        facts: More lines at the end.
+
+    Raises:
+        ResultsError: If it is no results folder, or has no finished row.
+    """
+    folder = ResultsFolder(results)
+    suite = folder.suite()
+    rows = [row for row in folder.rows()[0] if row["status"] == "done"]
+    if not rows:
+        raise ResultsError(f"{folder.path} has no results yet")
+    items: dict[str, list[GalleryItem]] = {}
+    table: list[MetricRow] = []
+    for data, categories in suite["data"].items():
+        own = {(row["job"]["category"], row["job"]["model"]): row for row in first_seed_rows(rows, data)}
+        for category in categories:
+            name = category if len(suite["data"]) == 1 else f"{data} / {category}"
+            found = {model: own[category, model] for model in suite["models"] if (category, model) in own}
+            items[name] = _items(folder.path, data, category, found, each)
+            table += [_metric_row(name, model, [row], metrics) for model, row in found.items()]
+    means = [(model, [row for row in rows if row["job"]["model"] == model]) for model in suite["models"]]
+    table += [_metric_row(MEAN, model, own, metrics) for model, own in means if own]
+    shown = {name: some for name, some in items.items() if some}
+    return Gallery(title, notice, shown, table, _facts(rows) | dict(facts or {}), suite["protocol"]["resolution"])
+
+
+def _metric_row(category: str, model: str, rows: Sequence[dict[str, Any]], metrics: Mapping[str, str]) -> MetricRow:
+    """Figures of a model, their mean over several rows; NaN where one of them is undefined."""
+    found = {title: [row["metrics"][name] for row in rows] for title, name in metrics.items()}
+    values = {title: float("nan") if None in own else float(np.mean(own)) for title, own in found.items()}
+    return MetricRow(category, model, values)
+
+
+def _items(folder: Path, data: str, category: str, rows: dict[str, dict[str, Any]], each: int) -> list[GalleryItem]:
+    """Images that all models kept, normal ones first."""
+    kept = {model: {sample[0]: index for index, sample in enumerate(row["samples"])} for model, row in rows.items()}
+    common = sorted(set.intersection(*(set(paths) for paths in kept.values()))) if kept else []
+    kinds: dict[str, list[str]] = {}
+    for path in common:
+        kinds.setdefault(Path(path).parent.name, []).append(path)
+    strips: dict[Path, np.ndarray | None] = {}
+    stem = f"{folder / 'pictures' / picture_stem(data, category)}"
+    items = []
+    for kind in sorted(kinds, key=lambda name: (name != "good", name)):
+        for path in kinds[kind][:each]:
+            place = next(iter(kept.values()))[path]
+            image, mask = square(strips, Path(f"{stem}-images.jpg"), place), square(strips, Path(f"{stem}-masks.png"), place)
+            maps = {}
+            for model, row in rows.items():
+                heat = square(strips, folder / "pictures" / f"{row['id']}.png", kept[model][path])
+                low, high = row.get("map_scale") or (0.0, 1.0)  # rows of earlier versions do not tell
+                if heat is not None:
+                    maps[model] = low + heat.astype(np.float32) / 255 * (high - low)
+            if image is not None and maps:
+                image = image if image.ndim == 3 else np.repeat(image[..., None], 3, 2)
+                scores = {model: row["samples"][kept[model][path]][2] for model, row in rows.items()}
+                name = f"{kind}/{Path(path).stem}"
+                items.append(GalleryItem(name, image, None if mask is None else mask > 127, maps, scores))
+    return items
+
+
+def _facts(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """How the figures came about, as far as rows tell."""
+
+    def each(read: Any) -> str:
+        return "; ".join(dict.fromkeys(str(read(row["provenance"])) for row in rows))
+
+    return {
+        "weights (SHA-256)": each(lambda provenance: provenance["weights_digest"]),
+        "image size": each(lambda provenance: provenance["preprocessing"].get("image_size")),
+        "versions": each(lambda provenance: ", ".join(f"{name} {value}" for name, value in provenance["versions"].items())),
+    }
 
 
 def colour_range(maps: Sequence[np.ndarray]) -> tuple[float, float]:

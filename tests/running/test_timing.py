@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from anoclip_anomalib.comparison.timing import OtherLoad, PeakMemory, Stopwatch, latency, throughput
+from anoclip_anomalib.running.timing import OtherLoad, PeakMemory, Stopwatch, latency, throughput
 
 
 def test_latency_leaves_the_warm_up_out():

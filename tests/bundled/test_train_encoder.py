@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from anoclip_anomalib.bundled.captions import Captioner
+from anoclip_anomalib.bundled.train_encoder import Embeddings, grow_positions, multi_positive_loss
+from anoclip_anomalib.bundled.weights_file import read_weights
 from anoclip_anomalib.clip import load_clip
-from anoclip_anomalib.demo.captions import Captioner
-from anoclip_anomalib.demo.train_encoder import encode_captions, grow_positions, multi_positive_loss
-from anoclip_anomalib.demo.weights_file import read_weights
 from anoclip_anomalib.prompts import PromptBuilder
 
 
@@ -52,12 +52,16 @@ def test_loss_is_lowest_for_matching_pairs_and_equals_clip_for_single_positives(
     assert right < multi_positive_loss(torch.zeros(2, 4), positive) < wrong
 
 
-def test_short_encoding_of_captions_equals_the_models_own() -> None:
+def test_embeddings_equal_the_models_own() -> None:
     clip = load_clip("demo", "demo")
     tokens = clip.tokenize(["a photo of the flawless gear", "a dark industrial image of a gear with damage"])
+    images = torch.rand(2, 3, 128, 128)
     with torch.inference_mode():
-        own = torch.nn.functional.normalize(clip.model.encode_text(tokens), dim=-1)
-        torch.testing.assert_close(encode_captions(clip.model, tokens), own, atol=1e-5, rtol=1e-5)
+        image_embedding, text_embedding, scale = Embeddings(clip.model)(images, tokens)
+        own = clip.model(images, tokens)
+    torch.testing.assert_close(image_embedding, own[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(text_embedding, own[1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(scale, own[2])
 
 
 def test_positions_grow_smoothly() -> None:
@@ -73,11 +77,14 @@ def test_positions_grow_smoothly() -> None:
     assert (rows[:, 1:, 1] > rows[:, :-1, 1]).all()
 
 
+def _train(folder: Path, processes: int) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "anoclip_anomalib.bundled.train_encoder", "--out", str(folder)]
+    command += ["--steps", "2", "--pairs", "2", "--processes", str(processes), "--workers", "0", "--log-every", "1"]
+    return subprocess.run([*command, "--chunk-pairs", "4"], capture_output=True, text=True, timeout=240, check=False)
+
+
 def test_a_tiny_run_writes_loadable_weights_and_their_origin(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "anoclip_anomalib.demo.train_encoder", "--out", str(tmp_path / "enc")]
-    command += ["--steps", "2", "--pairs", "2", "--processes", "1", "--workers", "0", "--log-every", "1"]
-    command += ["--chunk-pairs", "4"]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    run = _train(tmp_path / "enc", processes=2)
     assert run.returncode == 0, run.stderr
     assert "step 2/2 named" in run.stdout
     tensors, header = read_weights(tmp_path / "enc")
@@ -91,7 +98,7 @@ def test_a_tiny_run_writes_loadable_weights_and_their_origin(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("arguments", [["--steps", "x"], ["--out", "x", "--init", "y"], []])
 def test_bad_command_lines_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    from anoclip_anomalib.demo.train_encoder import main
+    from anoclip_anomalib.bundled.train_encoder import main
 
     with pytest.raises(SystemExit) as stop:
         main(arguments)

@@ -1,0 +1,1 @@
+"""The encoder that comes with the package, and the command that made it."""

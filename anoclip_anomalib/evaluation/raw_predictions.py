@@ -1,0 +1,98 @@
+"""The one callback that reads a model's raw scores and maps, whatever is done with them."""
+
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from anoclip_anomalib.evaluation.raw_batch import raw_scores, require_before_post_processor
+from anoclip_anomalib.evaluation.thresholds import is_held_out
+
+
+class RawPredictions(Callback):
+    """Base of callbacks that read predictions before any PostProcessor changes them.
+
+    Subclasses override :meth:`begin`, :meth:`read`, :meth:`end` and, for thresholds, :meth:`read_validation`.
+
+    Attributes:
+        stages: What is read: "test", "predict" or both.
+    """
+
+    stages: tuple[str, ...] = ("test", "predict")
+
+    def begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A test or prediction begins."""
+
+    def read(self, batch: Any, trainer: Trainer, pl_module: LightningModule, loader: int = 0) -> None:
+        """A batch of the data loader with that index has its raw ``pred_score`` and ``anomaly_map``."""
+
+    def end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """All batches were read."""
+
+    def forget_validation(self) -> None:
+        """A validation epoch begins; training has several."""
+
+    def read_validation(self, batch: Any, scores: np.ndarray, anomalous: np.ndarray) -> None:
+        """A batch of labelled validation images that are no test images: scores (B,), labels (B,) bool."""
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Only the last validation counts."""
+        self.forget_validation()
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        """Read scores of held-out images; some models compute losses alone here."""
+        if trainer.sanity_checking or batch.gt_label is None or not is_held_out(getattr(trainer, "datamodule", None)):
+            return
+        if batch.pred_score is not None or batch.anomaly_map is not None:
+            self.read_validation(batch, raw_scores(batch), batch.gt_label.cpu().numpy().reshape(-1) > 0)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin."""
+        self._begin("test", trainer, pl_module)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin."""
+        self._begin("predict", trainer, pl_module)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Read a batch."""
+        if "test" in self.stages:
+            self.read(batch, trainer, pl_module, dataloader_idx)
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Read a batch."""
+        if "predict" in self.stages:
+            self.read(outputs, trainer, pl_module, dataloader_idx)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End."""
+        if "test" in self.stages:
+            self.end(trainer, pl_module)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End."""
+        if "predict" in self.stages:
+            self.end(trainer, pl_module)
+
+    def _begin(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> None:
+        if stage in self.stages:
+            require_before_post_processor(self, trainer.callbacks)
+            self.begin(trainer, pl_module)

@@ -1,0 +1,1 @@
+"""Running any anomalib model under one protocol: stripped, quiet, interruptible, collected, timed, shown."""
