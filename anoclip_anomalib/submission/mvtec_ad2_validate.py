@@ -18,7 +18,7 @@ from anoclip_anomalib.submission.mvtec_ad2_layout import (
     file_path,
 )
 
-MAX_FILE_BYTES = 1 << 30
+MAX_FILE_BYTES = 1 << 28
 
 ImageSize = Callable[[str, str, str], tuple[int, int] | None]
 """(object, split, stem) -> (height, width) of the original image, None if there is no such image."""
