@@ -53,7 +53,8 @@ def _ids_file(arguments: argparse.Namespace) -> Path | None:
 
 
 def _validate(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
-    from anoclip_anomalib.submission.kaputt2 import read_capture_ids, validate_zip
+    from anoclip_anomalib.submission.kaputt2 import read_capture_ids
+    from anoclip_anomalib.submission.kaputt2_validate import validate_zip
 
     if model_arguments:
         raise ValueError(f"--validate knows no {' '.join(model_arguments)}")
@@ -62,8 +63,9 @@ def _validate(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
 
 
 def _submit(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
-    from anoclip_anomalib.submission.kaputt2 import read_capture_ids, to_unit_interval, validate_zip, write_zip
+    from anoclip_anomalib.submission.kaputt2 import read_capture_ids, to_unit_interval, write_zip
     from anoclip_anomalib.submission.kaputt2_predict import predict_queries, query_images
+    from anoclip_anomalib.submission.kaputt2_validate import validate_zip
     from anoclip_anomalib.submission.model_config import ModelConfig
     from anoclip_anomalib.submission.provenance import write_provenance
     from anoclip_anomalib.submission.work_folder import open_work_folder

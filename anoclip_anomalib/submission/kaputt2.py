@@ -1,19 +1,16 @@
-"""Kaputt 2 (Codabench): a zip with one CSV, ``capture_id,pred``; the writer and the validator."""
+"""Kaputt 2 (Codabench): a zip with one CSV, ``capture_id,pred``: ids, scores and the writer."""
 
 import csv
 import io
 import math
 import zipfile
-import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from anoclip_anomalib.files import atomic_write
-from anoclip_anomalib.submission.faults import Report
 
 HEADER = ["capture_id", "pred"]
 CSV_NAME = "predictions.csv"
-MAX_CSV_BYTES = 1 << 30
 
 
 def read_capture_ids(path: str | Path) -> list[str]:
@@ -85,103 +82,3 @@ def write_zip(path: str | Path, scores: Mapping[str, float], expected: Iterable[
         member.external_attr = 0o644 << 16
         archive.writestr(member, text.getvalue().encode("utf-8"))
     return Path(path)
-
-
-def validate_zip(path: str | Path, expected: Iterable[str] | None = None) -> Report:
-    """Check a submission; every fault is listed.
-
-    Args:
-        path: The zip.
-        expected: The ids of ``query-test.parquet``; without them coverage cannot be checked, which is a warning.
-
-    Raises:
-        FileNotFoundError: If there is nothing at ``path``.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no submission at {path}")
-    report = Report(str(path))
-    try:
-        with zipfile.ZipFile(path) as archive:
-            content = _only_csv(archive, report)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
-        report.add("truncated", str(path), f"not a readable zip archive ({error})")
-        return report
-    if content is None:
-        return report
-    name, data = content
-    shown = f"{path}/{name}"
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        report.add("wrong-encoding", shown, f"the CSV is not UTF-8 ({error})")
-        return report
-    _check_rows(text, shown, report, None if expected is None else set(expected))
-    return report
-
-
-def _only_csv(archive: zipfile.ZipFile, report: Report) -> tuple[str, bytes] | None:
-    infos = archive.infolist()
-    report.files = len(infos)
-    found = None
-    for info in infos:
-        shown = f"{report.path}/{info.filename}"
-        if info.filename.startswith("/") or ".." in info.filename.split("/") or "\\" in info.filename:
-            report.add("path-trick", shown, "the path leads out of the folder")
-        elif "/" in info.filename:
-            report.add("wrong-place", shown, "the zip holds one CSV at its root, no folders")
-        elif not info.filename.lower().endswith(".csv"):
-            report.add("extra-file", shown, "superfluous file: the zip holds one CSV and nothing else")
-        elif found is not None:
-            report.add("extra-file", shown, f"a second CSV, beside {found.filename}")
-        else:
-            found = info
-    if found is None:
-        report.add("missing-file", report.path, "there is no CSV at the root of the zip")
-        return None
-    if found.file_size > MAX_CSV_BYTES:
-        report.add("implausible-size", f"{report.path}/{found.filename}", f"{found.file_size} bytes")
-        return None
-    return found.filename, archive.read(found)
-
-
-def _check_rows(text: str, shown: str, report: Report, expected: set[str] | None) -> None:
-    if text.startswith("\ufeff"):
-        report.add("wrong-header", shown, "the file begins with a byte order mark; write plain UTF-8")
-        text = text[1:]
-    try:
-        rows = list(csv.reader(io.StringIO(text, newline="")))
-    except csv.Error as error:
-        report.add("unreadable", shown, f"not a readable CSV ({error})")
-        return
-    if not rows or rows[0] != HEADER:
-        found = ",".join(rows[0]) if rows else "nothing"
-        report.add("wrong-header", shown, f"the header must be exactly capture_id,pred; it is {found}")
-    seen: dict[str, int] = {}
-    for line, row in enumerate(rows[1:], start=2):
-        here = f"{shown}:{line}"
-        if len(row) != 2:
-            report.add("wrong-columns", here, f"two columns are expected, {len(row)} found")
-            continue
-        capture_id, value = row
-        if not capture_id.strip():
-            report.add("empty-id", here, "the capture_id is empty")
-        elif capture_id in seen:
-            report.add("duplicate", here, f"capture_id {capture_id} is in line {seen[capture_id]} already")
-        elif expected is not None and capture_id not in expected:
-            report.add("unknown-id", here, f"capture_id {capture_id} is not in query-test.parquet")
-        seen.setdefault(capture_id, line)
-        try:
-            score = float(value)
-        except ValueError:
-            report.add("not-a-number", here, f"pred '{value}' is no number")
-            continue
-        if not 0.0 <= score <= 1.0:
-            report.add("out-of-range", here, f"pred {value} is not in [0, 1]")
-    if len(rows) < 2:
-        report.add("wrong-count", shown, "there are no predictions")
-    if expected is None:
-        report.add("ids-unchecked", shown, "give query-test.parquet to check that all ids are there", is_error=False)
-        return
-    for capture_id in sorted(expected - set(seen)):
-        report.add("missing-id", shown, f"capture_id {capture_id} has no prediction")

@@ -5,8 +5,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +102,33 @@ def test_evaluates_on_public_images(options, tmp_path, capsys):
     written = json.loads((tmp_path / "my_method.public.json").read_text())
     assert 0 <= written["mean"]["au_pro"] <= 1
     assert not (tmp_path / "my_method.public.work").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="process groups")
+def test_ctrl_c_with_workers(tmp_path):
+    """Ctrl-C goes to all processes of the terminal: those that read images leave it to the one that was started."""
+    data = write_dataset(tmp_path / "data", {"can": 1}, good=64)
+    command = ["mvtec-ad2", "--evaluate-public", "--name", "x", "--out", str(tmp_path), "--objects", "can"]
+    command += ["--model", "tests.submission.fake_model.Brightness", "--model.seconds", "0.3", "--data.root", str(data)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "anoclip_anomalib.cli.main", "submit", *command]
+        + ["--data.num_workers", "2", "--data.eval_batch_size", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
+    work = tmp_path / "x.public.work"
+    while process.poll() is None and len(list(work.rglob("*.npz"))) < 3:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert errors.strip().splitlines()[-1].startswith("anoclip submit mvtec-ad2: interrupted")
+    assert "Traceback" not in errors
+    assert "Error" not in errors
 
 
 def test_measures_runtime(options, tmp_path, capsys):
