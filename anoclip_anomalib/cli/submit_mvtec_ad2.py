@@ -103,17 +103,16 @@ def _validate(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
 
         image_size = original_sizes(root)
     counts = _counts(arguments)
-    progress = Progress()
-    progress.start("validating", 4 * sum(counts.values()))
-    report = validate(
-        arguments.validate,
-        counts=counts,
-        image_size=image_size,
-        require_masks=not arguments.allow_missing_thresholded,
-        contents=not arguments.names_only,
-        progress=lambda _: progress.advance(1),
-    )
-    progress.close()
+    with Progress() as progress:
+        progress.start("validating", 4 * sum(counts.values()))
+        report = validate(
+            arguments.validate,
+            counts=counts,
+            image_size=image_size,
+            require_masks=not arguments.allow_missing_thresholded,
+            contents=not arguments.names_only,
+            progress=lambda _: progress.advance(1),
+        )
     return shared.print_report(report)
 
 
@@ -142,7 +141,6 @@ def _settings(arguments: argparse.Namespace, model_arguments: list[str]):  # noq
 def _submit(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
     from anoclip_anomalib.submission.mvtec_ad2 import Submission, make_submission
 
-    progress = Progress()
     submission = Submission(
         name=arguments.name or "",
         out=Path(arguments.out),
@@ -154,48 +152,33 @@ def _submit(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
         compression_level=arguments.gzip_level,
         keep_raw=arguments.keep_raw,
     )
-    try:
+    with Progress() as progress:
         report = make_submission(submission, progress, progress.say)
-    finally:
-        progress.close()
     return shared.print_report(report)
 
 
 def _evaluate(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
-    from anoclip_anomalib.submission.local_evaluation import METRICS, as_table, evaluate_public
-    from anoclip_anomalib.submission.provenance import write_json
-    from anoclip_anomalib.submission.work_folder import open_work_folder
+    from anoclip_anomalib.submission.local_evaluation import METRICS, as_table, write_public_figures
 
     settings = _settings(arguments, model_arguments)
-    out = Path(arguments.out)
-    work, path = out / f"{arguments.name}.public.work", out / f"{arguments.name}.public.json"
-    facts = {"configuration": settings.config.result_settings(), "fit": settings.fit}
-    open_work_folder(work, facts, path)
-    progress = Progress()
-    try:
-        results = evaluate_public(
+    rule = shared.threshold_rule(arguments.threshold)
+    with Progress() as progress:
+        results, path = write_public_figures(
             settings,
             list(_counts(arguments)),
-            work,
-            shared.threshold_rule(arguments.threshold),
-            progress.start,
-            progress.advance,
+            Path(arguments.out),
+            arguments.name,
+            rule,
+            progress,
             keep_raw=arguments.keep_raw,
         )
-    finally:
-        progress.close()
-    table = as_table(results)
-    write_json(path, {"leaderboard": "MVTec AD 2, test_public", **facts, **table})
-    if not arguments.keep_raw:
-        import shutil
-
-        shutil.rmtree(work, ignore_errors=True)
+    mean = as_table(results)["mean"]
     titles = ("SegF1", "AU-PRO@0.05", "AUROC (max)", "AUROC (model)", "best SegF1*")
     print(f"{'object':<12}" + "".join(f"{title:>15}" for title in titles) + f"{'threshold':>12}")
     for result in results:
         print(f"{result.object_name:<12}" + "".join(f"{getattr(result, metric):>15.4f}" for metric in METRICS), end="")
         print(f"{result.threshold:>12.6g}")
-    print(f"{'mean':<12}" + "".join(f"{table['mean'][metric]:>15.4f}" for metric in METRICS))
+    print(f"{'mean':<12}" + "".join(f"{mean[metric]:>15.4f}" for metric in METRICS))
     print(f"threshold: {results[0].rule}; * at the best threshold, which labels are needed to know")
     print(f"written to {path}")
     return 0
@@ -213,19 +196,10 @@ def _runtime(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
     sizes = arguments.sizes or list(SIZES)
     warmup, count = protocol_counts(device)
     warmup, count = (arguments.warmup if arguments.warmup is not None else warmup), arguments.count or count
-    progress = Progress()
-    progress.start(f"measuring on {device}", len(sizes) * (warmup + count))
-    try:
-        rows = measure(
-            model,
-            device=device,
-            sizes=sizes,
-            warmup=warmup,
-            count=count,
-            progress=lambda _, images: progress.advance(images),
-        )
-    finally:
-        progress.close()
+    with Progress() as progress:
+        progress.start(f"measuring on {device}", len(sizes) * (warmup + count))
+        advance = lambda _, images: progress.advance(images)  # noqa: E731
+        rows = measure(model, device=device, sizes=sizes, warmup=warmup, count=count, progress=advance)
     kind = "cpu" if device.type == "cpu" else "gpu"
     path = write_runtime_csv(Path(arguments.out) / f"runtimes_and_memory_{kind}.csv", rows)
     for row in rows:

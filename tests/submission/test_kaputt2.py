@@ -92,7 +92,9 @@ def test_line_ends(tmp_path):
     assert "unreadable" in rules(zipped(tmp_path / "e.zip", {"p.csv": spanning}))
 
 
-@pytest.mark.parametrize("name", ["pred\n.csv", "C:evil.csv", "C:\\evil.csv", "/p.csv", "../p.csv", "p\x1b[2J.csv", "\u202evsc.p.csv"])
+@pytest.mark.parametrize(
+    "name", ["pred\n.csv", "C:evil.csv", "C:\\evil.csv", "/p.csv", "../p.csv", "p\x1b[2J.csv", "\u202evsc.p.csv"]
+)
 def test_names_of_members_that_are_tricks(tmp_path, name):
     path = zipped(tmp_path / "x.zip", {name: GOOD})
     assert rules(path) == ["path-trick", "missing-file"]
@@ -168,7 +170,10 @@ def test_zips_of_other_programs_are_valid(tmp_path):
 
     for force in (False, True):
         pipe = Pipe()
-        with zipfile.ZipFile(pipe, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("p.csv", "w", force_zip64=force) as stream:
+        with (
+            zipfile.ZipFile(pipe, "w", zipfile.ZIP_DEFLATED) as archive,
+            archive.open("p.csv", "w", force_zip64=force) as stream,
+        ):
             stream.write(GOOD.encode())
         (tmp_path / "x.zip").write_bytes(pipe.content)
         assert rules(tmp_path / "x.zip") == []

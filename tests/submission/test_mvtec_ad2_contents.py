@@ -96,7 +96,9 @@ def test_dtype_is_known_before_anything_is_decoded():
     )
     stream = io.BytesIO()
     rows = [zlib.compress(b"\0" * (64 * 8192 * 16))] * 128
-    tifffile.imwrite(stream, iter(rows), shape=(8192, 8192), dtype=np.complex128, rowsperstrip=64, compression="zlib", metadata=None)
+    tifffile.imwrite(
+        stream, iter(rows), shape=(8192, 8192), dtype=np.complex128, rowsperstrip=64, compression="zlib", metadata=None
+    )
     result = subprocess.run(
         [sys.executable, "-c", script],
         input=stream.getvalue(),
