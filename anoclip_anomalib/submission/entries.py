@@ -94,9 +94,9 @@ class _StrictTarInfo(tarfile.TarInfo):
         """
         try:
             member = super().frombuf(buf, encoding, errors)
-        except tarfile.EOFHeaderError:
-            raise
         except tarfile.HeaderError as error:
+            if len(buf) == tarfile.BLOCKSIZE and not any(buf):
+                raise  # the end marker
             raise tarfile.ReadError(f"a member's header is damaged: {error}") from error
         if member.size < 0 or (member.type in _EXTENDED and member.size > MAX_HEADER_BYTES):
             raise tarfile.ReadError(f"a header announces {member.size} bytes")

@@ -78,7 +78,7 @@ def _decoded(read: Callable[[], np.ndarray], kind: str) -> tuple[np.ndarray | No
     try:
         return read(), []
     except _WrongFileError as error:
-        return None, [error.args]  # type: ignore[list-item]
+        return None, [error.args]
     except Exception as error:  # noqa: BLE001 (a damaged file can raise nearly anything inside the reader)
         return None, [("unreadable", f"not a readable {kind} ({type(error).__name__}: {error})")]
 

@@ -104,31 +104,40 @@ def test_evaluates_on_public_images(options, tmp_path, capsys):
     assert not (tmp_path / "my_method.public.work").exists()
 
 
-@pytest.mark.skipif(os.name == "nt", reason="process groups")
-def test_ctrl_c_with_workers(tmp_path):
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are found in /proc")
+@pytest.mark.parametrize("moment", ["as workers start", "as images are predicted"])
+def test_ctrl_c_with_workers(tmp_path, moment):
     """Ctrl-C goes to all processes of the terminal: those that read images leave it to the one that was started."""
     data = write_dataset(tmp_path / "data", {"can": 1}, good=64)
     command = ["mvtec-ad2", "--evaluate-public", "--name", "x", "--out", str(tmp_path), "--objects", "can"]
     command += ["--model", "tests.submission.fake_model.Brightness", "--model.seconds", "0.3", "--data.root", str(data)]
     process = subprocess.Popen(
         [sys.executable, "-m", "anoclip_anomalib.cli.main", "submit", *command]
-        + ["--data.num_workers", "2", "--data.eval_batch_size", "1"],
-        stdout=subprocess.PIPE,
+        + ["--data.num_workers", "8", "--data.eval_batch_size", "1"],
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         cwd=REPOSITORY,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
         start_new_session=True,
     )
-    work = tmp_path / "x.public.work"
-    while process.poll() is None and len(list(work.rglob("*.npz"))) < 3:
-        time.sleep(0.05)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+
+    def is_time():
+        if moment == "as workers start":
+            return len(children.read_text().split()) >= 4
+        return len(list((tmp_path / "x.public.work").rglob("*.npz"))) >= 3
+
+    while process.poll() is None and not is_time():
+        time.sleep(0.002)
     os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
     assert errors.strip().splitlines()[-1].startswith("anoclip submit mvtec-ad2: interrupted")
-    assert "Traceback" not in errors
-    assert "Error" not in errors
+    # PyTorch's destructor may remark that its workers had not all been started; nothing else may show a traceback.
+    assert errors.count("Traceback") == errors.count("Exception ignored in")
+    assert "Traceback" not in errors or moment == "as workers start"
+    assert "DataLoader worker" not in errors
 
 
 def test_measures_runtime(options, tmp_path, capsys):
