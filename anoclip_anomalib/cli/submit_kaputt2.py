@@ -53,8 +53,8 @@ def _ids_file(arguments: argparse.Namespace) -> Path | None:
 
 
 def _validate(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
-    from anoclip_anomalib.submission.kaputt2 import read_capture_ids
-    from anoclip_anomalib.submission.kaputt2_validate import validate_zip
+    from anoclip_anomalib.submission.kaputt2.validate import validate_zip
+    from anoclip_anomalib.submission.kaputt2.write import read_capture_ids
 
     if model_arguments:
         raise ValueError(f"--validate knows no {' '.join(model_arguments)}")
@@ -69,7 +69,7 @@ def _submit(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
     queries = _ids_file(arguments)
     if queries is None or queries.suffix == ".csv":
         raise ValueError("predicting needs query-test.parquet, which names the images")
-    from anoclip_anomalib.submission.kaputt2_make import KaputtSubmission, make_submission
+    from anoclip_anomalib.submission.kaputt2.make import KaputtSubmission, make_submission
     from anoclip_anomalib.submission.model_config import ModelConfig
 
     submission = KaputtSubmission(

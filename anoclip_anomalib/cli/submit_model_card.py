@@ -50,7 +50,7 @@ def _hub_ids(pairs: Sequence[str]) -> dict[str, str]:
 
 
 def _write(arguments: argparse.Namespace) -> int:
-    from anoclip_anomalib.submission.model_card_write import CardRequest, write_model_card
+    from anoclip_anomalib.submission.model_card.make import CardRequest, write_model_card
 
     request = CardRequest(
         model=arguments.model,

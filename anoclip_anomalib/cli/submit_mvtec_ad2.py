@@ -6,7 +6,7 @@ from pathlib import Path
 
 from anoclip_anomalib.cli import submit_shared as shared
 from anoclip_anomalib.running.progress import Progress
-from anoclip_anomalib.submission.mvtec_ad2_layout import IMAGES_PER_SPLIT
+from anoclip_anomalib.submission.mvtec_ad2.layout import IMAGES_PER_SPLIT
 
 NAME = "mvtec-ad2"
 
@@ -94,12 +94,12 @@ def _counts(arguments: argparse.Namespace) -> dict[str, int]:
 
 
 def _validate(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
-    from anoclip_anomalib.submission.mvtec_ad2_validate import validate
+    from anoclip_anomalib.submission.mvtec_ad2.validate import validate
 
     image_size = None
     if model_arguments:
         root = _only_data_root(model_arguments)
-        from anoclip_anomalib.submission.mvtec_ad2 import original_sizes
+        from anoclip_anomalib.submission.mvtec_ad2.make import original_sizes
 
         image_size = original_sizes(root)
     counts = _counts(arguments)
@@ -128,7 +128,7 @@ def _only_data_root(model_arguments: list[str]) -> Path:
 
 def _settings(arguments: argparse.Namespace, model_arguments: list[str]):  # noqa: ANN202
     from anoclip_anomalib.submission.model_config import ModelConfig
-    from anoclip_anomalib.submission.predict import PredictSettings
+    from anoclip_anomalib.submission.mvtec_ad2.predict import PredictSettings
 
     if not arguments.name:
         raise ValueError("give the submission a --name")
@@ -139,7 +139,7 @@ def _settings(arguments: argparse.Namespace, model_arguments: list[str]):  # noq
 
 
 def _submit(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
-    from anoclip_anomalib.submission.mvtec_ad2 import Submission, make_submission
+    from anoclip_anomalib.submission.mvtec_ad2.make import Submission, make_submission
 
     submission = Submission(
         name=arguments.name or "",
@@ -158,7 +158,7 @@ def _submit(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
-    from anoclip_anomalib.submission.local_evaluation import METRICS, as_table, write_public_figures
+    from anoclip_anomalib.submission.mvtec_ad2.local_evaluation import METRICS, as_table, write_public_figures
 
     settings = _settings(arguments, model_arguments)
     rule = shared.threshold_rule(arguments.threshold)
@@ -188,7 +188,7 @@ def _runtime(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
     import torch
 
     from anoclip_anomalib.submission.model_config import ModelConfig
-    from anoclip_anomalib.submission.runtime import SIZES, measure, prepare, protocol_counts, write_runtime_csv
+    from anoclip_anomalib.submission.mvtec_ad2.runtime import SIZES, measure, prepare, protocol_counts, write_runtime_csv
 
     config = ModelConfig(model_arguments)
     device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))

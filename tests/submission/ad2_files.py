@@ -10,7 +10,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from anoclip_anomalib.submission.mvtec_ad2_layout import (
+from anoclip_anomalib.submission.mvtec_ad2.layout import (
     EXTENSIONS,
     IMAGES_PER_SPLIT,
     MAPS,

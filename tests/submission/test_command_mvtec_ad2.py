@@ -16,8 +16,8 @@ import pytest
 import tifffile
 
 from anoclip_anomalib.cli.submit import main
-from anoclip_anomalib.submission.mvtec_ad2_layout import MAPS, MASKS
-from anoclip_anomalib.submission.mvtec_ad2_validate import validate
+from anoclip_anomalib.submission.mvtec_ad2.layout import MAPS, MASKS
+from anoclip_anomalib.submission.mvtec_ad2.validate import validate
 
 from .ad2_files import write_dataset, write_submission
 

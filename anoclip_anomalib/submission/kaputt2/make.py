@@ -7,9 +7,9 @@ from pathlib import Path
 
 from anoclip_anomalib.running.progress import Steps
 from anoclip_anomalib.submission.faults import Report
-from anoclip_anomalib.submission.kaputt2 import read_capture_ids, to_unit_interval, write_zip
-from anoclip_anomalib.submission.kaputt2_predict import ImageType, predict_queries, query_images
-from anoclip_anomalib.submission.kaputt2_validate import validate_zip
+from anoclip_anomalib.submission.kaputt2.predict import ImageType, predict_queries, query_images
+from anoclip_anomalib.submission.kaputt2.validate import validate_zip
+from anoclip_anomalib.submission.kaputt2.write import read_capture_ids, to_unit_interval, write_zip
 from anoclip_anomalib.submission.model_config import ModelConfig
 from anoclip_anomalib.submission.provenance import write_provenance
 from anoclip_anomalib.submission.work_folder import check_name, open_work_folder

@@ -14,7 +14,7 @@ from typing import IO, cast
 
 from anoclip_anomalib.submission.entries import unsafe_name
 from anoclip_anomalib.submission.faults import Report
-from anoclip_anomalib.submission.kaputt2 import HEADER
+from anoclip_anomalib.submission.kaputt2.write import HEADER
 
 MAX_ROWS = 1_000_000
 """Many times the challenge's queries; a zip of a hundred kilobytes can hold many millions."""

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from anoclip_anomalib.comparison.folder import ResultsFolder, results_folders
 from anoclip_anomalib.files import atomic_write
-from anoclip_anomalib.submission import model_card as cards
-from anoclip_anomalib.submission.comparison_summary import DataResult, models_of, summarise
+from anoclip_anomalib.submission.model_card import card as cards
+from anoclip_anomalib.submission.model_card.summary import DataResult, models_of, summarise
 from anoclip_anomalib.submission.provenance import write_provenance
 
 

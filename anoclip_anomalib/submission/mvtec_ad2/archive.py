@@ -5,7 +5,7 @@ from pathlib import Path
 
 from anoclip_anomalib.submission.entries import Entry, unsafe_name
 from anoclip_anomalib.submission.faults import Report
-from anoclip_anomalib.submission.mvtec_ad2_layout import EXTENSIONS
+from anoclip_anomalib.submission.mvtec_ad2.layout import EXTENSIONS
 
 ARCHIVE_SUFFIX = ".tar.gz"
 

@@ -14,10 +14,10 @@ from anoclip_anomalib.evaluation.reference import ScoreReference
 from anoclip_anomalib.evaluation.resolution import read_mask
 from anoclip_anomalib.evaluation.thresholds import ThresholdRule
 from anoclip_anomalib.running.progress import Steps
-from anoclip_anomalib.submission.mvtec_ad2_data import images_of
-from anoclip_anomalib.submission.predict import PredictSettings, predict_object
+from anoclip_anomalib.submission.mvtec_ad2.data import images_of
+from anoclip_anomalib.submission.mvtec_ad2.predict import PredictSettings, predict_object
+from anoclip_anomalib.submission.mvtec_ad2.raw_maps import RawMap, RawMapStore
 from anoclip_anomalib.submission.provenance import write_json
-from anoclip_anomalib.submission.raw_maps import RawMap, RawMapStore
 from anoclip_anomalib.submission.work_folder import open_work_folder
 
 PARTS = ("validation", "test_public_good", "test_public_bad")

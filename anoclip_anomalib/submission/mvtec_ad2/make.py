@@ -12,14 +12,14 @@ from anoclip_anomalib.evaluation.resolution import image_size
 from anoclip_anomalib.evaluation.thresholds import ThresholdRule
 from anoclip_anomalib.running.progress import Steps
 from anoclip_anomalib.submission.faults import Report
-from anoclip_anomalib.submission.mvtec_ad2_data import check_images, images_of
-from anoclip_anomalib.submission.mvtec_ad2_layout import IMAGES_PER_SPLIT, SPLIT_SUFFIXES
-from anoclip_anomalib.submission.mvtec_ad2_object import fit_object, write_object
-from anoclip_anomalib.submission.mvtec_ad2_validate import ImageSize, validate
-from anoclip_anomalib.submission.pack import pack_folder
-from anoclip_anomalib.submission.predict import PredictSettings, predict_object
+from anoclip_anomalib.submission.mvtec_ad2.data import check_images, images_of
+from anoclip_anomalib.submission.mvtec_ad2.layout import IMAGES_PER_SPLIT, SPLIT_SUFFIXES
+from anoclip_anomalib.submission.mvtec_ad2.object import fit_object, write_object
+from anoclip_anomalib.submission.mvtec_ad2.pack import pack_folder
+from anoclip_anomalib.submission.mvtec_ad2.predict import PredictSettings, predict_object
+from anoclip_anomalib.submission.mvtec_ad2.raw_maps import RawMapStore
+from anoclip_anomalib.submission.mvtec_ad2.validate import ImageSize, validate
 from anoclip_anomalib.submission.provenance import as_json, provenance_path, read_json, write_json, write_provenance
-from anoclip_anomalib.submission.raw_maps import RawMapStore
 from anoclip_anomalib.submission.work_folder import check_name, open_work_folder
 from anoclip_anomalib.versions import sha256_of
 

@@ -143,7 +143,7 @@ class _Seen(NamedTuple):
 
 _TEMPLATE = '''"""Model for the VAND few-shot evaluation kit, written by `anoclip submit vand-fewshot`."""
 
-from anoclip_anomalib.submission.vand_fewshot import Model as _Model
+from anoclip_anomalib.submission.vand.fewshot import Model as _Model
 
 
 class Model(_Model):

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from anoclip_anomalib.submission.provenance import write_provenance
-from anoclip_anomalib.submission.vand_fewshot import Model, check_model_file, write_model_file
+from anoclip_anomalib.submission.vand.fewshot import Model, check_model_file, write_model_file
 
 
 def make_model_file(path: Path, settings: dict[str, Any]) -> tuple[list[float], Path]:

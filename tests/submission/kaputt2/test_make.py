@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 
 from anoclip_anomalib.cli.submit import main
-from anoclip_anomalib.submission import kaputt2_validate
 from anoclip_anomalib.submission.faults import MAX_FAULTS
-from anoclip_anomalib.submission.kaputt2 import read_capture_ids, to_unit_interval, write_zip
-from anoclip_anomalib.submission.kaputt2_validate import validate_zip
+from anoclip_anomalib.submission.kaputt2 import validate as kaputt2_validate
+from anoclip_anomalib.submission.kaputt2.validate import validate_zip
+from anoclip_anomalib.submission.kaputt2.write import read_capture_ids, to_unit_interval, write_zip
 
-from .ad2_files import png_bytes
+from ..ad2_files import png_bytes
 
 IDS = [f"capture-{number:02d}" for number in range(6)]
 GOOD = "capture_id,pred\n" + "".join(f"{name},0.{number}\n" for number, name in enumerate(IDS))

@@ -12,9 +12,9 @@ import pytest
 import tifffile
 from PIL import Image
 
-from anoclip_anomalib.submission.mvtec_ad2_contents import MAX_PIXELS, check_map, check_mask
+from anoclip_anomalib.submission.mvtec_ad2.contents import MAX_PIXELS, check_map, check_mask
 
-from .ad2_files import SIZE, good_map, good_mask, png_bytes, png_chunk, raw_png, tiff_bytes
+from ..ad2_files import SIZE, good_map, good_mask, png_bytes, png_chunk, raw_png, tiff_bytes
 
 HEIGHT, WIDTH = SIZE
 ROWS = b"".join(b"\0" + row.tobytes() for row in good_mask())
@@ -88,7 +88,7 @@ def test_dtype_is_known_before_anything_is_decoded():
     """A megabyte that would unpack to 1 GB, as 8192 x 8192 complex128, under a limit that would not allow it."""
     script = (
         "import io, resource, sys, numpy, tifffile, zlib\n"
-        "from anoclip_anomalib.submission.mvtec_ad2_contents import check_map\n"
+        "from anoclip_anomalib.submission.mvtec_ad2.contents import check_map\n"
         "content = sys.stdin.buffer.read()\n"
         "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 28),) * 2)\n"
@@ -103,7 +103,7 @@ def test_dtype_is_known_before_anything_is_decoded():
         [sys.executable, "-c", script],
         input=stream.getvalue(),
         capture_output=True,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         timeout=120,
         check=False,
     )

@@ -8,11 +8,11 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 from anoclip_anomalib.evaluation.resolution import read_mask, resize_map
 from anoclip_anomalib.evaluation.thresholds import ThresholdRule
-from anoclip_anomalib.submission.local_evaluation import METRICS, as_table, evaluate_public
 from anoclip_anomalib.submission.model_config import ModelConfig
-from anoclip_anomalib.submission.predict import PredictSettings
+from anoclip_anomalib.submission.mvtec_ad2.local_evaluation import METRICS, as_table, evaluate_public
+from anoclip_anomalib.submission.mvtec_ad2.predict import PredictSettings
 
-from .ad2_files import write_dataset
+from ..ad2_files import write_dataset
 
 COUNTS = {"can": 1, "vial": 1}
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from anoclip_anomalib.submission import entries
-from anoclip_anomalib.submission.mvtec_ad2_layout import IMAGES_PER_SPLIT, MAPS, MASKS
-from anoclip_anomalib.submission.mvtec_ad2_validate import validate
-from anoclip_anomalib.submission.pack import pack_folder
+from anoclip_anomalib.submission.mvtec_ad2.layout import IMAGES_PER_SPLIT, MAPS, MASKS
+from anoclip_anomalib.submission.mvtec_ad2.pack import pack_folder
+from anoclip_anomalib.submission.mvtec_ad2.validate import validate
 
-from .ad2_files import COUNTS, SIZE, good_map, good_mask, png_bytes, tiff_bytes, write_submission
+from ..ad2_files import COUNTS, SIZE, good_map, good_mask, png_bytes, tiff_bytes, write_submission
 
 A_MAP = f"{MAPS}/can/test_private/001_regular.tiff"
 A_MASK = f"{MASKS}/can/test_private/001_regular.png"
