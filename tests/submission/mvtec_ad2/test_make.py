@@ -156,7 +156,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from tests.submission.ad2_files import COUNTS
-from tests.submission.test_mvtec_ad2 import make, submission
+from tests.submission.mvtec_ad2.test_make import make, submission
 job = submission(Path(sys.argv[1]), sys.argv[2], poll=0.2)
 report, said = make(job)
 print(sum(": " in line and "threshold" in line for line in said))
