@@ -1,11 +1,11 @@
 """``anoclip submit kaputt2``: predict, write, validate; or validate alone."""
 
 import argparse
-import shutil
 from pathlib import Path
 
 from anoclip_anomalib.cli import submit_shared as shared
 from anoclip_anomalib.running.progress import Progress
+from anoclip_anomalib.submission.work_folder import check_name
 
 NAME = "kaputt2"
 
@@ -53,7 +53,8 @@ def _ids_file(arguments: argparse.Namespace) -> Path | None:
 
 
 def _validate(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
-    from anoclip_anomalib.submission.kaputt2 import read_capture_ids, validate_zip
+    from anoclip_anomalib.submission.kaputt2.validate import validate_zip
+    from anoclip_anomalib.submission.kaputt2.write import read_capture_ids
 
     if model_arguments:
         raise ValueError(f"--validate knows no {' '.join(model_arguments)}")
@@ -62,52 +63,25 @@ def _validate(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
 
 
 def _submit(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
-    from anoclip_anomalib.submission.kaputt2 import read_capture_ids, to_unit_interval, validate_zip, write_zip
-    from anoclip_anomalib.submission.kaputt2_predict import predict_queries, query_images
-    from anoclip_anomalib.submission.model_config import ModelConfig
-    from anoclip_anomalib.submission.provenance import write_provenance
-    from anoclip_anomalib.submission.work_folder import open_work_folder
-    from anoclip_anomalib.versions import weights_digest
-
     if not arguments.root:
         raise ValueError("give Kaputt 2's folder with --data.root")
-    if not arguments.name or Path(arguments.name).name != arguments.name or arguments.name.startswith("."):
-        raise ValueError("give the submission a --name without any '/'")
-    table = _ids_file(arguments)
-    if table is None or table.suffix == ".csv":
+    check_name(arguments.name or "")
+    queries = _ids_file(arguments)
+    if queries is None or queries.suffix == ".csv":
         raise ValueError("predicting needs query-test.parquet, which names the images")
-    expected = read_capture_ids(table)
-    images = query_images(Path(arguments.root), table, arguments.image_type)
-    config = ModelConfig(model_arguments)
-    path, work = Path(arguments.out) / f"{arguments.name}.zip", Path(arguments.out) / f"{arguments.name}.work"
-    settings = {"configuration": config.result_settings(), "image_type": arguments.image_type}
-    open_work_folder(work, settings, path)
-    progress = Progress()
-    progress.start("predicting", len(images))
-    try:
-        scores, model = predict_queries(
-            config,
-            images,
-            work,
-            batch_size=arguments.batch_size,
-            num_workers=arguments.num_workers,
-            progress=progress.advance,
-        )
-    finally:
-        progress.close()
-    write_zip(path, to_unit_interval(scores), expected)
-    report = validate_zip(path, expected)
-    low, high = min(scores.values()), max(scores.values())
-    facts = {
-        "leaderboard": "Kaputt 2",
-        "settings": settings,
-        "configuration": {key: value for key, value in config.as_dict().items() if key != "data"},
-        "data": str(Path(arguments.root).resolve()),
-        "weights_digest": weights_digest(model),
-        "scores": {"smallest": low, "largest": high, "stretched": not (low >= 0.0 and high <= 1.0)},
-        "threshold_rule": "none: the leaderboard takes scores",
-    }
-    print(write_provenance(path, facts, path))
-    if report.ok:
-        shutil.rmtree(work, ignore_errors=True)
+    from anoclip_anomalib.submission.kaputt2.make import KaputtSubmission, make_submission
+    from anoclip_anomalib.submission.model_config import ModelConfig
+
+    submission = KaputtSubmission(
+        name=arguments.name,
+        out=Path(arguments.out),
+        config=ModelConfig(model_arguments),
+        root=Path(arguments.root),
+        queries=queries,
+        image_type=arguments.image_type,
+        batch_size=arguments.batch_size,
+        num_workers=arguments.num_workers,
+    )
+    with Progress() as progress:
+        report = make_submission(submission, progress, progress.say)
     return shared.print_report(report)

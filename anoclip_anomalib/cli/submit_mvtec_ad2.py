@@ -6,7 +6,7 @@ from pathlib import Path
 
 from anoclip_anomalib.cli import submit_shared as shared
 from anoclip_anomalib.running.progress import Progress
-from anoclip_anomalib.submission.mvtec_ad2_layout import IMAGES_PER_SPLIT
+from anoclip_anomalib.submission.mvtec_ad2.layout import IMAGES_PER_SPLIT
 
 NAME = "mvtec-ad2"
 
@@ -94,26 +94,25 @@ def _counts(arguments: argparse.Namespace) -> dict[str, int]:
 
 
 def _validate(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
-    from anoclip_anomalib.submission.mvtec_ad2_validate import validate
+    from anoclip_anomalib.submission.mvtec_ad2.validate import validate
 
     image_size = None
     if model_arguments:
         root = _only_data_root(model_arguments)
-        from anoclip_anomalib.submission.mvtec_ad2 import original_sizes
+        from anoclip_anomalib.submission.mvtec_ad2.make import original_sizes
 
         image_size = original_sizes(root)
     counts = _counts(arguments)
-    progress = Progress()
-    progress.start("validating", 4 * sum(counts.values()))
-    report = validate(
-        arguments.validate,
-        counts=counts,
-        image_size=image_size,
-        require_masks=not arguments.allow_missing_thresholded,
-        contents=not arguments.names_only,
-        progress=lambda _: progress.advance(1),
-    )
-    progress.close()
+    with Progress() as progress:
+        progress.start("validating", 4 * sum(counts.values()))
+        report = validate(
+            arguments.validate,
+            counts=counts,
+            image_size=image_size,
+            require_masks=not arguments.allow_missing_thresholded,
+            contents=not arguments.names_only,
+            progress=lambda _: progress.advance(1),
+        )
     return shared.print_report(report)
 
 
@@ -129,7 +128,7 @@ def _only_data_root(model_arguments: list[str]) -> Path:
 
 def _settings(arguments: argparse.Namespace, model_arguments: list[str]):  # noqa: ANN202
     from anoclip_anomalib.submission.model_config import ModelConfig
-    from anoclip_anomalib.submission.predict import PredictSettings
+    from anoclip_anomalib.submission.mvtec_ad2.predict import PredictSettings
 
     if not arguments.name:
         raise ValueError("give the submission a --name")
@@ -140,9 +139,8 @@ def _settings(arguments: argparse.Namespace, model_arguments: list[str]):  # noq
 
 
 def _submit(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
-    from anoclip_anomalib.submission.mvtec_ad2 import Submission, make_submission
+    from anoclip_anomalib.submission.mvtec_ad2.make import Submission, make_submission
 
-    progress = Progress()
     submission = Submission(
         name=arguments.name or "",
         out=Path(arguments.out),
@@ -154,48 +152,33 @@ def _submit(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
         compression_level=arguments.gzip_level,
         keep_raw=arguments.keep_raw,
     )
-    try:
+    with Progress() as progress:
         report = make_submission(submission, progress, progress.say)
-    finally:
-        progress.close()
     return shared.print_report(report)
 
 
 def _evaluate(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
-    from anoclip_anomalib.submission.local_evaluation import METRICS, as_table, evaluate_public
-    from anoclip_anomalib.submission.provenance import write_json
-    from anoclip_anomalib.submission.work_folder import open_work_folder
+    from anoclip_anomalib.submission.mvtec_ad2.local_evaluation import METRICS, as_table, write_public_figures
 
     settings = _settings(arguments, model_arguments)
-    out = Path(arguments.out)
-    work, path = out / f"{arguments.name}.public.work", out / f"{arguments.name}.public.json"
-    facts = {"configuration": settings.config.result_settings(), "fit": settings.fit}
-    open_work_folder(work, facts, path)
-    progress = Progress()
-    try:
-        results = evaluate_public(
+    rule = shared.threshold_rule(arguments.threshold)
+    with Progress() as progress:
+        results, path = write_public_figures(
             settings,
             list(_counts(arguments)),
-            work,
-            shared.threshold_rule(arguments.threshold),
-            progress.start,
-            progress.advance,
+            Path(arguments.out),
+            arguments.name,
+            rule,
+            progress,
             keep_raw=arguments.keep_raw,
         )
-    finally:
-        progress.close()
-    table = as_table(results)
-    write_json(path, {"leaderboard": "MVTec AD 2, test_public", **facts, **table})
-    if not arguments.keep_raw:
-        import shutil
-
-        shutil.rmtree(work, ignore_errors=True)
+    mean = as_table(results)["mean"]
     titles = ("SegF1", "AU-PRO@0.05", "AUROC (max)", "AUROC (model)", "best SegF1*")
     print(f"{'object':<12}" + "".join(f"{title:>15}" for title in titles) + f"{'threshold':>12}")
     for result in results:
         print(f"{result.object_name:<12}" + "".join(f"{getattr(result, metric):>15.4f}" for metric in METRICS), end="")
         print(f"{result.threshold:>12.6g}")
-    print(f"{'mean':<12}" + "".join(f"{table['mean'][metric]:>15.4f}" for metric in METRICS))
+    print(f"{'mean':<12}" + "".join(f"{mean[metric]:>15.4f}" for metric in METRICS))
     print(f"threshold: {results[0].rule}; * at the best threshold, which labels are needed to know")
     print(f"written to {path}")
     return 0
@@ -205,7 +188,7 @@ def _runtime(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
     import torch
 
     from anoclip_anomalib.submission.model_config import ModelConfig
-    from anoclip_anomalib.submission.runtime import SIZES, measure, prepare, protocol_counts, write_runtime_csv
+    from anoclip_anomalib.submission.mvtec_ad2.runtime import SIZES, measure, prepare, protocol_counts, write_runtime_csv
 
     config = ModelConfig(model_arguments)
     device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -213,19 +196,10 @@ def _runtime(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
     sizes = arguments.sizes or list(SIZES)
     warmup, count = protocol_counts(device)
     warmup, count = (arguments.warmup if arguments.warmup is not None else warmup), arguments.count or count
-    progress = Progress()
-    progress.start(f"measuring on {device}", len(sizes) * (warmup + count))
-    try:
-        rows = measure(
-            model,
-            device=device,
-            sizes=sizes,
-            warmup=warmup,
-            count=count,
-            progress=lambda _, images: progress.advance(images),
-        )
-    finally:
-        progress.close()
+    with Progress() as progress:
+        progress.start(f"measuring on {device}", len(sizes) * (warmup + count))
+        advance = lambda _, images: progress.advance(images)  # noqa: E731
+        rows = measure(model, device=device, sizes=sizes, warmup=warmup, count=count, progress=advance)
     kind = "cpu" if device.type == "cpu" else "gpu"
     path = write_runtime_csv(Path(arguments.out) / f"runtimes_and_memory_{kind}.csv", rows)
     for row in rows:

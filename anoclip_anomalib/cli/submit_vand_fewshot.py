@@ -46,33 +46,16 @@ def _settings(arguments: argparse.Namespace) -> dict:
 
 
 def _write(arguments: argparse.Namespace) -> int:
-    from anoclip_anomalib.submission.provenance import write_provenance
-    from anoclip_anomalib.submission.vand_fewshot import Model, check_model_file, write_model_file
+    if arguments.validate is not None and not Path(arguments.validate).is_file():
+        raise FileNotFoundError(f"there is no {arguments.validate}")
+    from anoclip_anomalib.submission.vand.make import make_model_file, try_model_file
 
-    if arguments.validate is not None:
-        path = Path(arguments.validate)
-        if not path.is_file():
-            raise FileNotFoundError(f"there is no {path}")
-        try:
-            seen = check_model_file(path)
-        except Exception as error:  # noqa: BLE001 (foreign code: whatever it raises is what is wrong with it)
-            print(f"error: {path}: {type(error).__name__}: {error}")
-            return 1
-        print(f"{path}: keeps the interface (scores of two random images: {seen['scores']})")
+    if arguments.validate is None:
+        path, settings = Path(arguments.out), _settings(arguments)
+        scores, provenance = make_model_file(path, settings)
+        print(f"{path}: keeps the interface (scores of two random images: {scores})\n{provenance}")
         return 0
-    settings = _settings(arguments)
-    try:
-        model = Model(**settings)
-    except TypeError as error:
-        raise ValueError(f"AnoClip does not take these arguments: {error}") from error
-    path = write_model_file(arguments.out, settings)
-    seen = check_model_file(path)
-    print(f"{path}: keeps the interface (scores of two random images: {seen['scores']})")
-    facts = {
-        "leaderboard": "VAND 3.0 category 2 (few-shot, MVTec LOCO)",
-        "settings": settings,
-        "weights_digest": model.anoclip.weights_digest,
-        "threshold_rule": "none: the kit measures F1-max",
-    }
-    print(write_provenance(path, facts, path))
-    return 0
+    scores, fault = try_model_file(arguments.validate)
+    kept = f"{arguments.validate}: keeps the interface (scores of two random images: {scores})"
+    print(f"error: {arguments.validate}: {fault}" if fault else kept)
+    return 1 if fault else 0

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import re
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -10,8 +11,16 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Literal, cast
 
-DAMAGED_ARCHIVE = (EOFError, tarfile.TarError, zlib.error, OSError)
-"""What reading a truncated or damaged ``.tar.gz`` raises."""
+DAMAGED_ARCHIVE = (EOFError, tarfile.TarError, zlib.error, OSError, ValueError, LookupError, ArithmeticError, RuntimeError)
+"""What reading a truncated or damaged ``.tar.gz`` raises; the last four come from extended headers with nonsense in them."""
+
+MAX_ENTRIES = 100_000
+"""A submission has some 8,200 entries; an archive of a few megabytes can hold millions."""
+
+MAX_HEADER_BYTES = 1 << 20
+"""Extended headers, which hold long names, are read into memory whole."""
+
+_EXTENDED = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 
 
 @dataclass(frozen=True)
@@ -55,16 +64,57 @@ def archive_entries(archive: Path) -> Iterator[Entry]:
     """The members of a ``.tar.gz`` in stored order, read in one pass.
 
     Raises:
-        DAMAGED_ARCHIVE: When the archive is truncated or damaged, after the entries before the damage. The checksum at
-            the end is read as well, so that a cut anywhere is noticed.
+        DAMAGED_ARCHIVE: When the archive is truncated or damaged, after the entries before the damage, or holds anything
+            behind its end marker. The checksum at the end is read as well, so that a cut anywhere is noticed.
     """
     # gzip's own reader, since tarfile's built-in one neither checks the checksum nor notices a cut between two members.
-    with gzip.open(archive, "rb") as stream:
-        with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|") as members:
-            for member in members:
-                yield Entry(member.name, _kind(member), member.size, partial(_read, members, member))
-        while stream.read(1 << 20):
-            pass
+    with (
+        gzip.open(archive, "rb") as stream,
+        tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|", tarinfo=_StrictTarInfo) as members,
+    ):
+        for number, member in enumerate(members):
+            if number == MAX_ENTRIES:
+                raise tarfile.ReadError(f"more than {MAX_ENTRIES} entries")
+            yield Entry(member.name, _kind(member), member.size, partial(_read, members, member))
+        # Through tarfile's own buffer, which may hold what follows the end marker.
+        while rest := cast(IO[bytes], members.fileobj).read(1 << 20):
+            if rest.strip(b"\0"):
+                raise tarfile.ReadError("data behind the end marker, such as a second archive")
+
+
+class _StrictTarInfo(tarfile.TarInfo):
+    """Headers of members; ``tarfile`` takes a damaged header for the end of the archive, this class for damage."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_StrictTarInfo":
+        """Read one header.
+
+        Raises:
+            tarfile.ReadError: If it is damaged or missing, or announces an implausible size.
+        """
+        try:
+            member = super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if len(buf) == tarfile.BLOCKSIZE and not any(buf):
+                raise  # the end marker
+            raise tarfile.ReadError(f"a member's header is damaged: {error}") from error
+        if member.size < 0 or (member.type in _EXTENDED and member.size > MAX_HEADER_BYTES):
+            raise tarfile.ReadError(f"a header announces {member.size} bytes")
+        return member
+
+
+def unsafe_name(name: str) -> str | None:
+    """Why a path from an archive must not be unpacked, or None if it is harmless."""
+    if name.startswith("/") or re.match(r"[A-Za-z]:", name):
+        return "an absolute path"
+    if "\\" in name or not name.isprintable():
+        return "a backslash, control character or damaged character in the path"
+    parts = name.rstrip("/").split("/")
+    if ".." in parts:
+        return "'..' in the path leads out of the folder"
+    if "" in parts or "." in parts:
+        return "an empty or '.' component in the path"
+    return None
 
 
 def _kind(member: tarfile.TarInfo) -> Literal["file", "folder", "link", "special"]:
@@ -72,7 +122,7 @@ def _kind(member: tarfile.TarInfo) -> Literal["file", "folder", "link", "special
         return "link"
     if member.isdir():
         return "folder"
-    return "file" if member.isfile() else "special"
+    return "file" if member.isfile() and not member.issparse() else "special"
 
 
 def _read(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

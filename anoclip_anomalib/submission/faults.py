@@ -1,7 +1,14 @@
 """What a validator reports: every fault with the path it was found at."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+
+MAX_FAULTS = 1000
+"""Faults of one rule that are listed; more of them are counted."""
+
+MAX_SHOWN = 400
+"""Characters of a path or message that are shown: both may come from a hostile file."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +28,7 @@ class Fault:
     is_error: bool = True
 
     def __str__(self) -> str:
-        return f"{'error' if self.is_error else 'warning'}: {self.path}: {self.message} [{self.rule}]"
+        return f"{'error' if self.is_error else 'warning'}: {_shown(self.path)}: {_shown(self.message)} [{self.rule}]"
 
 
 @dataclass
@@ -31,12 +38,14 @@ class Report:
     Attributes:
         path: What was validated.
         files: Number of files that were looked at.
-        faults: In the order in which they were found.
+        faults: In the order in which they were found, at most ``MAX_FAULTS`` of a rule.
+        found: How many there are of each rule, listed or not, by (rule, whether it is an error).
     """
 
     path: str
     files: int = 0
     faults: list[Fault] = field(default_factory=list)
+    found: Counter[tuple[str, bool]] = field(default_factory=Counter)
 
     @property
     def errors(self) -> list[Fault]:
@@ -50,11 +59,24 @@ class Report:
 
     def add(self, rule: str, path: str, message: str, *, is_error: bool = True) -> None:
         """Note one fault."""
-        self.faults.append(Fault(rule, path, message, is_error))
+        self.found[rule, is_error] += 1
+        if self.found[rule, is_error] <= MAX_FAULTS:
+            self.faults.append(Fault(rule, path, message, is_error))
 
     def lines(self) -> Iterable[str]:
         """The report as text: one line for each fault, then a summary."""
         yield from map(str, self.faults)
-        warnings = len(self.faults) - len(self.errors)
-        verdict = "valid" if self.ok else f"NOT valid, {len(self.errors)} error(s)"
-        yield f"{self.path}: {verdict}{f', {warnings} warning(s)' if warnings else ''}; {self.files} files checked"
+        for (rule, _), number in self.found.items():
+            if number > MAX_FAULTS:
+                yield f"... and {number - MAX_FAULTS} more [{rule}]"
+        errors = sum(number for (_, is_error), number in self.found.items() if is_error)
+        warnings = self.found.total() - errors
+        verdict = "valid" if self.ok else f"NOT valid, {errors} error(s)"
+        shown = f"{_shown(self.path)}: {verdict}{f', {warnings} warning(s)' if warnings else ''}"
+        yield f"{shown}; {self.files} files checked"
+
+
+def _shown(text: str) -> str:
+    """Text on one line, with characters that a terminal would obey or refuse written as escapes."""
+    text = text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)

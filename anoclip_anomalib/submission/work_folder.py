@@ -6,6 +6,17 @@ from typing import Any
 from anoclip_anomalib.submission.provenance import as_json, read_json, write_json
 
 
+def check_name(name: str) -> str:
+    """The name of a submission, if it can be a folder's or a file's.
+
+    Raises:
+        ValueError: If it cannot.
+    """
+    if not name or name != Path(name).name or name.startswith("."):
+        raise ValueError(f"'{name}' is no name for a folder: letters, digits, '-' and '_' without any '/'")
+    return name
+
+
 def open_work_folder(work: Path, settings: dict[str, Any], target: Path) -> None:
     """Begin or continue a piece of work.
 

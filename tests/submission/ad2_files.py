@@ -1,6 +1,8 @@
 """Submission folders and data sets in MVTec AD 2's exact layouts, small and quickly written."""
 
 import io
+import struct
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from anoclip_anomalib.submission.mvtec_ad2_layout import (
+from anoclip_anomalib.submission.mvtec_ad2.layout import (
     EXTENSIONS,
     IMAGES_PER_SPLIT,
     MAPS,
@@ -86,3 +88,14 @@ def write_dataset(
         for number in range(public):
             (masks / f"{number:03d}_regular_mask.png").write_bytes(png_bytes(mask))
     return root
+
+
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def raw_png(header: tuple[int, int, int, int, int], rows: bytes, *more: bytes) -> bytes:
+    """A PNG from width, height, bit depth, colour type and interlacing, its unpacked rows, and further chunks before them."""
+    width, height, depth, colour, interlaced = header
+    start = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced))
+    return b"\x89PNG\r\n\x1a\n" + start + b"".join(more) + png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b"")

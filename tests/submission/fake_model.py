@@ -1,5 +1,7 @@
 """A quick anomalib model for tests: brightness as anomaly score, squeezed to within 0.01 of 0.5 as CLIP's probabilities are."""
 
+import time
+
 import torch
 from anomalib import LearningType
 from anomalib.data import InferenceBatch
@@ -24,10 +26,13 @@ class BrightnessModel(nn.Module):
 
 
 class Brightness(AnomalibModule):
-    """Zero-shot. ``fail_on`` raises at an image whose path contains it, as an interruption would."""
+    """Zero-shot. ``fail_on`` raises at an image whose path contains it; ``seconds`` is how long a batch takes."""
 
-    def __init__(self, spread: float = 0.01, fail_on: str | None = None, nan_on: str | None = None, **kwargs):
+    def __init__(
+        self, spread: float = 0.01, fail_on: str | None = None, nan_on: str | None = None, seconds: float = 0.0, **kwargs
+    ):
         super().__init__(**kwargs)
+        self.seconds = seconds
         self.model = BrightnessModel(spread)
         self.fail_on, self.nan_on = fail_on, nan_on
 
@@ -41,6 +46,7 @@ class Brightness(AnomalibModule):
     def predict_step(self, batch, batch_idx, dataloader_idx=0):
         if self.fail_on and any(self.fail_on in path for path in batch.image_path):
             raise RuntimeError(f"stopped at {self.fail_on}")
+        time.sleep(self.seconds)
         batch = super().predict_step(batch, batch_idx, dataloader_idx)
         if self.nan_on and any(self.nan_on in path for path in batch.image_path):
             batch.anomaly_map[0, ..., 0, 0] = float("nan")

@@ -5,8 +5,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +16,8 @@ import pytest
 import tifffile
 
 from anoclip_anomalib.cli.submit import main
-from anoclip_anomalib.submission.mvtec_ad2_layout import MAPS, MASKS
-from anoclip_anomalib.submission.mvtec_ad2_validate import validate
+from anoclip_anomalib.submission.mvtec_ad2.layout import MAPS, MASKS
+from anoclip_anomalib.submission.mvtec_ad2.validate import validate
 
 from .ad2_files import write_dataset, write_submission
 
@@ -100,6 +102,42 @@ def test_evaluates_on_public_images(options, tmp_path, capsys):
     written = json.loads((tmp_path / "my_method.public.json").read_text())
     assert 0 <= written["mean"]["au_pro"] <= 1
     assert not (tmp_path / "my_method.public.work").exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are found in /proc")
+@pytest.mark.parametrize("moment", ["as workers start", "as images are predicted"])
+def test_ctrl_c_with_workers(tmp_path, moment):
+    """Ctrl-C goes to all processes of the terminal: those that read images leave it to the one that was started."""
+    data = write_dataset(tmp_path / "data", {"can": 1}, good=64)
+    command = ["mvtec-ad2", "--evaluate-public", "--name", "x", "--out", str(tmp_path), "--objects", "can"]
+    command += ["--model", "tests.submission.fake_model.Brightness", "--model.seconds", "0.3", "--data.root", str(data)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "anoclip_anomalib.cli.main", "submit", *command]
+        + ["--data.num_workers", "8", "--data.eval_batch_size", "1"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+
+    def is_time():
+        if moment == "as workers start":
+            return len(children.read_text().split()) >= 4
+        return len(list((tmp_path / "x.public.work").rglob("*.npz"))) >= 3
+
+    while process.poll() is None and not is_time():
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert errors.strip().splitlines()[-1].startswith("anoclip submit mvtec-ad2: interrupted")
+    # PyTorch's destructor may remark that its workers had not all been started; nothing else may show a traceback.
+    assert errors.count("Traceback") == errors.count("Exception ignored in")
+    assert "Traceback" not in errors or moment == "as workers start"
+    assert "DataLoader worker" not in errors
 
 
 def test_measures_runtime(options, tmp_path, capsys):

@@ -3,9 +3,9 @@ import tarfile
 
 import pytest
 
-from anoclip_anomalib.submission.pack import pack_folder
+from anoclip_anomalib.submission.mvtec_ad2.pack import pack_folder
 
-from .ad2_files import write_submission
+from ..ad2_files import write_submission
 
 
 def test_same_content_gives_the_same_bytes(tmp_path):

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from anoclip_anomalib.submission.comparison_summary import METRICS, DataResult, provenance_note
+from anoclip_anomalib.submission.model_card.summary import METRICS, DataResult, provenance_note
 
 
 def eval_results(

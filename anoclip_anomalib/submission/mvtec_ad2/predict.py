@@ -7,8 +7,8 @@ from pathlib import Path
 from anoclip_anomalib.running.collect import Collect
 from anoclip_anomalib.running.engine import build_engine, learns, strip, undisturbed
 from anoclip_anomalib.submission.model_config import ModelConfig
-from anoclip_anomalib.submission.mvtec_ad2_data import ObjectData, images_of
-from anoclip_anomalib.submission.raw_maps import RawMapStore
+from anoclip_anomalib.submission.mvtec_ad2.data import ObjectData, images_of
+from anoclip_anomalib.submission.mvtec_ad2.raw_maps import RawMapStore
 from anoclip_anomalib.versions import weights_digest
 
 
@@ -39,7 +39,7 @@ def predict_object(
     Args:
         settings: Model, data and trainer.
         object_name: Such as ``can``; the data module's category, from which zero-shot models take the class name.
-        parts: Keys of ``mvtec_ad2_data.FOLDERS``.
+        parts: Keys of ``data.FOLDERS``.
         store: Where raw maps go.
         progress: Called with numbers of finished images.
 

@@ -4,9 +4,16 @@ import pytest
 import torch
 
 from anoclip_anomalib.submission.model_config import ModelConfig
-from anoclip_anomalib.submission.runtime import SIZES, anomaly_image, measure, prepare, protocol_counts, write_runtime_csv
+from anoclip_anomalib.submission.mvtec_ad2.runtime import (
+    SIZES,
+    anomaly_image,
+    measure,
+    prepare,
+    protocol_counts,
+    write_runtime_csv,
+)
 
-from .fake_model import Brightness
+from ..fake_model import Brightness
 
 
 def test_protocol():

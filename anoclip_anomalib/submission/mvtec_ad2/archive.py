@@ -1,28 +1,13 @@
 """What holds for an archive alone: one top folder with the archive's name, and harmless paths."""
 
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from anoclip_anomalib.submission.entries import Entry
+from anoclip_anomalib.submission.entries import Entry, unsafe_name
 from anoclip_anomalib.submission.faults import Report
-from anoclip_anomalib.submission.mvtec_ad2_layout import EXTENSIONS
+from anoclip_anomalib.submission.mvtec_ad2.layout import EXTENSIONS
 
 ARCHIVE_SUFFIX = ".tar.gz"
-
-
-def unsafe_name(name: str) -> str | None:
-    """Why a path from an archive must not be unpacked, or None if it is harmless."""
-    if name.startswith("/") or re.match(r"[A-Za-z]:", name):
-        return "an absolute path"
-    if "\\" in name or any(ord(character) < 32 for character in name):
-        return "a backslash or control character in the path"
-    parts = name.rstrip("/").split("/")
-    if ".." in parts:
-        return "'..' in the path leads out of the folder"
-    if "" in parts or "." in parts:
-        return "an empty or '.' component in the path"
-    return None
 
 
 def below_top_folder(entries: Iterable[Entry], archive: Path, report: Report) -> Iterator[tuple[Entry, str, str]]:

@@ -1,12 +1,13 @@
 import json
+import shutil
 
 import pytest
 import yaml
 from huggingface_hub import ModelCard
 
 from anoclip_anomalib.cli.submit import main
-from anoclip_anomalib.submission import model_card as cards
-from anoclip_anomalib.submission.comparison_summary import provenance_note, summarise
+from anoclip_anomalib.submission.model_card import card as cards
+from anoclip_anomalib.submission.model_card.summary import provenance_note, summarise
 from anoclip_anomalib.submission.provenance import read_json, write_json
 
 DIGEST = "ab" * 32
@@ -147,6 +148,19 @@ def test_command(results, tmp_path, capsys):
     assert read_json(tmp_path / "card.provenance.json")["data"]["MVTecAD"]["weights_sha256"] == DIGEST
 
 
+def test_command_takes_the_folder_above_as_report_does(results, tmp_path, capsys):
+    folder = results(rows())
+    command = ["model-card", str(folder.parent), "--model", "AnoClip", "--out", str(tmp_path / "card")]
+    assert main(command) == 0
+    assert read_json(tmp_path / "card.provenance.json")["results"] == str(folder.resolve())
+    shutil.copytree(folder, tmp_path / "second")
+    capsys.readouterr()
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert "several suites" in error
+    assert error.strip().endswith(f"give one: {folder}, {tmp_path / 'second'}")
+
+
 def test_command_with_bad_input(results, tmp_path, capsys):
     folder = results(rows())
     out = ["--out", str(tmp_path / "card")]
@@ -159,7 +173,7 @@ def test_command_with_bad_input(results, tmp_path, capsys):
     fails(str(folder), "--model", "Nobody", message="no finished rows of 'Nobody'; there are rows of AnoClip, Padim")
     fails(str(folder), "--model", "AnoClip", "--hub-dataset", "Visa=org/x", message="--hub-dataset names Visa")
     fails(str(folder), "--model", "AnoClip", "--hub-dataset", "Visa", message="is no NAME=ID")
-    fails(str(tmp_path), message="no results folder")
+    fails(str(folder / "rows"), message="no results folder")
     (folder / "rows" / "AnoClip-MVTecAD-bottle-0.json").write_text("{")
     fails(str(folder), "--model", "AnoClip", message="rows are damaged")
     assert not (tmp_path / "card").exists()

@@ -7,11 +7,12 @@ import tarfile
 import numpy as np
 import pytest
 
-from anoclip_anomalib.submission.mvtec_ad2_layout import IMAGES_PER_SPLIT, MAPS, MASKS
-from anoclip_anomalib.submission.mvtec_ad2_validate import validate
-from anoclip_anomalib.submission.pack import pack_folder
+from anoclip_anomalib.submission import entries
+from anoclip_anomalib.submission.mvtec_ad2.layout import IMAGES_PER_SPLIT, MAPS, MASKS
+from anoclip_anomalib.submission.mvtec_ad2.pack import pack_folder
+from anoclip_anomalib.submission.mvtec_ad2.validate import validate
 
-from .ad2_files import COUNTS, SIZE, good_map, good_mask, png_bytes, tiff_bytes, write_submission
+from ..ad2_files import COUNTS, SIZE, good_map, good_mask, png_bytes, tiff_bytes, write_submission
 
 A_MAP = f"{MAPS}/can/test_private/001_regular.tiff"
 A_MASK = f"{MASKS}/can/test_private/001_regular.png"
@@ -309,6 +310,95 @@ def test_damaged_byte_in_the_archive(archive, tmp_path):
     path = tmp_path / "my_method.tar.gz"
     path.write_bytes(content)
     assert [rule for rule, _ in found(path)] == ["truncated"]
+
+
+def tar_bytes(*members, **options):
+    """An unpacked tar of (name or member, content) pairs."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", **options) as archive:
+        for name, content in members:
+            member = name if isinstance(name, tarfile.TarInfo) else tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return stream.getvalue()
+
+
+def header(name, kind, size):
+    member = tarfile.TarInfo(name)
+    member.type, member.size = kind, size
+    return member.tobuf(tarfile.GNU_FORMAT)
+
+
+def sparse(pax_headers):
+    member = tarfile.TarInfo(f"my_method/{A_MAP}")
+    member.pax_headers = pax_headers
+    return member
+
+
+A_FILE = tar_bytes((f"my_method/{A_MAP}", tiff_bytes(good_map())))
+END = A_FILE.rindex(b"II*") // 512 * 512 + 512
+HOSTILE = {
+    "a second tar in the same record": A_FILE[:END] + bytes(1024) + tar_bytes(("my_method/evil", b"?")),
+    "a second tar behind the padding": A_FILE + bytes(1 << 20) + tar_bytes(("my_method/evil", b"?")),
+    "no end marker": A_FILE[:END],
+    "a damaged header at the end": A_FILE[:END] + b"x" * 512 + bytes(1024),
+    "a sparse map that is none": tar_bytes((sparse({"GNU.sparse.map": "a,b"}), b"x"), format=tarfile.PAX_FORMAT),
+    "a sparse version that is none": tar_bytes(
+        (sparse({"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}), b"x" * 600), format=tarfile.PAX_FORMAT
+    ),
+    "a negative size": tar_bytes((sparse({"size": "-512"}), b"x"), format=tarfile.PAX_FORMAT),
+    "a size that is none": tar_bytes((sparse({"GNU.sparse.size": "x"}), b"x"), format=tarfile.PAX_FORMAT),
+    "a thousand headers for one file": header("x", tarfile.GNUTYPE_LONGNAME, 0) * 2000 + A_FILE,
+    "a name of gigabytes": header("x", tarfile.GNUTYPE_LONGNAME, 1 << 32) + A_FILE,
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_archives_that_make_readers_stumble(tmp_path, name):
+    path = tmp_path / "my_method.tar.gz"
+    path.write_bytes(gzip.compress(HOSTILE[name], 1))
+    assert "truncated" in {rule for rule, _ in found(path)}
+    path.write_bytes(gzip.compress(A_FILE, 1))
+    assert "truncated" not in {rule for rule, _ in found(path)}
+
+
+def test_a_second_archive_behind_the_first(archive, tmp_path):
+    path = tmp_path / "my_method.tar.gz"
+    path.write_bytes(archive.read_bytes() * 2)
+    assert [rule for rule, _ in found(path)] == ["truncated"]
+
+
+def test_sparse_members_are_no_plain_files(tmp_path):
+    """A few bytes that unpack to a gigabyte of zeros."""
+    member = sparse({"GNU.sparse.map": "0,1", "GNU.sparse.size": str(1 << 30)})
+    path = tmp_path / "my_method.tar.gz"
+    path.write_bytes(gzip.compress(tar_bytes((member, b"x"), format=tarfile.PAX_FORMAT)))
+    assert ("special", A_MAP) in found(path)
+
+
+def test_an_archive_of_very_many_entries_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(entries, "MAX_ENTRIES", 10)
+    path = tmp_path / "my_method.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        for number in range(11):
+            archive.addfile(tarfile.TarInfo(f"my_method/{number}"))
+    assert ("truncated", str(path)) in found(path)
+
+
+def test_names_that_are_no_text_are_shown_in_one_line(folder, tmp_path):
+    (folder / MAPS / "can" / "test_private").joinpath("a\n\x1b[31m").touch()
+    (folder / os.fsdecode(b"\xff")).touch()
+    report = validate(folder, counts=COUNTS)
+    lines = list(report.lines())
+    assert [line.split("my_method/")[1] for line in lines[:-1]] == [
+        f"{MAPS}/can/test_private/a\\n\\x1b[31m: superfluous file: only .tiff files may lie here [extra-file]",
+        "\\udcff: superfluous file: nothing may lie here [extra-file]",
+    ]
+    assert all(line.isprintable() for line in lines)
+    path = folder.with_name("my_method.tar.gz")
+    with tarfile.open(path, "w:gz", compresslevel=1) as archive:
+        archive.add(folder, "my_method")
+    assert [rule for rule, _ in found(path)] == ["path-trick", "path-trick"]
 
 
 def test_other_formats(tmp_path):

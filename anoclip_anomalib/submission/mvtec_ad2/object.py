@@ -12,15 +12,15 @@ from PIL import Image
 from anoclip_anomalib.evaluation.reference import ScoreReference
 from anoclip_anomalib.evaluation.thresholds import ThresholdRule
 from anoclip_anomalib.files import atomic_write
-from anoclip_anomalib.submission.mvtec_ad2_layout import MAPS, MASKS, file_path
-from anoclip_anomalib.submission.rank_float16 import (
+from anoclip_anomalib.submission.mvtec_ad2.layout import MAPS, MASKS, file_path
+from anoclip_anomalib.submission.mvtec_ad2.rank_float16 import (
     RankMap,
     fit_rank_map,
     image_quantiles,
     kendall_tau,
     kendall_tau_at_least,
 )
-from anoclip_anomalib.submission.raw_maps import RawMap
+from anoclip_anomalib.submission.mvtec_ad2.raw_maps import RawMap
 
 MIN_TAU = 0.999
 """A written map whose ranks agree less than this with the model's is reported."""

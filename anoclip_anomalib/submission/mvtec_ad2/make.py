@@ -5,32 +5,23 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from anoclip_anomalib.claims import Claims
 from anoclip_anomalib.evaluation.resolution import image_size
 from anoclip_anomalib.evaluation.thresholds import ThresholdRule
+from anoclip_anomalib.running.progress import Steps
 from anoclip_anomalib.submission.faults import Report
-from anoclip_anomalib.submission.mvtec_ad2_data import check_images, images_of
-from anoclip_anomalib.submission.mvtec_ad2_layout import IMAGES_PER_SPLIT, SPLIT_SUFFIXES
-from anoclip_anomalib.submission.mvtec_ad2_object import fit_object, write_object
-from anoclip_anomalib.submission.mvtec_ad2_validate import ImageSize, validate
-from anoclip_anomalib.submission.pack import pack_folder
-from anoclip_anomalib.submission.predict import PredictSettings, predict_object
+from anoclip_anomalib.submission.mvtec_ad2.data import check_images, images_of
+from anoclip_anomalib.submission.mvtec_ad2.layout import IMAGES_PER_SPLIT, SPLIT_SUFFIXES
+from anoclip_anomalib.submission.mvtec_ad2.object import fit_object, write_object
+from anoclip_anomalib.submission.mvtec_ad2.pack import pack_folder
+from anoclip_anomalib.submission.mvtec_ad2.predict import PredictSettings, predict_object
+from anoclip_anomalib.submission.mvtec_ad2.raw_maps import RawMapStore
+from anoclip_anomalib.submission.mvtec_ad2.validate import ImageSize, validate
 from anoclip_anomalib.submission.provenance import as_json, provenance_path, read_json, write_json, write_provenance
-from anoclip_anomalib.submission.raw_maps import RawMapStore
-from anoclip_anomalib.submission.work_folder import open_work_folder
+from anoclip_anomalib.submission.work_folder import check_name, open_work_folder
 from anoclip_anomalib.versions import sha256_of
-
-
-class Progress(Protocol):
-    """Where the writer tells what it does: ``start`` a step of so many images, then ``advance``."""
-
-    def start(self, text: str, total: int) -> None:
-        """Begin a step."""
-
-    def advance(self, images: int) -> None:
-        """So many more images are done."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +55,7 @@ class Submission:
     poll: float = 2.0
 
     def __post_init__(self) -> None:
-        if not self.name or self.name != Path(self.name).name or self.name.startswith("."):
-            raise ValueError(f"'{self.name}' is no name for a folder: letters, digits, '-' and '_' without any '/'")
+        check_name(self.name)
 
     @property
     def folder(self) -> Path:
@@ -108,7 +98,7 @@ def original_sizes(root: Path) -> ImageSize:
     return look_up
 
 
-def make_submission(submission: Submission, progress: Progress, say: Callable[[str], None]) -> Report:
+def make_submission(submission: Submission, progress: Steps, say: Callable[[str], None]) -> Report:
     """Do all that is left to do for a submission; other processes may call this for the same one at the same time.
 
     Args:
@@ -183,7 +173,7 @@ def _finished(submission: Submission, settings: dict[str, Any]) -> Report | None
     return Report(str(submission.folder))
 
 
-def _make_object(submission: Submission, object_name: str, progress: Progress, say: Callable[[str], None]) -> None:
+def _make_object(submission: Submission, object_name: str, progress: Steps, say: Callable[[str], None]) -> None:
     begun = time.monotonic()
     root = submission.predict.root
     store = RawMapStore(submission.work / "raw" / object_name, root / object_name)
@@ -223,7 +213,7 @@ def _make_object(submission: Submission, object_name: str, progress: Progress, s
 
 
 def _finish(
-    submission: Submission, settings: dict[str, Any], claims: Claims, progress: Progress, say: Callable[[str], None]
+    submission: Submission, settings: dict[str, Any], claims: Claims, progress: Steps, say: Callable[[str], None]
 ) -> Report:
     """Validate and pack; of several processes the first one does, the others wait for it."""
     while True:
@@ -238,9 +228,7 @@ def _finish(
         time.sleep(submission.poll)
 
 
-def _validate_and_pack(
-    submission: Submission, settings: dict[str, Any], progress: Progress, say: Callable[[str], None]
-) -> Report:
+def _validate_and_pack(submission: Submission, settings: dict[str, Any], progress: Steps, say: Callable[[str], None]) -> Report:
     objects = {name: read_json(_figures_path(submission, name)) for name in submission.counts}
     files = 4 * sum(submission.counts.values())
     progress.start("validating", files)

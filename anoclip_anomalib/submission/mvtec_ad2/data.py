@@ -7,7 +7,7 @@ from anomalib.data import MVTecAD2
 from anomalib.data.datasets.base import AnomalibDataset
 from torch.utils.data import DataLoader
 
-from anoclip_anomalib.submission.mvtec_ad2_layout import SPLIT_SUFFIXES
+from anoclip_anomalib.submission.mvtec_ad2.layout import SPLIT_SUFFIXES
 
 IMAGE_SUFFIXES = {".png", ".PNG"}
 FOLDERS: Mapping[str, str] = {

@@ -15,18 +15,18 @@ from PIL import Image
 
 from anoclip_anomalib.claims import Claims
 from anoclip_anomalib.evaluation.thresholds import ThresholdRule
-from anoclip_anomalib.submission import mvtec_ad2
 from anoclip_anomalib.submission.model_config import ModelConfig
-from anoclip_anomalib.submission.mvtec_ad2 import Submission, make_submission, original_sizes
-from anoclip_anomalib.submission.mvtec_ad2_layout import MAPS, MASKS, SPLIT_SUFFIXES
-from anoclip_anomalib.submission.mvtec_ad2_validate import validate
-from anoclip_anomalib.submission.predict import PredictSettings
-from anoclip_anomalib.submission.rank_float16 import kendall_tau
+from anoclip_anomalib.submission.mvtec_ad2 import make as mvtec_ad2
+from anoclip_anomalib.submission.mvtec_ad2.layout import MAPS, MASKS, SPLIT_SUFFIXES
+from anoclip_anomalib.submission.mvtec_ad2.make import Submission, make_submission, original_sizes
+from anoclip_anomalib.submission.mvtec_ad2.predict import PredictSettings
+from anoclip_anomalib.submission.mvtec_ad2.rank_float16 import kendall_tau
+from anoclip_anomalib.submission.mvtec_ad2.validate import validate
 
-from .ad2_files import COUNTS, write_dataset
+from ..ad2_files import COUNTS, write_dataset
 
 FAKE = "tests.submission.fake_model.Brightness"
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 
 
 class Silent:
@@ -156,7 +156,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from tests.submission.ad2_files import COUNTS
-from tests.submission.test_mvtec_ad2 import make, submission
+from tests.submission.mvtec_ad2.test_make import make, submission
 job = submission(Path(sys.argv[1]), sys.argv[2], poll=0.2)
 report, said = make(job)
 print(sum(": " in line and "threshold" in line for line in said))

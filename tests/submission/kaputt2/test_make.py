@@ -1,4 +1,6 @@
+import io
 import json
+import time
 import zipfile
 
 import numpy as np
@@ -6,9 +8,12 @@ import pandas as pd
 import pytest
 
 from anoclip_anomalib.cli.submit import main
-from anoclip_anomalib.submission.kaputt2 import read_capture_ids, to_unit_interval, validate_zip, write_zip
+from anoclip_anomalib.submission.faults import MAX_FAULTS
+from anoclip_anomalib.submission.kaputt2 import validate as kaputt2_validate
+from anoclip_anomalib.submission.kaputt2.validate import validate_zip
+from anoclip_anomalib.submission.kaputt2.write import read_capture_ids, to_unit_interval, write_zip
 
-from .ad2_files import png_bytes
+from ..ad2_files import png_bytes
 
 IDS = [f"capture-{number:02d}" for number in range(6)]
 GOOD = "capture_id,pred\n" + "".join(f"{name},0.{number}\n" for number, name in enumerate(IDS))
@@ -63,6 +68,139 @@ def test_each_single_fault_is_caught_and_named(tmp_path, rule):
 def test_values_outside_the_interval(tmp_path, value):
     assert set(rules(zipped(tmp_path / "x.zip", {"p.csv": GOOD.replace("0.3", value)}))) <= {"out-of-range", "not-a-number"}
     assert rules(tmp_path / "x.zip")
+
+
+@pytest.mark.parametrize(
+    "value", ["\u0663", "0.\u0661", "0.1_2", "\t0.3", " 0.3", "0.3 ", "0,3", "0x1", "1e", ".", "\uff10", "True", "\0"]
+)
+def test_numbers_that_only_some_readers_take(tmp_path, value):
+    path = zipped(tmp_path / "x.zip", {"p.csv": GOOD.replace("0.3", f'"{value}"')})
+    assert rules(path) == ["not-a-number"]
+
+
+@pytest.mark.parametrize("value", ["1", "0", "1.", ".5", "+0.5", "5e-1", "1E-400", "0e999999", "-0.0", "0." + "3" * 1000])
+def test_numbers_in_every_plain_form(tmp_path, value):
+    assert rules(zipped(tmp_path / "x.zip", {"p.csv": GOOD.replace("0.3", value)})) == []
+
+
+def test_line_ends(tmp_path):
+    assert rules(zipped(tmp_path / "a.zip", {"p.csv": GOOD.replace("\n", "\r\n")})) == []
+    assert rules(zipped(tmp_path / "b.zip", {"p.csv": GOOD.rstrip()})) == []
+    assert rules(zipped(tmp_path / "c.zip", {"p.csv": GOOD.replace("\n", "\r")})) == ["wrong-line-ends"]
+    assert rules(zipped(tmp_path / "d.zip", {"p.csv": GOOD.rstrip() + "\r"})) == ["wrong-line-ends"]
+    spanning = GOOD.replace(IDS[0], f'"{IDS[0]}\n"')
+    assert "unreadable" in rules(zipped(tmp_path / "e.zip", {"p.csv": spanning}))
+
+
+@pytest.mark.parametrize(
+    "name", ["pred\n.csv", "C:evil.csv", "C:\\evil.csv", "/p.csv", "../p.csv", "p\x1b[2J.csv", "\u202evsc.p.csv"]
+)
+def test_names_of_members_that_are_tricks(tmp_path, name):
+    path = zipped(tmp_path / "x.zip", {name: GOOD})
+    assert rules(path) == ["path-trick", "missing-file"]
+    assert all(line.isprintable() for line in validate_zip(path).lines())
+    assert rules(zipped(tmp_path / "y.zip", {"p.csv": GOOD, name: GOOD})) == ["path-trick"]
+
+
+def test_name_that_ends_early_and_link(tmp_path):
+    path = zipped(tmp_path / "x.zip", {"p.csv_.exe": GOOD})
+    path.write_bytes(path.read_bytes().replace(b"p.csv_.exe", b"p.csv\0.exe"))
+    assert rules(path) == ["path-trick", "missing-file"]
+    link = zipfile.ZipInfo("p.csv")
+    link.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(tmp_path / "y.zip", "w") as archive:
+        archive.writestr(link, "/etc/passwd")
+    assert rules(tmp_path / "y.zip") == ["link", "missing-file"]
+
+
+def test_damaged_name_is_a_fault(tmp_path, capsys):
+    path = zipped(tmp_path / "x.zip", {"\u00e9.csv": GOOD})
+    path.write_bytes(path.read_bytes().replace("\u00e9".encode(), b"\xff\xff"))
+    assert rules(path) == ["truncated"]
+    assert main(["kaputt2", "--validate", str(path)]) == 1
+    assert "not a readable zip archive" in capsys.readouterr().out
+
+
+def behind(content):
+    return content + b"more"
+
+
+def comment(content):
+    return content[:-2] + b"\4\0more"
+
+
+def before(content):
+    return b"more" + content
+
+
+def between(content):
+    directory = content.index(b"PK\1\2")
+    return content[:directory] + b"more" + content[directory:]
+
+
+def within(content):
+    """Between data and directory, with the directory's place put right."""
+    directory = content.index(b"PK\1\2")
+    end = bytearray(content[-22:])
+    end[16:20] = (directory + 4).to_bytes(4, "little")
+    return content[:directory] + b"more" + content[directory:-22] + bytes(end)
+
+
+@pytest.mark.parametrize("change", [behind, comment, before, between, within])
+def test_bytes_around_the_zip(tmp_path, change):
+    path = zipped(tmp_path / "x.zip", {"p.csv": GOOD})
+    assert rules(path) == []
+    path.write_bytes(change(path.read_bytes()))
+    assert rules(path)[0] == "extra-bytes"
+
+
+def test_zips_of_other_programs_are_valid(tmp_path):
+    """With sizes behind the data, as programs write that do not know them before, and with zip64 fields."""
+
+    class Pipe(io.RawIOBase):
+        def __init__(self):
+            self.content = b""
+
+        def writable(self):
+            return True
+
+        def write(self, data):
+            self.content += bytes(data)
+            return len(data)
+
+    for force in (False, True):
+        pipe = Pipe()
+        with (
+            zipfile.ZipFile(pipe, "w", zipfile.ZIP_DEFLATED) as archive,
+            archive.open("p.csv", "w", force_zip64=force) as stream,
+        ):
+            stream.write(GOOD.encode())
+        (tmp_path / "x.zip").write_bytes(pipe.content)
+        assert rules(tmp_path / "x.zip") == []
+
+
+def test_rare_compression_is_refused(tmp_path):
+    assert rules(zipped(tmp_path / "x.zip", {"p.csv": GOOD}, compression=zipfile.ZIP_LZMA)) == ["wrong-format"]
+
+
+@pytest.mark.parametrize("line", ["\n", ",\n", "x,2\n"])
+def test_millions_of_rows_in_a_small_zip_end_soon(tmp_path, line, monkeypatch):
+    monkeypatch.setattr(kaputt2_validate, "MAX_ROWS", 20_000)
+    text = "capture_id,pred\n" + line * (30_000_000 // len(line))
+    path = zipped(tmp_path / "x.zip", {"p.csv": text}, compression=zipfile.ZIP_DEFLATED)
+    begun = time.monotonic()
+    report = validate_zip(path, IDS)
+    assert time.monotonic() - begun < 5
+    assert report.faults[-1].rule == "implausible-size"
+    assert len(report.faults) <= 3 * MAX_FAULTS + 1
+    assert sum(report.found.values()) >= 20_000
+
+
+def test_a_bomb_is_not_unpacked(tmp_path):
+    bomb = zipped(tmp_path / "x.zip", {"p.csv": b"0" * (kaputt2_validate.MAX_CSV_BYTES + 1)}, compression=zipfile.ZIP_DEFLATED)
+    assert rules(bomb) == ["implausible-size"]
+    line = zipped(tmp_path / "y.zip", {"p.csv": GOOD + "x" * 1_000_000}, compression=zipfile.ZIP_DEFLATED)
+    assert rules(line) == ["implausible-size"]
 
 
 def test_csv_in_a_folder_two_csvs_and_byte_order_mark(tmp_path):

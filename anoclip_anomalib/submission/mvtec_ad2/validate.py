@@ -6,9 +6,9 @@ from pathlib import Path
 
 from anoclip_anomalib.submission.entries import DAMAGED_ARCHIVE, Entry, archive_entries, folder_entries
 from anoclip_anomalib.submission.faults import Report
-from anoclip_anomalib.submission.mvtec_ad2_archive import below_top_folder
-from anoclip_anomalib.submission.mvtec_ad2_contents import check_map, check_mask
-from anoclip_anomalib.submission.mvtec_ad2_layout import (
+from anoclip_anomalib.submission.mvtec_ad2.archive import below_top_folder
+from anoclip_anomalib.submission.mvtec_ad2.contents import check_map, check_mask
+from anoclip_anomalib.submission.mvtec_ad2.layout import (
     EXTENSIONS,
     IMAGES_PER_SPLIT,
     MAPS,
@@ -18,7 +18,7 @@ from anoclip_anomalib.submission.mvtec_ad2_layout import (
     file_path,
 )
 
-MAX_FILE_BYTES = 1 << 30
+MAX_FILE_BYTES = 1 << 28
 
 ImageSize = Callable[[str, str, str], tuple[int, int] | None]
 """(object, split, stem) -> (height, width) of the original image, None if there is no such image."""

@@ -7,7 +7,7 @@ from torch import nn
 
 from anoclip_anomalib.cli.submit import main
 from anoclip_anomalib.submission.provenance import read_json
-from anoclip_anomalib.submission.vand_fewshot import CATEGORIES, Model, check_model_file, write_model_file
+from anoclip_anomalib.submission.vand.fewshot import CATEGORIES, Model, check_model_file, write_model_file
 
 DEMO = {"backbone": "demo", "pretrained": "demo"}
 
@@ -149,7 +149,7 @@ def test_settings_are_data_and_not_code(tmp_path):
     settings = {"backbone": "demo'); import os; ('", "image_size": [240, 240], "class_name": None}
     path = write_model_file(tmp_path / "model.py", settings)
     found = {}
-    source = path.read_text().replace("from anoclip_anomalib.submission.vand_fewshot import Model as _Model", "")
+    source = path.read_text().replace("from anoclip_anomalib.submission.vand.fewshot import Model as _Model", "")
     exec(source, {"_Model": type("Base", (), {"__init__": lambda self, **kwargs: found.update(kwargs)})}, found)
     found["Model"]()
     assert {key: found[key] for key in settings} == settings

@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 
 from anoclip_anomalib.evaluation.accumulator import PixelAccumulator
-from anoclip_anomalib.evaluation.curves import aupro, auroc, count_scores, f1_max, threshold_curve
+from anoclip_anomalib.evaluation.curves import aupro, auroc, count_scores, f1_at, f1_max
 from anoclip_anomalib.evaluation.reference import ScoreReference
 from anoclip_anomalib.evaluation.resolution import read_mask
 from anoclip_anomalib.evaluation.thresholds import ThresholdRule
-from anoclip_anomalib.submission.mvtec_ad2_data import images_of
-from anoclip_anomalib.submission.predict import PredictSettings, predict_object
-from anoclip_anomalib.submission.raw_maps import RawMap, RawMapStore
+from anoclip_anomalib.running.progress import Steps
+from anoclip_anomalib.submission.mvtec_ad2.data import images_of
+from anoclip_anomalib.submission.mvtec_ad2.predict import PredictSettings, predict_object
+from anoclip_anomalib.submission.mvtec_ad2.raw_maps import RawMap, RawMapStore
+from anoclip_anomalib.submission.provenance import write_json
+from anoclip_anomalib.submission.work_folder import open_work_folder
 
 PARTS = ("validation", "test_public_good", "test_public_bad")
 FPR_LIMIT = 0.05
@@ -75,7 +78,6 @@ def evaluate_object(
             reference.update(prediction.at_original_size())
     threshold = rule.fit(reference)
     pixels = PixelAccumulator()
-    hits = alarms = anomalous = 0
     largest, own, labels = [], [], []
     for prediction, mask_path in test:
         scores = prediction.at_original_size()
@@ -83,23 +85,19 @@ def evaluate_object(
         if mask.shape != scores.shape:
             raise ValueError(f"{mask_path} is {mask.shape}, its image {scores.shape}")
         pixels.update(scores, mask)
-        above = scores > threshold.value
-        hits += int((above & (mask > 0)).sum())
-        alarms += int((above & (mask == 0)).sum())
-        anomalous += int((mask > 0).sum())
         largest.append(float(scores.max()))
         own.append(prediction.image_score)
         labels.append(mask_path is not None)
         if progress:
             progress(1)
-    curve = threshold_curve(pixels.counts())
+    counts = pixels.counts()
     return PublicResult(
         object_name=object_name,
-        seg_f1=2 * hits / (hits + alarms + anomalous),
-        au_pro=aupro(curve, FPR_LIMIT),
-        image_auroc=auroc(threshold_curve(count_scores(np.array(largest), np.array(labels)))),
-        model_image_auroc=auroc(threshold_curve(count_scores(np.array(own), np.array(labels)))),
-        best_seg_f1=f1_max(curve)[0],
+        seg_f1=f1_at(counts, threshold.value),
+        au_pro=aupro(counts.curve, FPR_LIMIT),
+        image_auroc=auroc(count_scores(np.array(largest), np.array(labels)).curve),
+        model_image_auroc=auroc(count_scores(np.array(own), np.array(labels)).curve),
+        best_seg_f1=f1_max(counts.curve)[0],
         threshold=threshold.value,
         rule=threshold.rule,
     )
@@ -110,8 +108,7 @@ def evaluate_public(
     objects: Sequence[str],
     work: Path,
     rule: ThresholdRule,
-    start: Callable[[str, int], None],
-    advance: Callable[[int], None],
+    progress: Steps,
     *,
     keep_raw: bool = False,
 ) -> list[PublicResult]:
@@ -122,8 +119,7 @@ def evaluate_public(
         objects: Their names.
         work: Folder for raw maps.
         rule: The submission's rule.
-        start: Told of each step and its number of images.
-        advance: Told of finished images.
+        progress: Told of each step and of finished images.
         keep_raw: Keep the raw maps.
 
     Raises:
@@ -138,22 +134,60 @@ def evaluate_public(
         masks = {image: _mask_of(image) for image in images["test_public_bad"]}
         store = RawMapStore(work / object_name, settings.root / object_name)
         total = sum(map(len, images.values()))
-        start(f"{object_name}: predicting", total)
-        predict_object(settings, object_name, PARTS, store, advance)
+        progress.start(f"{object_name}: predicting", total)
+        predict_object(settings, object_name, PARTS, store, progress.advance)
         tested = [*images["test_public_good"], *images["test_public_bad"]]
-        start(f"{object_name}: measuring", len(tested))
+        progress.start(f"{object_name}: measuring", len(tested))
         results.append(
             evaluate_object(
                 object_name,
                 store.read_all(images["validation"]),
                 ((store.read(image), masks.get(image)) for image in tested),
                 rule,
-                advance,
+                progress.advance,
             )
         )
         if not keep_raw:
             shutil.rmtree(store.folder, ignore_errors=True)
     return results
+
+
+def write_public_figures(
+    settings: PredictSettings,
+    objects: Sequence[str],
+    out: Path,
+    name: str,
+    rule: ThresholdRule,
+    progress: Steps,
+    *,
+    keep_raw: bool = False,
+) -> tuple[list[PublicResult], Path]:
+    """Measure ``test_public`` and write ``<name>.public.json``; an interrupted run goes on.
+
+    Args:
+        settings: Model and data.
+        objects: Their names.
+        out: The folder that the figures go to.
+        name: The submission's name.
+        rule: The submission's rule.
+        progress: Told of each step and of finished images.
+        keep_raw: Keep the raw maps.
+
+    Returns:
+        The figures, and the path written.
+
+    Raises:
+        FileNotFoundError: See ``evaluate_public``.
+        FileExistsError: If there are figures already, or they were begun with other settings.
+    """
+    work, path = out / f"{name}.public.work", out / f"{name}.public.json"
+    facts = {"configuration": settings.config.result_settings(), "fit": settings.fit}
+    open_work_folder(work, facts, path)
+    results = evaluate_public(settings, objects, work, rule, progress, keep_raw=keep_raw)
+    write_json(path, {"leaderboard": "MVTec AD 2, test_public", **facts, **as_table(results)})
+    if not keep_raw:
+        shutil.rmtree(work, ignore_errors=True)
+    return results, path
 
 
 def as_table(results: Sequence[PublicResult]) -> dict[str, Any]:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
-from anoclip_anomalib.submission.rank_float16 import (
+from anoclip_anomalib.submission.mvtec_ad2.rank_float16 import (
     fit_rank_map,
     image_quantiles,
     kendall_tau,

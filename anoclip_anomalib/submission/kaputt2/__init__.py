@@ -1,0 +1,1 @@
+"""The Kaputt 2 leaderboard: prediction, zip, validator."""

@@ -1,0 +1,1 @@
+"""A comparison's results for the Hugging Face Hub."""

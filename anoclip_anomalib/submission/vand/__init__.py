@@ -1,0 +1,1 @@
+"""The VAND 3.0 few-shot kit's ``model.py``."""
