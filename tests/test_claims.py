@@ -1,23 +1,42 @@
+import json
 import multiprocessing
 import os
-import socket
+import random
+import signal
+import subprocess
+import sys
 import time
+from contextlib import ExitStack
 
 import pytest
 
+from anoclip_anomalib import claims as module
 from anoclip_anomalib.claims import Claims
+
+
+def take(claims, name="can"):
+    """Whether a piece of work could be claimed just now."""
+    with claims.take(name) as got:
+        return got
+
+
+def hold(folder, script="time.sleep(60)"):
+    """A process that holds the claim "can" and has said so."""
+    code = f"import os, time\nfrom anoclip_anomalib.claims import Claims\nwith Claims({str(folder)!r}, heartbeat=0.02).take('can') as got:\n    print(got, flush=True)\n    {script}"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "True\n"
+    return process
 
 
 def test_one_owner_at_a_time(tmp_path):
     mine, other = Claims(tmp_path), Claims(tmp_path)
     with mine.take("can") as got:
         assert got
-        with other.take("can") as too:
-            assert not too
+        assert not take(other)
         with other.take("vial") as another:
             assert another
-    with other.take("can") as got:
-        assert got
+            assert mine.held() == {"can", "vial"}
+    assert take(other)
     assert not list(tmp_path.iterdir())
 
 
@@ -25,40 +44,180 @@ def test_given_back_after_an_error(tmp_path):
     claims = Claims(tmp_path)
     with pytest.raises(ZeroDivisionError), claims.take("can"):
         raise ZeroDivisionError
-    with claims.take("can") as got:
-        assert got
+    assert take(claims)
 
 
-def test_claim_of_a_dead_process_is_void(tmp_path):
-    process = multiprocessing.get_context("spawn").Process(target=os.getpid)
-    process.start()
-    process.join()
-    (tmp_path / "can.claim").write_text(f'{{"host": "{socket.gethostname()}", "pid": {process.pid}}}')
-    with Claims(tmp_path).take("can") as got:
-        assert got
+def test_claim_of_a_killed_process_is_void_at_once(tmp_path):
+    process = hold(tmp_path)
+    assert not take(Claims(tmp_path))
+    process.kill()
+    process.wait()
+    assert (tmp_path / "can.claim").exists()
+    assert take(Claims(tmp_path))
+    assert not list(tmp_path.iterdir())
 
 
-def test_claim_of_another_machine_is_void_after_silence(tmp_path):
-    (tmp_path / "can.claim").write_text('{"host": "elsewhere", "pid": 1}')
-    claims = Claims(tmp_path, stale_after=0.2)
-    with claims.take("can") as got:
-        assert not got  # seen for the first time
-    os.utime(tmp_path / "can.claim")
-    time.sleep(0.25)
-    with claims.take("can") as got:
-        assert not got  # it was touched in between
-    time.sleep(0.25)
-    with claims.take("can") as got:
-        assert got
+def test_claim_of_a_zombie_is_void_after_silence(tmp_path):
+    process = hold(tmp_path)
+    process.kill()  # not waited for: its number stays taken
+    claims = Claims(tmp_path, stale_after=0.3)
+    deadline = time.monotonic() + 30
+    while not take(claims):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.wait()
 
 
-def test_owner_keeps_its_claim_fresh(tmp_path):
+def record_of(folder):
+    with Claims(folder).take("can"):
+        return json.loads((folder / "can.claim").read_text())
+
+
+@pytest.mark.parametrize("change", [{"start": "1"}, {"pid": 2**22 + 1}], ids=["number used again", "no such process"])
+def test_an_owner_that_certainly_ended(tmp_path, change):
+    record = record_of(tmp_path)
+    (tmp_path / "can.claim").write_text(json.dumps(record | change))
+    assert take(Claims(tmp_path))
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands still until it is told."""
+
+    class Clock:
+        now = 1000.0
+        monotonic = staticmethod(lambda: Clock.now)
+
+    monkeypatch.setattr(module, "time", Clock)
+    return Clock
+
+
+def owned_by(pid):
+    return json.dumps({"id": "x", "place": module._place(), "pid": pid, "start": "1"}).encode()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b'{"id": "ab', b"[]", b"\0\0", b"\xff\xfe", b"[" * 100000, b'{"host": "elsewhere", "pid": 1}']
+    + [owned_by(pid) for pid in ("abc", 10**30, -1, 0, None, 1e400, [1])],
+)
+def test_any_claim_is_kept_while_it_is_renewed_and_void_after_silence(tmp_path, clock, content):
+    path = tmp_path / "can.claim"
+    path.write_bytes(content)
+    claims = Claims(tmp_path, stale_after=60)
+    assert not take(claims)  # seen for the first time
+    clock.now += 59
+    assert not take(claims)
+    assert not claims.is_alive("can")
+    os.utime(path, (0, 0))
+    clock.now += 2
+    assert not take(claims)  # it was touched in between
+    assert claims.is_alive("can")
+    clock.now += 60
+    assert not take(claims)
+    clock.now += 0.1
+    assert take(claims)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_clock_of_another_machine_does_not_matter(tmp_path, clock):
+    path = tmp_path / "can.claim"
+    path.write_bytes(b"")
+    claims = Claims(tmp_path)
+    for seconds in (-(10**9), 10**9, 0):  # each is a sign of life
+        os.utime(path, (time.time() + seconds,) * 2)
+        assert not take(claims)
+        clock.now += 50
+    assert not take(claims)
+    clock.now += 11
+    assert take(claims)
+
+
+@pytest.mark.parametrize("place", [["other", "boot", "pid:[1]", "time:[1]"], [], None])
+def test_a_process_number_of_another_place_says_nothing(tmp_path, place):
+    record = record_of(tmp_path)
+    (tmp_path / "can.claim").write_text(json.dumps(record | {"place": place, "pid": 2**22 + 1}))
+    assert not take(Claims(tmp_path))
+
+
+def test_a_sign_of_life_long_ago_is_none(tmp_path, clock):
+    path = tmp_path / "can.claim"
+    path.write_bytes(b"")
+    claims = Claims(tmp_path)
+    assert not take(claims)
+    clock.now += 61
+    os.utime(path, (0, 0))
+    assert not take(claims)  # renewed since the last look, but nobody knows when
+    assert not claims.is_alive("can")
+    clock.now += 61
+    assert take(claims)
+
+
+def test_owner_keeps_its_claim_fresh_and_is_seen(tmp_path):
+    other = Claims(tmp_path, stale_after=5)
     with Claims(tmp_path, heartbeat=0.02).take("can"):
         os.utime(tmp_path / "can.claim", (0, 0))
         deadline = time.monotonic() + 10
-        while (tmp_path / "can.claim").stat().st_mtime == 0:
+        while not other.is_alive("can"):
+            assert not take(other)
             assert time.monotonic() < deadline
             time.sleep(0.01)
+        assert (tmp_path / "can.claim").stat().st_mtime > 0
+
+
+def test_who_stood_still_too_long_leaves_the_new_owner_alone(tmp_path):
+    slow, quick = Claims(tmp_path, heartbeat=60), Claims(tmp_path, stale_after=0)
+    stood_still = ExitStack()
+    assert stood_still.enter_context(slow.take("can"))
+    assert not take(quick)
+    with quick.take("can") as got:
+        assert got
+        content = (tmp_path / "can.claim").read_bytes()
+        stood_still.close()
+        assert (tmp_path / "can.claim").read_bytes() == content
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_claim_that_is_no_file_is_never_taken(tmp_path, clock):
+    (tmp_path / "can.claim").mkdir()
+    claims = Claims(tmp_path)
+    assert not take(claims)
+    clock.now += 61
+    assert not take(claims)
+
+
+def test_where_there_are_no_links(tmp_path, monkeypatch):
+    def refuse(*args):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    with Claims(tmp_path).take("can") as got:
+        assert got
+        assert not take(Claims(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_kills_at_random_points_leave_nothing_that_stays(tmp_path):
+    code = (
+        "import sys; from anoclip_anomalib.claims import Claims\nclaims = Claims(sys.argv[1])\nprint(flush=True)\n"
+        "while True:\n    with claims.take('can') as got:\n        pass"
+    )
+    draw = random.Random(0)
+    for _ in range(12):
+        processes = [
+            subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE) for _ in range(2)
+        ]
+        for process in processes:
+            process.stdout.readline()
+        time.sleep(draw.random() / 20)
+        for process in processes:
+            process.send_signal(signal.SIGKILL)
+        for process in processes:
+            process.wait()
+        content = (tmp_path / "can.claim").read_text() if (tmp_path / "can.claim").exists() else "{}"
+        assert json.loads(content) == {} or {"id", "place", "pid", "start"} == set(json.loads(content))  # never half written
+    assert take(Claims(tmp_path))
+    assert not list(tmp_path.iterdir())
 
 
 def _count(folder, queue):
