@@ -100,6 +100,7 @@ def owned_by(pid):
     "content",
     [b"", b'{"id": "ab', b"[]", b"\0\0", b"\xff\xfe", b"[" * 100000, b'{"host": "elsewhere", "pid": 1}']
     + [owned_by(pid) for pid in ("abc", 10**30, -1, 0, None, 1e400, [1])],
+    ids=lambda content: repr(content[:12] + content[-30:]),
 )
 def test_any_claim_is_kept_while_it_is_renewed_and_void_after_silence(tmp_path, clock, content):
     path = tmp_path / "can.claim"
@@ -204,9 +205,7 @@ def test_kills_at_random_points_leave_nothing_that_stays(tmp_path):
     )
     draw = random.Random(0)
     for _ in range(12):
-        processes = [
-            subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE) for _ in range(2)
-        ]
+        processes = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE) for _ in range(2)]
         for process in processes:
             process.stdout.readline()
         time.sleep(draw.random() / 20)
