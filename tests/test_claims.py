@@ -20,9 +20,12 @@ def take(claims, name="can"):
         return got
 
 
-def hold(folder, script="time.sleep(60)"):
+def hold(folder):
     """A process that holds the claim "can" and has said so."""
-    code = f"import os, time\nfrom anoclip_anomalib.claims import Claims\nwith Claims({str(folder)!r}, heartbeat=0.02).take('can') as got:\n    print(got, flush=True)\n    {script}"
+    code = (
+        f"import time\nfrom anoclip_anomalib.claims import Claims\n"
+        f"with Claims({str(folder)!r}, heartbeat=0.02).take('can') as got:\n    print(got, flush=True)\n    time.sleep(60)"
+    )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "True\n"
     return process

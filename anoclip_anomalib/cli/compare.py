@@ -5,12 +5,13 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 HELP = "Measure models side by side on data sets, by one protocol; resumable."
 
 
+ELSEWHERE = 3
 TERMINATED = 128 + signal.SIGTERM
 
 
@@ -47,7 +48,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="anoclip compare",
         description=HELP,
-        epilog="Exit code: 0 no selected job failed, 1 some failed, 2 bad input, 130 or 143 interrupted.",
+        epilog="Exit code: 0 no selected job failed, 1 some failed, 2 bad input, 3 jobs are in other hands, "
+        "130 or 143 interrupted.",
     )
     parser.add_argument("suite", help="YAML file: models, data sets, categories, seeds (see configs/suites/)")
     parser.add_argument("-o", "--output", help="results folder (default: results/comparison/<suite name>)")
@@ -133,16 +135,17 @@ def _dry_run(folder, jobs) -> int:  # noqa: ANN001
 
 def _run(args: argparse.Namespace, folder, jobs) -> int:  # noqa: ANN001
     from anoclip_anomalib.comparison.progress import ComparisonProgress
-    from anoclip_anomalib.comparison.runner import pending, run_here
+    from anoclip_anomalib.comparison.runner import Executor, Here, run_jobs
 
-    retry = not args.keep_failed
-    with ComparisonProgress(len(pending(folder, jobs, retry, lambda text: None))) as progress:
+    with ComparisonProgress(len(jobs)) as progress, ExitStack() as stack:
         if args.runner == "ray":
-            from anoclip_anomalib.comparison.ray_runner import run_on_ray
+            from anoclip_anomalib.comparison.ray_runner import OnRay
 
-            outcome = run_on_ray(folder, jobs, progress, args.address, args.threads or 1, args.workers, retry_failed=retry)
+            ray = OnRay(folder, args.address, args.threads or 1, args.workers, note=progress.note)
+            executor: Executor = stack.enter_context(ray)
         else:
-            outcome = run_here(folder, jobs, progress, args.threads, retry)
+            executor = Here(folder, args.threads)
+        outcome = run_jobs(folder, jobs, executor, progress, retry_failed=not args.keep_failed)
     rows, faults = folder.rows()
     wanted = {job.id for job in jobs}
     failed = [row for row in rows if row["id"] in wanted and row["status"] == "failed"]
@@ -160,4 +163,6 @@ def _run(args: argparse.Namespace, folder, jobs) -> int:  # noqa: ANN001
 
         for path in build_report(folder.path):
             print(f"wrote {path}")
-    return 1 if failed or faults else 0
+    if outcome.elsewhere:
+        print("the table is not complete: run the same command again when the other processes are done", file=sys.stderr)
+    return 1 if failed or faults else ELSEWHERE if outcome.elsewhere else 0

@@ -1,17 +1,23 @@
-"""Run the jobs that have no row yet: in this process, or on a Ray cluster."""
+"""The job loop: run the jobs that have no row yet, on whatever executes them."""
 
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from anoclip_anomalib.comparison.folder import ResultsError, ResultsFolder
 from anoclip_anomalib.comparison.suite import Job
 
+Result = tuple[dict[str, Any], Any]
+
 
 class Progress(Protocol):
-    """What a runner tells while it works."""
+    """What the loop tells while it works."""
+
+    def expect(self, total: int) -> None:
+        """So many jobs are or will be run here, as far as is known."""
 
     def start(self, job: Job) -> None:
         """A job begins."""
@@ -23,14 +29,55 @@ class Progress(Protocol):
         """Something that people should know."""
 
 
+class Executor(Protocol):
+    """What runs jobs."""
+
+    @property
+    def capacity(self) -> int:
+        """How many jobs it takes at a time."""
+
+    def submit(self, job: Job) -> None:
+        """Take a job."""
+
+    def wait(self) -> tuple[Job, Result]:
+        """Wait for one of the submitted jobs; its row and pictures."""
+
+
+class Here:
+    """Runs a job in this process.
+
+    Args:
+        folder: The results, where generated data go too.
+        threads: torch's threads for each job; a model's own `cpus` take precedence.
+        run: For tests.
+    """
+
+    capacity = 1
+
+    def __init__(self, folder: ResultsFolder, threads: int | None = None, run: Callable[..., Result] | None = None) -> None:
+        if run is None:
+            from anoclip_anomalib.comparison.run_job import run_job
+
+            run = run_job
+        self.folder, self.threads, self.run = folder, threads, run
+
+    def submit(self, job: Job) -> None:
+        """Remember the job."""
+        self.job = job
+
+    def wait(self) -> tuple[Job, Result]:
+        """Run it."""
+        return self.job, self.run(self.job, self.folder.path, self.job.model.cpus or self.threads)
+
+
 @dataclass
 class Outcome:
     """What a run of the suite did.
 
     Attributes:
-        done, failed: jobs that got a row now.
-        kept: jobs that had one.
-        elsewhere: jobs that another process is working on.
+        done, failed: Jobs that got a row now.
+        kept: Jobs that had one, or got it from another process meanwhile.
+        elsewhere: Jobs that another process is working on.
     """
 
     done: list[Job] = field(default_factory=list)
@@ -39,74 +86,89 @@ class Outcome:
     elsewhere: list[Job] = field(default_factory=list)
 
 
-def pending(folder: ResultsFolder, jobs: list[Job], retry_failed: bool, note: Callable[[str], None]) -> list[Job]:
-    """Jobs without a usable row. Damaged rows are named and count as none; failed ones count as none if `retry_failed`."""
-    wanted = []
-    for job in jobs:
-        try:
-            row = folder.read_row(job.id)
-        except ResultsError as error:
-            note(f"{error}; the job is done again")
-            row = None
-        if row is None or (retry_failed and row["status"] == "failed"):
-            wanted.append(job)
-    return wanted
-
-
-def needs_run(folder: ResultsFolder, job: Job, retry_failed: bool, since: float) -> bool:
-    """Whether a job still has to run, asked when its claim is held: another process may just have finished it."""
-    try:
-        row = folder.read_row(job.id)
-    except ResultsError:
-        return True
-    if row is None:
-        return True
-    return retry_failed and row["status"] == "failed" and folder.row_path(job.id).stat().st_mtime < since
-
-
-def run_here(
-    folder: ResultsFolder,
-    jobs: list[Job],
-    progress: Progress,
-    threads: int | None = None,
-    retry_failed: bool = True,
-    run: Callable[..., tuple[dict[str, Any], Any]] | None = None,
-) -> Outcome:
-    """Run jobs one after the other in this process; each is claimed first, so that processes may share a folder.
+def needs_run(
+    folder: ResultsFolder, job: Job, retry_failed: bool, since: float, note: Callable[[str], None] | None = None
+) -> bool:
+    """Whether a job still has no usable row.
 
     Args:
-        folder: the results.
-        jobs: what the table should hold.
-        progress: is told of every step.
-        threads: torch's threads for each job; a model's own `cpus` take precedence.
-        retry_failed: run jobs again whose row is a failure from before.
-        run: for tests.
+        folder: The results.
+        job: The job.
+        retry_failed: A failure from before `since` counts as no row.
+        since: When this run began, Unix time by the files' clock.
+        note: Is told of a damaged row, which counts as none.
+    """
+    try:
+        row = folder.read_row(job.id)
+    except ResultsError as error:
+        if note is not None:
+            note(f"{error}; the job is done again")
+        return True
+    return row is None or (retry_failed and row["status"] == "failed" and folder.row_path(job.id).stat().st_mtime < since)
+
+
+def run_jobs(
+    folder: ResultsFolder, jobs: list[Job], executor: Executor, progress: Progress, retry_failed: bool = True
+) -> Outcome:
+    """Run jobs; each is claimed first, so that processes may share a folder.
+
+    A job in other hands is asked for again when nothing else is left, until it is done, or its claim is void and the job is
+    run here, or its owner gave a sign of life. So no job of a dead owner is left undone.
+
+    Args:
+        folder: The results.
+        jobs: What the table should hold.
+        executor: Runs them.
+        progress: Is told of every step.
+        retry_failed: Run jobs again whose row is a failure from before.
 
     Raises:
-        OSError: if a row cannot be written (disk full); finished rows stay.
+        OSError: A row cannot be written (disk full); finished rows stay.
     """
-    if run is None:
-        from anoclip_anomalib.comparison.run_job import run_job
-
-        run = run_job
-    started = time.time()
-    outcome = Outcome()
-    todo = pending(folder, jobs, retry_failed, progress.note)
-    outcome.kept = [job for job in jobs if job not in todo]
-    queue, asked = deque(todo), set[str]()
-    while queue:
-        job = queue.popleft()
-        with folder.claims.take(job.id) as mine:
-            if not mine:  # asked once more at the end: by then it may be done, or its process may be dead
-                (outcome.elsewhere if job.id in asked else queue).append(job)
-                asked.add(job.id)
-                continue
-            if not needs_run(folder, job, retry_failed, started):
-                outcome.kept.append(job)
-                continue
-            progress.start(job)
-            row, pictures = run(job, folder.path, job.model.cpus or threads)
-            folder.write(job, row, pictures)
-        (outcome.done if row["status"] == "done" else outcome.failed).append(job)
-        progress.done(job, row)
+    started, outcome, claims = time.time(), Outcome(), folder.claims
+    queue: deque[Job] = deque()
+    for job in jobs:
+        (queue if needs_run(folder, job, retry_failed, float("inf"), progress.note) else outcome.kept).append(job)
+    working: dict[str, ExitStack] = {}
+    others: set[str] = set()
+    give_up = _too_long(folder)
+    try:
+        while queue or working:
+            for _ in range(len(queue)):
+                if len(working) >= executor.capacity:
+                    break
+                job, claim = queue.popleft(), ExitStack()
+                mine = claim.enter_context(claims.take(job.id))
+                if not needs_run(folder, job, retry_failed, started):
+                    claim.close()
+                    outcome.kept.append(job)
+                elif mine:
+                    working[job.id] = claim
+                    others.discard(job.id)
+                    progress.start(job)
+                    executor.submit(job)
+                elif not working and job.id in others and (claims.is_alive(job.id) or time.monotonic() > give_up):
+                    outcome.elsewhere.append(job)
+                else:
+                    others.add(job.id)
+                    queue.append(job)
+            others |= {job.id for job in queue} & (claims.held() - working.keys())
+            progress.expect(len(outcome.done + outcome.failed) + len(working) + sum(job.id not in others for job in queue))
+            if working:
+                job, (row, pictures) = executor.wait()
+                with working.pop(job.id):
+                    folder.write(job, row, pictures)
+                (outcome.done if row["status"] == "done" else outcome.failed).append(job)
+                progress.done(job, row)
+                give_up = _too_long(folder)
+            elif queue:
+                time.sleep(claims.heartbeat / 5)
+    finally:
+        for claim in working.values():
+            claim.close()
     return outcome
+
+
+def _too_long(folder: ResultsFolder) -> float:
+    """When a claim that is still neither void nor alive, such as a folder, is left alone."""
+    return time.monotonic() + folder.claims.stale_after + 2 * folder.claims.heartbeat

@@ -7,10 +7,13 @@ import subprocess
 import time
 from contextlib import ExitStack
 
+import pytest
+
 from anoclip_anomalib.comparison.folder import ResultsFolder
+from anoclip_anomalib.comparison.load_suite import load_suite
 from anoclip_anomalib.comparison.progress import ComparisonProgress
 from anoclip_anomalib.comparison.row import failed_row
-from anoclip_anomalib.comparison.runner import run_here
+from anoclip_anomalib.comparison.runner import Here, run_jobs
 from anoclip_anomalib.comparison.suite import jobs_of
 
 from .suites import command, command_here, process_arguments, process_env, small_suite, write_suite
@@ -91,6 +94,7 @@ def test_two_processes_share_one_folder(tmp_path):
 def test_a_job_in_other_hands_is_asked_for_once_more_at_the_end(tmp_path):
     jobs = jobs_of(small_suite(tmp_path, categories=("one", "two", "three")))
     folder, other = ResultsFolder(tmp_path / "out"), ResultsFolder(tmp_path / "out")
+    other.claims.heartbeat = folder.claims.heartbeat = 0.1
     kept, lost = ExitStack(), ExitStack()
     kept.enter_context(other.claims.take(jobs[0].id))
     lost.enter_context(other.claims.take(jobs[1].id))
@@ -101,10 +105,60 @@ def test_a_job_in_other_hands_is_asked_for_once_more_at_the_end(tmp_path):
         lost.close()  # the other process gives up one of its two jobs meanwhile
         return failed_row(job, ValueError("no matter")), None
 
-    outcome = run_here(folder, jobs, ComparisonProgress(len(jobs)), run=run)
-    kept.close()
+    progress = Totals(len(jobs))
+    outcome = run_jobs(folder, jobs, Here(folder, run=run), progress)
     assert ran == [*jobs[2:], jobs[1]]
     assert outcome.elsewhere == [jobs[0]]
+    assert progress.totals[0] == len(jobs) - 2  # what others work on is not counted as ours
+    assert progress.totals[-1] == len(jobs) - 1
+    kept.close()
+
+
+class Totals(ComparisonProgress):
+    """Remembers what it was told to expect."""
+
+    def __init__(self, total):
+        super().__init__(total)
+        self.totals = []
+
+    def expect(self, total):
+        super().expect(total)
+        self.totals.append(total)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"pid": "abc"}', b'{"host": "other", "pid": 1}'])
+def test_the_last_round_waits_until_a_claim_can_be_judged(tmp_path, content):
+    jobs = jobs_of(small_suite(tmp_path))
+    folder = ResultsFolder(tmp_path / "out")
+    folder.claims.stale_after, folder.claims.heartbeat = 0.5, 0.1
+    folder.claims.folder.mkdir(parents=True)
+    (folder.claims.folder / f"{jobs[0].id}.claim").write_bytes(content)
+    run = lambda job, *args: (failed_row(job, ValueError("no matter")), None)  # noqa: E731
+    start = time.monotonic()
+    outcome = run_jobs(folder, jobs, Here(folder, run=run), ComparisonProgress(len(jobs)))
+    assert outcome.failed == [jobs[1], jobs[0]]
+    assert time.monotonic() - start >= 0.5
+    assert not list(folder.claims.folder.iterdir())
+
+
+def test_what_cannot_be_judged_is_left_alone_in_the_end(tmp_path):
+    jobs = jobs_of(small_suite(tmp_path))[:1]
+    folder = ResultsFolder(tmp_path / "out")
+    folder.claims.stale_after, folder.claims.heartbeat = 0.1, 0.1
+    (folder.claims.folder / f"{jobs[0].id}.claim").mkdir(parents=True)
+    assert run_jobs(folder, jobs, Here(folder), ComparisonProgress(1)).elsewhere == jobs
+
+
+def test_jobs_elsewhere_are_no_success(tmp_path, capsys, monkeypatch):
+    suite = write_suite(tmp_path)
+    folder = ResultsFolder(tmp_path / "out")
+    folder.open_for(load_suite(suite))
+    folder.claims.heartbeat = 0.1
+    with folder.claims.take(jobs_of(load_suite(suite))[0].id):
+        run = command_here(capsys, suite, "-o", tmp_path / "out", "--no-report")
+    assert run.returncode == 3
+    assert "1 done, 0 failed, 0 were there already, 1 in the hands of another process" in run.stdout
+    assert "the table is not complete" in run.stderr
 
 
 def test_a_failed_job_is_a_row_the_rest_goes_on_and_the_exit_code_tells(tmp_path, capsys):
