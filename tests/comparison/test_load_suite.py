@@ -144,9 +144,11 @@ def test_suites_that_would_do_harm_or_surprise(tmp_path, text, message):
 
 def test_merged_mappings_give_way_to_own_keys(tmp_path):
     path = write_suite(tmp_path)
-    text = path.read_text().replace("init_args:\n", "init_args: &same\n", 1)
-    path.write_text(text.replace("gain: 0.1", "<<: {gain: 0.5, bias: 0}, gain: 0.1").replace(", bias: 0", ""))
+    text = path.read_text()
+    path.write_text(text.replace("gain: 0.1", "<<: {gain: 0.5}, gain: 0.1"))
     assert load_suite(path).models[1].spec.init_args == {"gain": 0.1}
+    path.write_text(text.replace("gain: 0.1", "<<: [{gain: 0.5}, {gain: 0.7}]"))
+    assert load_suite(path).models[1].spec.init_args == {"gain": 0.5}
 
 
 def test_hundreds_of_mutated_suites_are_read_or_refused(tmp_path):
