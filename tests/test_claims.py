@@ -182,6 +182,32 @@ def test_who_stood_still_too_long_leaves_the_new_owner_alone(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_who_moved_a_fresh_claim_away_puts_it_back(tmp_path, monkeypatch):
+    path, move = tmp_path / "can.claim", os.replace
+    path.write_bytes(b"old")
+    claims = Claims(tmp_path, stale_after=0)
+    assert not take(claims)
+
+    def late(source, target):
+        path.write_bytes(b"fresh")  # another process was faster
+        move(source, target)
+
+    monkeypatch.setattr(os, "replace", late)
+    assert not take(claims)
+    assert path.read_bytes() == b"fresh"
+    assert [file.name for file in tmp_path.iterdir()] == ["can.claim"]
+
+
+def test_nobody_renews_the_claim_of_somebody_else(tmp_path):
+    path = tmp_path / "can.claim"
+    with Claims(tmp_path, heartbeat=0.01).take("can"):
+        path.write_bytes(b"of the new owner")
+        os.utime(path, (0, 0))
+        time.sleep(0.2)
+        assert path.stat().st_mtime == 0
+    assert path.read_bytes() == b"of the new owner"
+
+
 def test_a_claim_that_is_no_file_is_never_taken(tmp_path, clock):
     (tmp_path / "can.claim").mkdir()
     claims = Claims(tmp_path)

@@ -53,7 +53,7 @@ def find_class(kind: str, name: str) -> type:
         module, _, attribute = name.rpartition(".")
         try:
             found = getattr(importlib.import_module(module), attribute, None)
-        except ImportError as error:
+        except Exception as error:  # noqa: BLE001 - whatever a module does when it is imported
             raise UnknownClassError(f'{kind} "{name}" cannot be imported: {error}') from error
     else:
         for module in SHORT_NAMES[kind]:
@@ -87,16 +87,16 @@ def full_path(found: type) -> str:
     return f"{found.__module__}.{found.__qualname__}"
 
 
-def unknown_arguments(found: type, init_args: dict[str, Any]) -> list[str]:
-    """Faults: arguments that the class does not take, with the closest ones it does."""
+def unknown_arguments(found: type, init_args: dict[str, Any]) -> dict[str, str]:
+    """Arguments that the class does not take -> a fault with the closest ones it does."""
     parameters = inspect.signature(found).parameters
     if any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return []
-    faults = []
+        return {}
+    faults = {}
     for name in init_args:
         if name not in parameters:
             close = get_close_matches(name, parameters, n=2, cutoff=0.5) or list(parameters)
-            faults.append(f'{found.__name__} has no argument "{name}" (it has: {", ".join(close)})')
+            faults[name] = f'{found.__name__} has no argument "{name}" (it has: {", ".join(close)})'
     return faults
 
 

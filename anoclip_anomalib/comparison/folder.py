@@ -1,5 +1,6 @@
 """A results folder: rows and pictures, written atomically, of one suite."""
 
+import hashlib
 import json
 import math
 import os
@@ -8,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from anoclip_anomalib.claims import Claims
-from anoclip_anomalib.comparison.row import FORMAT, Pictures
+from anoclip_anomalib.comparison.row import Pictures
+from anoclip_anomalib.comparison.row_schema import FORMAT, row_fault
 from anoclip_anomalib.comparison.suite import Job, Suite, jobs_of
 from anoclip_anomalib.evaluation.predictions import write_predictions
 from anoclip_anomalib.files import atomic_write
@@ -86,7 +88,7 @@ class ResultsFolder:
                 raise ValueError("no suite")
         except FileNotFoundError as error:
             raise ResultsError(f"{self.path} is no results folder: it has no suite.json") from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ResultsError(f"{path} is damaged ({error}); delete it and run the suite again, rows are kept") from error
         return content
 
@@ -105,9 +107,9 @@ class ResultsFolder:
             row = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ResultsError(f"row {path} is damaged: {error}") from error
-        fault = _row_fault(row, job_id)
+        fault = row_fault(row, job_id)
         if fault:
             raise ResultsError(f"row {path} is damaged: {fault}")
         return row
@@ -158,24 +160,8 @@ class ResultsFolder:
 
 def picture_stem(data: str, category: str) -> str:
     """File name of the pictures that all jobs on a category share; two names never share one."""
-    import hashlib
-
     digest = hashlib.sha256(f"{data}\0{category}".encode()).hexdigest()[:8]
     return "".join(char if char.isalnum() else "_" for char in f"{data}_{category}")[:60] + f"-{digest}"
-
-
-def _row_fault(row: Any, job_id: str) -> str | None:
-    if not isinstance(row, dict):
-        return "no mapping"
-    if row.get("format") != FORMAT:
-        return f"format {row.get('format')!r}, expected {FORMAT}"
-    if row.get("id") != job_id:
-        return f"it is of job {row.get('id')!r}"
-    if row.get("status") not in ("done", "failed") or not isinstance(row.get("job"), dict):
-        return "parts are missing"
-    needed = ("metrics", "speed", "provenance") if row["status"] == "done" else ("error",)
-    missing = [name for name in needed if not isinstance(row.get(name), dict)]
-    return f"{', '.join(missing)} missing" if missing else None
 
 
 def _prediction_rows(row: dict[str, Any]) -> list[dict[str, Any]]:

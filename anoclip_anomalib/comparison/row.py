@@ -2,7 +2,6 @@
 
 import io
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,35 +11,13 @@ from anomalib import LearningType
 from PIL import Image
 
 from anoclip_anomalib.comparison.measure import THUMBNAIL, Measured, relative_path, shrink
+from anoclip_anomalib.comparison.row_schema import FORMAT
 from anoclip_anomalib.comparison.suite import Job
 from anoclip_anomalib.evaluation import curves
-from anoclip_anomalib.evaluation.curves import Curve, ScoreCounts, UndefinedMetricError
+from anoclip_anomalib.evaluation.curves import ScoreCounts, UndefinedMetricError
+from anoclip_anomalib.evaluation.registry import METRICS
 from anoclip_anomalib.evaluation.thresholds import Threshold, choose_threshold
 
-FORMAT = 1
-Compute = Callable[[ScoreCounts, Threshold], float]
-
-
-def _of_curve(read: Callable[[Curve], float]) -> Compute:
-    return lambda counts, threshold: read(counts.curve)
-
-
-IMAGE_METRICS: dict[str, Compute] = {
-    "image_AUROC": _of_curve(curves.auroc),
-    "image_F1Max": _of_curve(lambda curve: curves.f1_max(curve)[0]),
-    "image_AP": _of_curve(curves.average_precision),
-    "image_F1": lambda counts, threshold: curves.f1_at(counts, threshold.value),
-}
-PIXEL_METRICS: dict[str, Compute] = {
-    "pixel_AUROC": _of_curve(curves.auroc),
-    "pixel_F1Max": _of_curve(lambda curve: curves.f1_max(curve)[0]),
-    "pixel_AP": _of_curve(curves.average_precision),
-    "AUPRO": _of_curve(curves.aupro),
-    "AUPRO_0.05": _of_curve(lambda curve: curves.aupro(curve, 0.05)),
-    "AUPRO_paper": lambda counts, threshold: curves.aupro_paper(counts),
-    "SegF1": lambda counts, threshold: curves.f1_at(counts, threshold.value),
-}
-METRICS = (*IMAGE_METRICS, *PIXEL_METRICS)
 HISTOGRAM_BINS = 40
 
 
@@ -85,8 +62,8 @@ def finished_row(job: Job, result: Measured, learning_type: LearningType, root: 
     pixel_threshold = choose_threshold(job.protocol.threshold, result.pixel_reference, learning_type)
     image = _counts(lambda: curves.count_scores(scores[known], labels[known]))
     pixel = _counts(result.pixels.counts)
-    image_metrics, image_undefined = _measure(IMAGE_METRICS, image, image_threshold)
-    pixel_metrics, pixel_undefined = _measure(PIXEL_METRICS, pixel, pixel_threshold)
+    image_metrics, image_undefined = _measure("image", image, image_threshold)
+    pixel_metrics, pixel_undefined = _measure("pixel", pixel, pixel_threshold)
     return {
         "format": FORMAT,
         "id": job.id,
@@ -125,17 +102,16 @@ def _counts(read: Any) -> ScoreCounts | str:
         return str(error)
 
 
-def _measure(
-    wanted: dict[str, Compute], counts: ScoreCounts | str, threshold: Threshold
-) -> tuple[dict[str, float | None], dict[str, str]]:
-    """Values, None where undefined, and the reasons for those."""
+def _measure(level: str, counts: ScoreCounts | str, threshold: Threshold) -> tuple[dict[str, float | None], dict[str, str]]:
+    """Values of the metrics of images or pixels, None where undefined, and the reasons for those."""
+    wanted = {name: metric for name, metric in METRICS.items() if metric.level == level}
     metrics: dict[str, float | None] = dict.fromkeys(wanted)
     if isinstance(counts, str):
         return metrics, dict.fromkeys(wanted, counts)
     undefined: dict[str, str] = {}
-    for name, compute in wanted.items():
+    for name, metric in wanted.items():
         try:
-            metrics[name] = float(compute(counts, threshold))
+            metrics[name] = float(metric.compute(counts, threshold.value))
         except UndefinedMetricError as error:
             undefined[name] = str(error)
     return metrics, undefined

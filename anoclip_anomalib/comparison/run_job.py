@@ -108,7 +108,7 @@ def build_model(job: Job) -> tuple[Any, str | None]:
     """The job's model and a note for the row. A faulty WinClip is replaced by the repaired one."""
     from anomalib.models import WinClip
 
-    from anoclip_anomalib.comparison.winclip import fair_winclip, one_clip_per_process
+    from anoclip_anomalib.baselines.winclip import fair_winclip, one_clip_per_process
 
     spec = job.model.spec
     found = catalogue.find_class("model", spec.class_path)

@@ -1,19 +1,70 @@
-"""What a comparison is made of: suite, models, data, jobs. Plain data without behaviour of its own."""
+"""What a comparison is made of: suite, models, data, jobs. The types are what a suite file may hold, see load_suite."""
 
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from fnmatch import fnmatchcase
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+from pydantic_core import core_schema
 
 from anoclip_anomalib.evaluation.thresholds import ThresholdRule
+
+STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True)
+class Must:
+    """What a value of a suite file must be, in words, for the message about one that is not."""
+
+    be: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        return core_schema.custom_error_schema(handler(source), "must_be", custom_error_message=self.be)
+
+
+def _folder_name(name: str) -> str:
+    """A name of which results and generated data make a folder."""
+    if not name.strip() or name.startswith(".") or len(name) > 100 or any(c in "/\\" or ord(c) < 32 for c in name):
+        raise ValueError(name)
+    return name
+
+
+def _threshold(options: Any) -> Any:
+    try:
+        return ThresholdRule(**options) if isinstance(options, dict) else options
+    except TypeError as error:
+        raise ValueError(str(error)) from error
+
+
+def _different(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError("seeds must be a list of different numbers")
+    return seeds
+
+
+Text = Annotated[str, Field(coerce_numbers_to_str=True), Must("text")]
+FolderName = Annotated[
+    str,
+    Field(coerce_numbers_to_str=True),
+    AfterValidator(_folder_name),
+    Must("a name for a folder: 1 to 100 characters without slashes, not beginning with a dot"),
+]
+Count = Annotated[int, Field(strict=True, ge=0), Must("a whole number of at least 0")]
+Number = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False), Must("a number of at least 0")]
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32), Must("a whole number of at least 0 and below 2^32")]
+Category = Annotated[str, AfterValidator(_folder_name), Must("the name of a folder (quote numbers)")]
+Mapping = Annotated[dict[str, Any], Must("a mapping")]
 
 
 @dataclass(frozen=True)
 class ClassSpec:
     """A class by its full path, and the arguments it is called with."""
 
-    class_path: str
-    init_args: dict[str, Any] = field(default_factory=dict)
+    class_path: Annotated[str, Must("the name or path of a class")]
+    init_args: Mapping = field(default_factory=dict)
+    __pydantic_config__ = STRICT
 
 
 @dataclass(frozen=True)
@@ -21,21 +72,22 @@ class ModelEntry:
     """A model of the suite.
 
     Attributes:
-        name: its name in tables, unique in the suite.
-        spec: class and arguments.
+        name: Its name in tables, unique in the suite.
+        spec: Class and arguments.
         callbacks: Lightning callbacks that belong to the method (test-time adaptation, early stopping).
-        trainer: arguments of the Trainer, e.g. max_epochs.
-        cpus, gpus: what a job needs (used by the Ray runner; cpus also limits torch's threads if not None).
-        provenance: facts about the method that override the known ones, see provenance.yaml.
+        trainer: Arguments of the Trainer, e.g. max_epochs.
+        cpus, gpus: What a job needs (used by the Ray runner; cpus also limits torch's threads if not None).
+        provenance: Facts about the method that override the known ones, see provenance.yaml.
     """
 
-    name: str
+    name: Text
     spec: ClassSpec
     callbacks: tuple[ClassSpec, ...] = ()
-    trainer: dict[str, Any] = field(default_factory=dict)
-    cpus: int | None = None
-    gpus: float = 0.0
-    provenance: dict[str, Any] = field(default_factory=dict)
+    trainer: Mapping = field(default_factory=dict)
+    cpus: Count | None = None
+    gpus: Number = 0.0
+    provenance: Mapping = field(default_factory=dict)
+    __pydantic_config__ = STRICT
 
 
 @dataclass(frozen=True)
@@ -43,16 +95,17 @@ class DataEntry:
     """A data set of the suite.
 
     Attributes:
-        name: its name in tables, unique in the suite.
-        spec: datamodule class and arguments (without category).
-        categories: the categories; () for a datamodule that knows none.
-        class_name: product name handed to models that take one.
+        name: Its name in tables, unique in the suite.
+        spec: Datamodule class and arguments (without category).
+        categories: The categories; () for a datamodule that knows none.
+        class_name: Product name handed to models that take one.
     """
 
-    name: str
+    name: FolderName
     spec: ClassSpec
-    categories: tuple[str, ...] = ()
-    class_name: str | None = None
+    categories: tuple[Category, ...] = ()
+    class_name: Text | None = None
+    __pydantic_config__ = STRICT
 
 
 @dataclass(frozen=True)
@@ -60,30 +113,32 @@ class Protocol:
     """How every model is measured.
 
     Attributes:
-        resolution: "model" or "original": the size at which maps and masks are compared.
-        threshold: rule for labels and SegF1.
-        timed_images: images whose latency is measured, one at a time.
-        warmup_images: images before them whose latency is not counted.
-        sample_images: at most so many images of a category are kept as thumbnails for the report.
+        resolution: The size at which maps and masks are compared.
+        threshold: Rule for labels and SegF1.
+        timed_images: Images whose latency is measured, one at a time.
+        warmup_images: Images before them whose latency is not counted.
+        sample_images: At most so many images of a category are kept as thumbnails for the report.
     """
 
-    resolution: str = "model"
-    threshold: ThresholdRule = field(default_factory=ThresholdRule)
-    timed_images: int = 20
-    warmup_images: int = 3
-    sample_images: int = 24
+    resolution: Annotated[Literal["model", "original"], Must('"model" or "original"')] = "model"
+    threshold: Annotated[ThresholdRule, BeforeValidator(_threshold)] = field(default_factory=ThresholdRule)
+    timed_images: Count = 20
+    warmup_images: Count = 3
+    sample_images: Count = 24
+    __pydantic_config__ = STRICT
 
 
 @dataclass(frozen=True)
 class Suite:
     """Models x data x categories x seeds."""
 
-    name: str
+    name: FolderName
     models: tuple[ModelEntry, ...]
     data: tuple[DataEntry, ...]
-    seeds: tuple[int, ...] = (0,)
+    seeds: Annotated[tuple[Seed, ...], AfterValidator(_different)] = (0,)
     protocol: Protocol = field(default_factory=Protocol)
-    description: str = ""
+    description: Text = ""
+    __pydantic_config__ = STRICT
 
 
 @dataclass(frozen=True)
@@ -100,6 +155,7 @@ class Job:
     def id(self) -> str:
         """Hash of everything that decides the result; where the data lie and how they are loaded does not."""
         data_args = {key: value for key, value in self.data.spec.init_args.items() if key not in ("root", "num_workers")}
+        nothing = None  # stood for generated data once: older rows keep their ids
         content = {
             "model": asdict(replace(self.model, cpus=None, gpus=0.0, provenance={})),
             "data": [
@@ -108,12 +164,16 @@ class Job:
                 data_args,
                 self.data.class_name,
                 None,
-            ],  # None: ids of rows made before stay
+            ],  # None: ids of older rows stay
             "category": self.category,
             "seed": self.seed,
             "protocol": asdict(self.protocol),
         }
-        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        text = json.dumps(content, sort_keys=True, default=str)
+        text = text.replace(
+            '"anoclip_anomalib.baselines.winclip.', '"anoclip_anomalib.comparison.winclip.'
+        )  # rows older than its move
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
     def label(self) -> str:
@@ -145,8 +205,6 @@ def select_jobs(jobs: list[Job], only: list[str] | None = None, shard: tuple[int
     Raises:
         ValueError: if a term matches nothing at all, or the shard is out of range.
     """
-    from fnmatch import fnmatchcase
-
     for kind_terms in _terms_by_kind(jobs, only or []):
         jobs = [job for job in jobs if any(fnmatchcase(text, term) for text, term in _pairs(job, kind_terms))]
     if shard is not None:
@@ -166,8 +224,6 @@ KINDS: dict[str, Any] = {
 
 
 def _terms_by_kind(jobs: list[Job], terms: list[str]) -> list[tuple[str, list[str]]]:
-    from fnmatch import fnmatchcase
-
     found: dict[str, list[str]] = {}
     for term in terms:
         kind = next((kind for kind, text in KINDS.items() if any(fnmatchcase(text(job), term) for job in jobs)), None)

@@ -6,6 +6,8 @@ from typing import Any
 import yaml
 
 Where = tuple[str | int, ...]
+MAX_VALUES = 50_000  # aliases can make a few lines mean billions of values
+MAX_DEPTH = 50
 
 
 class SuiteError(ValueError):
@@ -34,6 +36,7 @@ class Located:
             text = self.path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise SuiteError([f"{self.path}: cannot be read: {error}"]) from error
+        self._left = MAX_VALUES
         try:
             loader = yaml.SafeLoader(text)
             node = loader.get_single_node()
@@ -41,28 +44,49 @@ class Located:
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else 1
             raise SuiteError([f"{self.path}:{line}: {error.problem or error}"]) from error
-        except yaml.YAMLError as error:
+        except RecursionError as error:
+            raise SuiteError([f"{self.path}:1: nested deeper than {MAX_DEPTH} levels"]) from error
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or a number that there is not
             raise SuiteError([f"{self.path}:1: {error}"]) from error
 
     def _build(self, loader: yaml.SafeLoader, node: yaml.Node, where: Where) -> Any:
+        self._left -= 1
+        if self._left < 0 or len(where) > MAX_DEPTH:
+            problem = f"more than {MAX_VALUES} values" if self._left < 0 else f"nested deeper than {MAX_DEPTH} levels"
+            raise yaml.MarkedYAMLError(problem=f"{problem}, aliases included", problem_mark=node.start_mark)
         self.lines.setdefault(where, node.start_mark.line + 1)
         if isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map":
-            loader.flatten_mapping(node)
-            result: dict[Any, Any] = {}
-            for key_node, value_node in node.value:
-                key = loader.construct_object(key_node, deep=True)
-                if not isinstance(key, str):
-                    self.fault((*where,), f"keys must be words, got {key!r}", key_node.start_mark.line + 1)
-                    continue
-                if key in result:
-                    self.fault((*where, key), f'"{key}" is given twice', key_node.start_mark.line + 1)
-                place: Where = (*where, key)
-                self.lines[place] = key_node.start_mark.line + 1
-                result[key] = self._build(loader, value_node, (*where, key))
-            return result
+            return self._mapping(loader, node, where)
         if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
             return [self._build(loader, item, (*where, index)) for index, item in enumerate(node.value)]
-        return loader.construct_object(node, deep=True)
+        if not isinstance(node, yaml.ScalarNode):
+            problem = f"could not determine a constructor for the tag {node.tag!r}: mappings and lists are plain here"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+        return loader.construct_object(node)
+
+    def _mapping(self, loader: yaml.SafeLoader, node: yaml.MappingNode, where: Where) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        merged: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            line = key_node.start_mark.line + 1
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                value = self._build(loader, value_node, (*where, "<<"))
+                for part in value if isinstance(value, list) else [value]:
+                    if isinstance(part, dict):
+                        merged = part | merged
+                    else:
+                        self.fault(where, "<< takes a mapping or a list of mappings", line)
+                continue
+            key = loader.construct_object(key_node) if isinstance(key_node, yaml.ScalarNode) else "a collection"
+            if not isinstance(key, str) or not isinstance(key_node, yaml.ScalarNode):
+                self.fault(where, f"keys must be words, got {key!r}", line)
+                continue
+            if key in result:
+                self.fault((*where, key), f'"{key}" is given twice', line)
+            place: Where = (*where, key)
+            self.lines[place] = line
+            result[key] = self._build(loader, value_node, place)
+        return merged | result
 
     def fault(self, where: Where, message: str, line: int | None = None) -> None:
         """Note a fault at a part of the document, or at a line."""

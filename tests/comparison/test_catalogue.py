@@ -11,6 +11,8 @@ def test_short_names_and_full_paths_find_the_same_class():
     assert catalogue.find_class("model", "AnoClip") is catalogue.find_class("model", "anoclip_anomalib.AnoClip")
     assert catalogue.find_class("callback", "TestTimeAdaptation").__name__ == "TestTimeAdaptation"
     assert catalogue.find_class("callback", "EarlyStopping")
+    moved = catalogue.find_class("model", "anoclip_anomalib.comparison.winclip.RepairedWinClip")
+    assert catalogue.full_path(moved) == "anoclip_anomalib.baselines.winclip.RepairedWinClip"
     for kind, name, message in (
         ("model", "Paddim", "did you mean Padim"),
         ("data", "anomalib.data.Nothing", "unknown data"),

@@ -49,7 +49,9 @@ def test_a_row_and_its_files(opened, tmp_path):
         ('{"format": 9}', "format 9"),
         ('{"format": 1, "id": "x"}', "of job 'x'"),
         ('{"format": 1, "id": "ID", "status": "done", "job": {}}', "metrics, speed, provenance missing"),
+        ('{"format": 1, "id": "ID", "status": "failed", "job": {}, "error": []}', "error: Input should be a valid dictionary"),
         ("\x00\x00", "damaged"),
+        ("[" * 100_000, "damaged: maximum recursion depth"),
     ],
 )
 def test_damaged_rows_are_named(opened, content, words):

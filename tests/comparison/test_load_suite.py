@@ -1,3 +1,5 @@
+import random
+
 import pytest
 
 from anoclip_anomalib.comparison.load_suite import load_suite
@@ -66,7 +68,7 @@ def test_all_faults_at_once_each_with_its_line(tmp_path):
         20: 'unknown data "MVTecADD"; did you mean MVTecAD',
         23: 'data root /does/not/exist of "gone" does not exist; set init_args.root, or pass --root gone=FOLDER',
         27: 'unknown category "bowl" (there are: plate)',
-        28: "a seed is a whole number of at least 0, got -1",
+        28: "seeds must be a whole number of at least 0 and below 2^32, got -1",
         30: 'resolution must be "model" or "original"',
         31: 'unknown threshold rule "best"',
         32: "timed_images must be a whole number",
@@ -98,6 +100,90 @@ def test_single_faults(tmp_path, text, message):
     path = tmp_path / "suite.yaml"
     path.write_text(text)
     assert any(message in fault for fault in faults_of(path)), faults_of(path)
+
+
+BOMB = "name: x\na0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 10))
+MERGES = "name: x\na0: &a0 {k: v}\n" + "".join(
+    f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 10)}]}}\n" for i in range(1, 10)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (BOMB, "more than 50000 values, aliases included"),
+        (MERGES, "more than 50000 values, aliases included"),
+        ("name: &a [*a]\n", "nested deeper than 50 levels"),
+        ("name: &a {<<: *a}\n", "nested deeper than 50 levels"),
+        ("name: " + "{a: " * 2000 + "1" + "}" * 2000, "nested deeper than 50 levels"),
+        ("name: !!set {a, b}\n", "could not determine a constructor"),
+        ("name: 2026-99-99\n", "month must be in 1..12"),
+        ("name: ../../etc\n", "name must be a name for a folder: 1 to 100 characters without slashes"),
+        ("name: .hidden\n", "name must be a name for a folder"),
+        ("name: x\nseeds: [1, 1]\n", "seeds must be a list of different numbers"),
+        ("name: x\ndata: [{class_path: MVTecAD, name: a/b}]\n", "name must be a name for a folder"),
+        ("name: x\ndata: [{class_path: GeneratedParts, init_args: {train_good: .nan}}]\n", "train_good"),
+        ("name: x\ndata: [{class_path: MVTecAD, categories: [../x]}]\n", "categories must be the name"),
+        ("name: x\ndata: [{class_path: MVTecAD, categories: [1]}]\n", "(quote numbers), got 1"),
+        ("name: x\nprotocol: {threshold: {kind: fixed, values: 3}}\n", "unexpected keyword argument 'values'"),
+        ("name: x\nmodels: [{class_path: Padim, gpus: .inf}]\n", "gpus must be a number of at least 0, got inf"),
+        ("name: x\nmodels: [{class_path: Padim, cpus: true}]\n", "cpus must be a whole number of at least 0, got True"),
+        ("name: x\nmodels: [{class_path: Padim, init_args: [1]}]\n", "init_args must be a mapping"),
+        ("name: x\nmodels: [{class_path: Padim, spec: {}}]\n", 'has no option "spec"'),
+        ("name: x\nmodels: [.Padim]\n", 'model ".Padim" cannot be imported'),
+        ("name: x\nmodels: [{class_path: Padim, callbacks: [{class: x}]}]\n", 'a callback has no option "class" (it has'),
+    ],
+)  # fmt: skip
+def test_suites_that_would_do_harm_or_surprise(tmp_path, text, message):
+    path = tmp_path / "suite.yaml"
+    path.write_text(text)
+    assert any(message in fault for fault in faults_of(path)), faults_of(path)
+
+
+def test_merged_mappings_give_way_to_own_keys(tmp_path):
+    path = write_suite(tmp_path)
+    text = path.read_text()
+    path.write_text(text.replace("gain: 0.1", "<<: {gain: 0.5}, gain: 0.1"))
+    assert load_suite(path).models[1].spec.init_args == {"gain": 0.1}
+    path.write_text(text.replace("gain: 0.1", "<<: [{gain: 0.5}, {gain: 0.7}]"))
+    assert load_suite(path).models[1].spec.init_args == {"gain": 0.5}
+
+
+def test_hundreds_of_mutated_suites_are_read_or_refused(tmp_path):
+    draw, path = random.Random(0), write_suite(tmp_path)
+    text = path.read_text()
+    pieces = [*"[]{}:-'é\n\0", "&a ", "*a", "<<: ", "  ", "null", "1e999", ".nan", "!!set ", "../", "[" * 99]
+    read = refused = 0
+    for _ in range(300):
+        changed = text
+        for _ in range(draw.randint(1, 2)):
+            place = draw.randrange(len(changed))
+            change = draw.choice(["drop", "insert", "double"])
+            end = place + draw.randint(1, 12)
+            inside = {"drop": "", "insert": draw.choice(pieces) + changed[place:end], "double": 2 * changed[place:end]}[change]
+            changed = changed[:place] + inside + changed[end:]
+        path.write_text(changed)
+        try:
+            load_suite(path)
+            read += 1
+        except SuiteError as error:
+            refused += all(fault.startswith(f"{path}:") for fault in error.faults)
+    assert read > 5
+    assert read + refused == 300
+
+
+def test_own_categories_in_the_layout_of_mvtec(tmp_path):
+    path = write_suite(tmp_path, categories=("bottle", "my part"))
+    text = path.read_text().replace(
+        "    class_path: MVTecAD", "    class_path: MVTecAD\n    categories: [bottle, my part, cable, gone]"
+    )
+    path.write_text(text)
+    faults = faults_of(path)
+    assert len(faults) == 1
+    assert 'unknown category "gone"' in faults[0]
+    assert "other layouts the class Folder" in faults[0]
+    path.write_text(text.replace(", gone", ""))
+    assert load_suite(path).data[0].categories == ("bottle", "my part", "cable")
 
 
 def test_missing_file(tmp_path):

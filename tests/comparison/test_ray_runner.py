@@ -8,8 +8,8 @@ import pytest
 
 from anoclip_anomalib.comparison.folder import ResultsFolder
 from anoclip_anomalib.comparison.ray_runner import job_needs
-from anoclip_anomalib.comparison.row import METRICS
 from anoclip_anomalib.comparison.suite import jobs_of
+from anoclip_anomalib.evaluation.registry import METRICS
 
 from .suites import command, command_here, small_suite, write_suite
 

@@ -4,7 +4,7 @@ import pytest
 
 from anoclip_anomalib.comparison.suite import jobs_of, select_jobs
 
-from .suites import small_suite
+from .suites import ROOT, small_suite
 
 
 def test_jobs_are_models_times_categories_times_seeds(tmp_path):
@@ -44,3 +44,12 @@ def test_only_and_shard(tmp_path):
         select_jobs(jobs, ["brigth"])
     with pytest.raises(ValueError, match="1 <= i <= n"):
         select_jobs(jobs, shard=(4, 3))
+
+
+def test_rows_from_before_a_model_moved_stay_valid():
+    from anoclip_anomalib.comparison.load_suite import load_suite
+
+    suite = load_suite(ROOT / "configs" / "suites" / "demo.yaml")
+    ids = {job.model.name: job.id for job in jobs_of(suite) if job.category == "fuse"}
+    assert ids["AnoCLIP"] == "b9acb2bd5ed35dc9"
+    assert ids["WinCLIP"] == "323c6b32d076fb5d"

@@ -6,19 +6,9 @@ from typing import Any
 
 import numpy as np
 
-METRIC_TITLES = {
-    "image_AUROC": "Image AUROC",
-    "image_F1Max": "Image F1-max",
-    "image_AP": "Image AP",
-    "image_F1": "Image F1 at threshold",
-    "pixel_AUROC": "Pixel AUROC",
-    "pixel_F1Max": "Pixel F1-max",
-    "pixel_AP": "Pixel AP",
-    "AUPRO": "AUPRO (0.3)",
-    "AUPRO_0.05": "AUPRO at 0.05",
-    "AUPRO_paper": "AUPRO_paper",
-    "SegF1": "SegF1 at threshold",
-}
+from anoclip_anomalib.evaluation.registry import METRICS
+
+METRIC_TITLES = {name: metric.title for name, metric in METRICS.items()}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from anoclip_anomalib.comparison.folder import picture_stem
 from anoclip_anomalib.comparison.report.tables import METRIC_TITLES
-from anoclip_anomalib.comparison.row import FORMAT
+from anoclip_anomalib.comparison.row_schema import FORMAT
 
 FACTS = {
     "auxiliary_data": "none",

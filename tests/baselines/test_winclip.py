@@ -11,7 +11,7 @@ import torch
 from anomalib.models import WinClip
 from anomalib.models.image.winclip import torch_model
 
-from anoclip_anomalib.comparison.winclip import (
+from anoclip_anomalib.baselines.winclip import (
     RepairedWinClip,
     RepairedWinClipModel,
     fair_winclip,
@@ -78,7 +78,7 @@ def test_fault_is_found_and_repaired():
 
 
 def test_with_open_clip_224_original_and_repaired_agree_and_equal_todays_repaired(open_clip_224):
-    code = "import json; from tests.comparison.test_winclip import compare; print(json.dumps(compare()))"
+    code = "import json; from tests.baselines.test_winclip import compare; print(json.dumps(compare()))"
     env = os.environ | {"PYTHONPATH": f"{open_clip_224}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
     run = subprocess.run([sys.executable, "-W", "ignore", "-c", code], env=env, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-2000:]

@@ -1,0 +1,1 @@
+"""Other people's models that need help to be right."""
