@@ -23,7 +23,7 @@ from rich.progress import track
 
 from anoclip_anomalib import AnoClipModel, TestTimeAdaptation
 from anoclip_anomalib.anoclip.lightning_model import AnoClip
-from anoclip_anomalib.comparison.catalogue import find_class, known_categories
+from anoclip_anomalib.comparison.suite.catalogue import find_class, known_categories
 from anoclip_anomalib.evaluation.evaluator import StreamingEvaluator
 from anoclip_anomalib.evaluation.metrics import AUPRO, ImageAUROC, PixelAP, PixelAUROC
 from anoclip_anomalib.files import atomic_write

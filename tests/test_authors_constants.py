@@ -10,7 +10,7 @@ from sklearn.metrics import auc
 
 from anoclip_anomalib import AnoClip, TestTimeAdaptation
 from anoclip_anomalib.anoclip.adapter import AdaptationSettings
-from anoclip_anomalib.comparison.row import PIXEL_METRICS
+from anoclip_anomalib.comparison.run.row import PIXEL_METRICS
 from anoclip_anomalib.evaluation import AUPRO, curves
 from anoclip_anomalib.evaluation.curves import ScoreCounts
 from anoclip_anomalib.evaluation.thresholds import ThresholdRule

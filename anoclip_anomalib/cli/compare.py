@@ -65,10 +65,10 @@ def main(argv: list[str]) -> int:
         print(f"--threads must be at least 1, got {args.threads}", file=sys.stderr)
         return 2
 
-    from anoclip_anomalib.comparison.folder import ResultsError, ResultsFolder
-    from anoclip_anomalib.comparison.load_suite import load_suite
-    from anoclip_anomalib.comparison.suite import jobs_of, select_jobs
-    from anoclip_anomalib.comparison.yaml_lines import SuiteError
+    from anoclip_anomalib.comparison.run.folder import ResultsError, ResultsFolder
+    from anoclip_anomalib.comparison.suite.load_suite import load_suite
+    from anoclip_anomalib.comparison.suite.suite import jobs_of, select_jobs
+    from anoclip_anomalib.comparison.suite.yaml_lines import SuiteError
 
     try:
         suite = load_suite(args.suite, roots)
@@ -97,7 +97,7 @@ def _compare(args: argparse.Namespace, folder, jobs) -> int:  # noqa: ANN001
 
 
 def _dry_run(folder, jobs) -> int:  # noqa: ANN001
-    from anoclip_anomalib.comparison.folder import ResultsError
+    from anoclip_anomalib.comparison.run.folder import ResultsError
 
     missing = 0
     for job in jobs:
@@ -113,13 +113,13 @@ def _dry_run(folder, jobs) -> int:  # noqa: ANN001
 
 
 def _run(args: argparse.Namespace, folder, jobs) -> int:  # noqa: ANN001
-    from anoclip_anomalib.comparison.progress import ComparisonProgress
-    from anoclip_anomalib.comparison.run_job import run_job
-    from anoclip_anomalib.comparison.runner import Executor, Here, run_jobs
+    from anoclip_anomalib.comparison.run.progress import ComparisonProgress
+    from anoclip_anomalib.comparison.run.run_job import run_job
+    from anoclip_anomalib.comparison.run.runner import Executor, Here, run_jobs
 
     with ComparisonProgress(len(jobs)) as progress, ExitStack() as stack:
         if args.runner == "ray":
-            from anoclip_anomalib.comparison.ray_runner import OnRay
+            from anoclip_anomalib.comparison.run.ray_runner import OnRay
 
             ray = OnRay(args.address, args.threads or 1, args.workers, note=progress.note)
             executor: Executor = stack.enter_context(ray)

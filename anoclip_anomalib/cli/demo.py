@@ -129,12 +129,12 @@ def write_suite(args: argparse.Namespace) -> Path:
 
 def _compare(path: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
     """Draw what is missing and run the suite; the rows of failed jobs."""
-    from anoclip_anomalib.comparison.folder import ResultsFolder
-    from anoclip_anomalib.comparison.load_suite import load_suite
-    from anoclip_anomalib.comparison.progress import ComparisonProgress
-    from anoclip_anomalib.comparison.run_job import build_data, run_job
-    from anoclip_anomalib.comparison.runner import Here, run_jobs
-    from anoclip_anomalib.comparison.suite import jobs_of
+    from anoclip_anomalib.comparison.run.folder import ResultsFolder
+    from anoclip_anomalib.comparison.run.progress import ComparisonProgress
+    from anoclip_anomalib.comparison.run.run_job import build_data, run_job
+    from anoclip_anomalib.comparison.run.runner import Here, run_jobs
+    from anoclip_anomalib.comparison.suite.load_suite import load_suite
+    from anoclip_anomalib.comparison.suite.suite import jobs_of
 
     suite = load_suite(path)
     jobs = jobs_of(suite)

@@ -22,8 +22,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Run the command; returns its exit code (2: bad input)."""
     args = build_parser().parse_args(argv)
-    from anoclip_anomalib.comparison.folder import results_folders
     from anoclip_anomalib.comparison.report.build import build_report
+    from anoclip_anomalib.comparison.run.folder import results_folders
 
     code = 0
     for folder in results_folders(args.results):

@@ -6,7 +6,7 @@ import sys
 import textwrap
 from pathlib import Path
 
-from anoclip_anomalib.comparison.load_suite import load_suite
+from anoclip_anomalib.comparison.suite.load_suite import load_suite
 from tests.evaluation.scorer import write_category
 
 ROOT = Path(__file__).parents[2]

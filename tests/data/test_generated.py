@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from anomalib.data import AnomalibDataModule
 
-from anoclip_anomalib.comparison import catalogue
-from anoclip_anomalib.comparison.load_suite import load_suite
-from anoclip_anomalib.comparison.yaml_lines import SuiteError
+from anoclip_anomalib.comparison.suite import catalogue
+from anoclip_anomalib.comparison.suite.load_suite import load_suite
+from anoclip_anomalib.comparison.suite.yaml_lines import SuiteError
 from anoclip_anomalib.data import GeneratedParts
 from anoclip_anomalib.data.generated import CATEGORIES
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import jinja2
 
-from anoclip_anomalib.comparison.catalogue import constant_categories, find_class
-from anoclip_anomalib.comparison.folder import ResultsError, ResultsFolder
-from anoclip_anomalib.comparison.provenance import FACTS
 from anoclip_anomalib.comparison.report import charts, intervals, pictures, text
 from anoclip_anomalib.comparison.report.quoted import Quoted, load_quoted
 from anoclip_anomalib.comparison.report.tables import MEAN, METRIC_TITLES, Table, build_table, mean_curve, speed_of
+from anoclip_anomalib.comparison.run.folder import ResultsError, ResultsFolder
+from anoclip_anomalib.comparison.run.provenance import FACTS
+from anoclip_anomalib.comparison.suite.catalogue import constant_categories, find_class
 from anoclip_anomalib.files import atomic_write
 
 FEW = 20  # normal images; a threshold from fewer is worth a warning

@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from anoclip_anomalib.comparison.folder import ResultsError, ResultsFolder, picture_stem
 from anoclip_anomalib.comparison.report.pictures import first_seed_rows, square
+from anoclip_anomalib.comparison.run.folder import ResultsError, ResultsFolder, picture_stem
 from anoclip_anomalib.files import atomic_write
 
 MEAN = "mean"

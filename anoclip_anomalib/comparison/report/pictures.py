@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from anoclip_anomalib.comparison.folder import picture_stem
+from anoclip_anomalib.comparison.run.folder import picture_stem
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from anoclip_anomalib.comparison.folder import ResultsFolder, results_folders
+from anoclip_anomalib.comparison.run.folder import ResultsFolder, results_folders
 from anoclip_anomalib.files import atomic_write
 from anoclip_anomalib.submission.model_card import card as cards
 from anoclip_anomalib.submission.model_card.summary import DataResult, models_of, summarise

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from anoclip_anomalib.comparison.folder import picture_stem
 from anoclip_anomalib.comparison.report.tables import METRIC_TITLES
-from anoclip_anomalib.comparison.row_schema import FORMAT
+from anoclip_anomalib.comparison.run.folder import picture_stem
+from anoclip_anomalib.comparison.run.row_schema import FORMAT
 
 FACTS = {
     "auxiliary_data": "none",

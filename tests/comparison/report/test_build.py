@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from anoclip_anomalib.cli.report import main
-from anoclip_anomalib.comparison.folder import ResultsError
 from anoclip_anomalib.comparison.report.build import build_report
 from anoclip_anomalib.comparison.report.quoted import load_quoted
 from anoclip_anomalib.comparison.report.tables import METRIC_TITLES
+from anoclip_anomalib.comparison.run.folder import ResultsError
 
 from .generated import save, write_results
 

@@ -7,8 +7,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from anoclip_anomalib.comparison.folder import ResultsError, ResultsFolder
-from anoclip_anomalib.comparison.suite import Job
+from anoclip_anomalib.comparison.run.folder import ResultsError, ResultsFolder
+from anoclip_anomalib.comparison.suite.suite import Job
 
 Result = tuple[dict[str, Any], Any]
 
@@ -55,7 +55,7 @@ class Here:
 
     def __init__(self, threads: int | None = None, run: Callable[..., Result] | None = None) -> None:
         if run is None:
-            from anoclip_anomalib.comparison.run_job import run_job
+            from anoclip_anomalib.comparison.run.run_job import run_job
 
             run = run_job
         self.threads, self.run = threads, run

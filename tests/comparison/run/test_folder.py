@@ -4,13 +4,12 @@ import os
 
 import pytest
 
-from anoclip_anomalib.comparison import folder as folder_module
-from anoclip_anomalib.comparison.folder import ResultsError, ResultsFolder, picture_stem
-from anoclip_anomalib.comparison.row import failed_row
-from anoclip_anomalib.comparison.run_job import run_job
-from anoclip_anomalib.comparison.suite import jobs_of
-
-from .suites import small_suite
+from anoclip_anomalib.comparison.run import folder as folder_module
+from anoclip_anomalib.comparison.run.folder import ResultsError, ResultsFolder, picture_stem
+from anoclip_anomalib.comparison.run.row import failed_row
+from anoclip_anomalib.comparison.run.run_job import run_job
+from anoclip_anomalib.comparison.suite.suite import jobs_of
+from tests.comparison.suites import small_suite
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 
-from anoclip_anomalib.comparison.suite import Protocol
+from anoclip_anomalib.comparison.suite.suite import Protocol
 from anoclip_anomalib.evaluation.accumulator import PixelAccumulator
 from anoclip_anomalib.evaluation.confidence import placements
 from anoclip_anomalib.evaluation.raw_batch import raw_maps, raw_scores

@@ -4,9 +4,9 @@ import shutil
 
 import pytest
 
-from anoclip_anomalib.comparison.load_suite import load_suite
-from anoclip_anomalib.comparison.run_job import run_job
-from anoclip_anomalib.comparison.suite import jobs_of
+from anoclip_anomalib.comparison.run.run_job import run_job
+from anoclip_anomalib.comparison.suite.load_suite import load_suite
+from anoclip_anomalib.comparison.suite.suite import jobs_of
 from tests.evaluation.scorer import write_category
 
 SUITE = """

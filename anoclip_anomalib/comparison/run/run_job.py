@@ -13,11 +13,11 @@ import torch
 from anomalib.engine import Engine
 from lightning.pytorch import seed_everything
 
-from anoclip_anomalib.comparison import catalogue
-from anoclip_anomalib.comparison.measure import Measure
-from anoclip_anomalib.comparison.provenance import provenance_of
-from anoclip_anomalib.comparison.row import Pictures, failed_row, finished_row, pictures_of
-from anoclip_anomalib.comparison.suite import ClassSpec, Job
+from anoclip_anomalib.comparison.run.measure import Measure
+from anoclip_anomalib.comparison.run.provenance import provenance_of
+from anoclip_anomalib.comparison.run.row import Pictures, failed_row, finished_row, pictures_of
+from anoclip_anomalib.comparison.suite import catalogue
+from anoclip_anomalib.comparison.suite.suite import ClassSpec, Job
 from anoclip_anomalib.running.collect import ShowImages
 from anoclip_anomalib.running.engine import build_engine, learns, strip, undisturbed
 from anoclip_anomalib.running.progress import Steps

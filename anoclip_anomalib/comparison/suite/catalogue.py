@@ -9,7 +9,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from anoclip_anomalib.comparison.suite import ClassSpec
+from anoclip_anomalib.comparison.suite.suite import ClassSpec
 
 SHORT_NAMES = {
     "model": ("anoclip_anomalib", "anomalib.models"),

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from anoclip_anomalib.claims import Claims
-from anoclip_anomalib.comparison.row import Pictures
-from anoclip_anomalib.comparison.row_schema import FORMAT, row_fault
-from anoclip_anomalib.comparison.suite import Job, Suite, jobs_of
+from anoclip_anomalib.comparison.run.row import Pictures
+from anoclip_anomalib.comparison.run.row_schema import FORMAT, row_fault
+from anoclip_anomalib.comparison.suite.suite import Job, Suite, jobs_of
 from anoclip_anomalib.evaluation.predictions import write_predictions
 from anoclip_anomalib.files import atomic_write
 

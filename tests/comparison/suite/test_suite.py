@@ -2,9 +2,8 @@ from dataclasses import replace
 
 import pytest
 
-from anoclip_anomalib.comparison.suite import jobs_of, select_jobs
-
-from .suites import ROOT, small_suite
+from anoclip_anomalib.comparison.suite.suite import jobs_of, select_jobs
+from tests.comparison.suites import ROOT, small_suite
 
 
 def test_jobs_are_models_times_categories_times_seeds(tmp_path):
@@ -47,7 +46,7 @@ def test_only_and_shard(tmp_path):
 
 
 def test_rows_from_before_a_model_moved_stay_valid():
-    from anoclip_anomalib.comparison.load_suite import load_suite
+    from anoclip_anomalib.comparison.suite.load_suite import load_suite
 
     suite = load_suite(ROOT / "configs" / "suites" / "demo.yaml")
     ids = {job.model.name: job.id for job in jobs_of(suite) if job.category == "fuse"}

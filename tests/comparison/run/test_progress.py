@@ -2,11 +2,10 @@ import io
 
 from rich.console import Console
 
-from anoclip_anomalib.comparison.progress import ComparisonProgress
-from anoclip_anomalib.comparison.row import failed_row
-from anoclip_anomalib.comparison.suite import jobs_of
-
-from .suites import small_suite
+from anoclip_anomalib.comparison.run.progress import ComparisonProgress
+from anoclip_anomalib.comparison.run.row import failed_row
+from anoclip_anomalib.comparison.suite.suite import jobs_of
+from tests.comparison.suites import small_suite
 
 
 def test_lines_for_logs_with_figures_errors_and_time_left(tmp_path):

@@ -9,14 +9,13 @@ from contextlib import ExitStack
 
 import pytest
 
-from anoclip_anomalib.comparison.folder import ResultsFolder
-from anoclip_anomalib.comparison.load_suite import load_suite
-from anoclip_anomalib.comparison.progress import ComparisonProgress
-from anoclip_anomalib.comparison.row import failed_row
-from anoclip_anomalib.comparison.runner import Here, run_jobs
-from anoclip_anomalib.comparison.suite import jobs_of
-
-from .suites import command, command_here, process_arguments, process_env, small_suite, write_suite
+from anoclip_anomalib.comparison.run.folder import ResultsFolder
+from anoclip_anomalib.comparison.run.progress import ComparisonProgress
+from anoclip_anomalib.comparison.run.row import failed_row
+from anoclip_anomalib.comparison.run.runner import Here, run_jobs
+from anoclip_anomalib.comparison.suite.load_suite import load_suite
+from anoclip_anomalib.comparison.suite.suite import jobs_of
+from tests.comparison.suites import command, command_here, process_arguments, process_env, small_suite, write_suite
 
 
 def slow_suite(folder, count=3, seconds=0.5):

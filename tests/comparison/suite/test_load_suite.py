@@ -2,11 +2,10 @@ import random
 
 import pytest
 
-from anoclip_anomalib.comparison.load_suite import load_suite
-from anoclip_anomalib.comparison.yaml_lines import SuiteError
+from anoclip_anomalib.comparison.suite.load_suite import load_suite
+from anoclip_anomalib.comparison.suite.yaml_lines import SuiteError
+from tests.comparison.suites import small_suite, write_suite
 from tests.evaluation.scorer import write_category
-
-from .suites import small_suite, write_suite
 
 BAD = """\
 name: bad
@@ -214,7 +213,7 @@ def test_root_from_the_command_line(tmp_path):
 
 
 def test_suites_in_configs_are_right_apart_from_missing_data():
-    from .suites import ROOT
+    from tests.comparison.suites import ROOT
 
     files = sorted((ROOT / "configs" / "suites").glob("*.yaml"))
     assert {file.stem for file in files} >= {"demo", "mvtec", "visa", "mvtec_ad2", "side_by_side"}

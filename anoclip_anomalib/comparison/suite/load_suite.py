@@ -12,9 +12,9 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from anoclip_anomalib.comparison import catalogue
-from anoclip_anomalib.comparison.suite import ClassSpec, DataEntry, ModelEntry, Protocol, Suite
-from anoclip_anomalib.comparison.yaml_lines import Located, SuiteError, Where
+from anoclip_anomalib.comparison.suite import catalogue
+from anoclip_anomalib.comparison.suite.suite import ClassSpec, DataEntry, ModelEntry, Protocol, Suite
+from anoclip_anomalib.comparison.suite.yaml_lines import Located, SuiteError, Where
 
 PARTS: dict[str, tuple[str, Any]] = {
     "protocol": ("protocol", Protocol),

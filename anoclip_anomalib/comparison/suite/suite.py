@@ -158,21 +158,14 @@ class Job:
         nothing = None  # stood for generated data once: older rows keep their ids
         content = {
             "model": asdict(replace(self.model, cpus=None, gpus=0.0, provenance={})),
-            "data": [
-                self.data.name,
-                self.data.spec.class_path,
-                data_args,
-                self.data.class_name,
-                None,
-            ],  # None: ids of older rows stay
+            "data": [self.data.name, self.data.spec.class_path, data_args, self.data.class_name, nothing],
             "category": self.category,
             "seed": self.seed,
             "protocol": asdict(self.protocol),
         }
         text = json.dumps(content, sort_keys=True, default=str)
-        text = text.replace(
-            '"anoclip_anomalib.baselines.winclip.', '"anoclip_anomalib.comparison.winclip.'
-        )  # rows older than its move
+        # As rows that are older than its move have it.
+        text = text.replace('"anoclip_anomalib.baselines.winclip.', '"anoclip_anomalib.comparison.winclip.')
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property

@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
-from anoclip_anomalib.comparison.suite import Job
+from anoclip_anomalib.comparison.suite.suite import Job
 from anoclip_anomalib.running.progress import Progress, minutes
 
 

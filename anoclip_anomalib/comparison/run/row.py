@@ -10,9 +10,9 @@ import numpy as np
 from anomalib import LearningType
 from PIL import Image
 
-from anoclip_anomalib.comparison.measure import THUMBNAIL, Measured, relative_path, shrink
-from anoclip_anomalib.comparison.row_schema import FORMAT
-from anoclip_anomalib.comparison.suite import Job
+from anoclip_anomalib.comparison.run.measure import THUMBNAIL, Measured, relative_path, shrink
+from anoclip_anomalib.comparison.run.row_schema import FORMAT
+from anoclip_anomalib.comparison.suite.suite import Job
 from anoclip_anomalib.evaluation import curves
 from anoclip_anomalib.evaluation.curves import ScoreCounts, UndefinedMetricError
 from anoclip_anomalib.evaluation.registry import METRICS

@@ -1,9 +1,9 @@
 import pytest
 from anomalib.data import BTech, Folder, Kolektor, MVTecAD, MVTecAD2, Visa
 
-from anoclip_anomalib.comparison import catalogue
-from anoclip_anomalib.comparison.catalogue import UnknownClassError
-from anoclip_anomalib.comparison.suite import ClassSpec
+from anoclip_anomalib.comparison.suite import catalogue
+from anoclip_anomalib.comparison.suite.catalogue import UnknownClassError
+from anoclip_anomalib.comparison.suite.suite import ClassSpec
 
 
 def test_short_names_and_full_paths_find_the_same_class():

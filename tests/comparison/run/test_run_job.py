@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from anoclip_anomalib.comparison.run_job import run_job
-from anoclip_anomalib.comparison.suite import jobs_of
+from anoclip_anomalib.comparison.run.run_job import run_job
+from anoclip_anomalib.comparison.suite.suite import jobs_of
 from anoclip_anomalib.evaluation.curves import auroc, count_scores, threshold_curve
-
-from .suites import small_suite
+from tests.comparison.suites import small_suite
 
 
 def one_job(folder, models, **options):
@@ -76,7 +75,7 @@ def test_same_seed_same_row_and_original_resolution_differs(tmp_path):
     assert rows[0]["metrics"] == rows[1]["metrics"]
     path = tmp_path / "suite.yaml"
     path.write_text(path.read_text().replace("protocol: {", "protocol: {resolution: original, "))
-    from anoclip_anomalib.comparison.load_suite import load_suite
+    from anoclip_anomalib.comparison.suite.load_suite import load_suite
 
     row = run_job(jobs_of(load_suite(path))[0])[0]
     assert row["resolution"] == "original"
@@ -88,7 +87,7 @@ def test_without_held_out_images_the_natural_threshold_is_used_and_said(tmp_path
     small_suite(tmp_path, models=model())
     path = tmp_path / "suite.yaml"
     path.write_text(path.read_text().replace("from_train", "same_as_test"))
-    from anoclip_anomalib.comparison.load_suite import load_suite
+    from anoclip_anomalib.comparison.suite.load_suite import load_suite
 
     row = run_job(jobs_of(load_suite(path))[0])[0]
     assert row["thresholds"]["image"]["value"] == 0.5
@@ -111,7 +110,7 @@ def test_a_trained_model_and_its_trainer_options(tmp_path):
 def test_class_name_of_the_data_reaches_models_that_take_one(tmp_path):
     from dataclasses import replace
 
-    from anoclip_anomalib.comparison.run_job import build_model
+    from anoclip_anomalib.comparison.run.run_job import build_model
 
     models = "\n  - class_path: AnoClip\n    init_args: {backbone: demo, pretrained: random}\n"
     job = one_job(tmp_path, models)

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from torch import nn
 
-from anoclip_anomalib.comparison.suite import Job
+from anoclip_anomalib.comparison.suite.suite import Job
 from anoclip_anomalib.versions import commit, machine, versions, weights_digest
 
 FACTS = ("auxiliary_data", "category_data", "adapts_on_test_images", "sees_other_test_images", "order_dependent")

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from anoclip_anomalib.comparison.folder import ResultsFolder
-from anoclip_anomalib.comparison.ray_runner import job_needs
-from anoclip_anomalib.comparison.suite import jobs_of
+from anoclip_anomalib.comparison.run.folder import ResultsFolder
+from anoclip_anomalib.comparison.run.ray_runner import job_needs
+from anoclip_anomalib.comparison.suite.suite import jobs_of
 from anoclip_anomalib.evaluation.registry import METRICS
-
-from .suites import command, command_here, small_suite, write_suite
+from tests.comparison.suites import command, command_here, small_suite, write_suite
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'anoclip_anomalib[ray]'")
 

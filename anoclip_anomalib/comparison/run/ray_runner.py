@@ -9,9 +9,9 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
-from anoclip_anomalib.comparison.row import failed_row
-from anoclip_anomalib.comparison.runner import Result
-from anoclip_anomalib.comparison.suite import Job
+from anoclip_anomalib.comparison.run.row import failed_row
+from anoclip_anomalib.comparison.run.runner import Result
+from anoclip_anomalib.comparison.suite.suite import Job
 
 
 class OnRay:
@@ -92,6 +92,6 @@ def job_needs(job: Job, threads: int | None, resources: dict[str, float]) -> dic
 
 
 def _work(job: Job, threads: int) -> Result:
-    from anoclip_anomalib.comparison.run_job import run_job
+    from anoclip_anomalib.comparison.run.run_job import run_job
 
     return run_job(job, threads)

@@ -7,14 +7,13 @@ import yaml
 from torchvision.transforms.v2 import CenterCrop, Compose, Normalize, Resize
 
 from anoclip_anomalib import TestTimeAdaptation
-from anoclip_anomalib.comparison.provenance import FACTS, method_facts, preprocessing
-from anoclip_anomalib.comparison.suite import jobs_of
-
-from .suites import ROOT, small_suite
+from anoclip_anomalib.comparison.run.provenance import FACTS, method_facts, preprocessing
+from anoclip_anomalib.comparison.suite.suite import jobs_of
+from tests.comparison.suites import ROOT, small_suite
 
 
 def test_known_facts_name_existing_models_and_are_complete():
-    known = yaml.safe_load((ROOT / "anoclip_anomalib" / "comparison" / "provenance.yaml").read_text())
+    known = yaml.safe_load((ROOT / "anoclip_anomalib" / "comparison" / "run" / "provenance.yaml").read_text())
     for name, facts in known["models"].items():
         assert set(facts) == set(FACTS), name
         assert name == "RepairedWinClip" or inspect.isclass(getattr(anomalib.models, name)), name
@@ -25,7 +24,10 @@ def test_models_and_callbacks_describe_themselves_and_suites_overrule(tmp_path, 
     facts = method_facts(job, model)
     assert set(facts) == set(FACTS)
     assert (facts["auxiliary_data"], facts["adapts_on_test_images"]) == ("none", False)
-    assert "AnoClip" not in yaml.safe_load((ROOT / "anoclip_anomalib" / "comparison" / "provenance.yaml").read_text())["models"]
+    assert (
+        "AnoClip"
+        not in yaml.safe_load((ROOT / "anoclip_anomalib" / "comparison" / "run" / "provenance.yaml").read_text())["models"]
+    )
     facts = method_facts(job, model, [TestTimeAdaptation()])
     assert (facts["adapts_on_test_images"], facts["sees_other_test_images"], facts["order_dependent"]) == (True, False, False)
     facts = method_facts(job, model, [TestTimeAdaptation(reset_optimizer=False)])

@@ -3,12 +3,11 @@ import json
 
 import pytest
 
-from anoclip_anomalib.comparison.row import failed_row
-from anoclip_anomalib.comparison.row_schema import row_fault
-from anoclip_anomalib.comparison.run_job import run_job
-from anoclip_anomalib.comparison.suite import jobs_of
-
-from .suites import small_suite
+from anoclip_anomalib.comparison.run.row import failed_row
+from anoclip_anomalib.comparison.run.row_schema import row_fault
+from anoclip_anomalib.comparison.run.run_job import run_job
+from anoclip_anomalib.comparison.suite.suite import jobs_of
+from tests.comparison.suites import small_suite
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +25,7 @@ def test_rows_of_jobs_fit(row, tmp_path):
 
 
 def test_every_part_of_a_row_is_in_the_schema(row):
-    from anoclip_anomalib.comparison import row_schema
+    from anoclip_anomalib.comparison.run import row_schema
 
     assert set(row) <= set(row_schema.DoneRow.__annotations__)
     assert set(row["speed"]) <= set(row_schema.RowSpeed.__annotations__)

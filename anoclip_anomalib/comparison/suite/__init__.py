@@ -1,0 +1,1 @@
+"""What is compared: suites, from YAML to jobs."""
