@@ -10,9 +10,9 @@ from sklearn.metrics import auc
 
 from anoclip_anomalib import AnoClip, TestTimeAdaptation
 from anoclip_anomalib.anoclip.adapter import AdaptationSettings
-from anoclip_anomalib.comparison.run.row import PIXEL_METRICS
 from anoclip_anomalib.evaluation import AUPRO, curves
 from anoclip_anomalib.evaluation.curves import ScoreCounts
+from anoclip_anomalib.evaluation.registry import METRICS
 from anoclip_anomalib.evaluation.thresholds import ThresholdRule
 from anoclip_anomalib.zeroshot import views as views_module
 from anoclip_anomalib.zeroshot.lightning import CLIP_MEAN, CLIP_STD
@@ -106,7 +106,7 @@ def test_the_limits_are_mvtecs():
     assert curves.aupro(COARSE.curve) == pytest.approx(AREA_03)
     assert AUPRO().value(COARSE) == pytest.approx(AREA_03)
     assert AUPRO(fpr_limit=0.05).value(COARSE) == pytest.approx(AREA_005)
-    found = {name: compute(COARSE, None) for name, compute in PIXEL_METRICS.items() if name in ("AUPRO", "AUPRO_0.05")}
+    found = {name: METRICS[name].compute(COARSE, 0.5) for name in ("AUPRO", "AUPRO_0.05")}
     assert found == pytest.approx({"AUPRO": AREA_03, "AUPRO_0.05": AREA_005})
 
 
