@@ -21,7 +21,7 @@ def check_declared_size(backbone: str, size: tuple[int, int] | None) -> None:
         ValueError: If the size is not a multiple of the patch size.
     """
     if backbone == DEMO:
-        folder = files("anoclip_anomalib") / "demo" / "weights"
+        folder = files("anoclip_anomalib") / "bundled" / "weights"
         config = json.loads((folder / "demo_clip.json").read_text())
     else:
         config = open_clip.get_model_config(backbone) if backbone in open_clip.list_models() else None
