@@ -25,6 +25,11 @@ class NamedVisualizer(ImageVisualizer):
 
     _names: OutputNames | None = None
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.text_config["size"] is None:  # anomalib's own choice cuts "Image + Anomaly Map" off
+            self.text_config["size"] = max(8, self.field_size[0] // 16)
+
     @classmethod
     def like(cls, other: ImageVisualizer) -> "NamedVisualizer":
         """A visualizer with the settings of another one."""

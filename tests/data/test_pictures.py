@@ -6,7 +6,7 @@ import torch
 from anomalib.data import ImageBatch
 from anomalib.utils.path import generate_output_filename
 from anomalib.visualization import ImageVisualizer
-from PIL import Image
+from PIL import Image, ImageFont
 
 from anoclip_anomalib.data.pictures import NamedVisualizer
 
@@ -107,3 +107,12 @@ def test_the_photograph_is_drawn_as_it_was_read_for_the_prediction(tmp_path):
     visualizer.on_predict_start(run, None)
     visualizer.on_predict_batch_end(run, None, draw_missing, draw_missing, 0)
     assert not (tmp_path / "out/images" / tmp_path.name / "gone.png").exists()
+
+
+@pytest.mark.parametrize("side", [128, 256, 518])
+def test_titles_fit_their_picture(side):
+    visualizer = NamedVisualizer(field_size=(side, side))
+    title = ImageFont.load_default(size=visualizer.text_config["size"]).getlength("Image + Anomaly Map")
+    assert 0.5 * side < title < 0.9 * side
+    assert NamedVisualizer(text_config={"size": 30}).text_config["size"] == 30
+    assert NamedVisualizer.like(visualizer).text_config == visualizer.text_config
