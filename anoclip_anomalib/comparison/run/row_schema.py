@@ -108,7 +108,7 @@ class DoneRow(TypedDict):
     """The row of a finished job: metrics by the names of `evaluation.registry`, 0..1; None is explained in `undefined`.
 
     `images`: path below the data root, score, label (-1 unknown) and AUROC inside the map; `samples`: path, label, score and
-    quality of the images in the report's pictures.
+    quality of the images in the report's pictures; `map_scale`: the scores that a heatmap's darkest and brightest value stand for.
     """
 
     format: int
@@ -128,6 +128,7 @@ class DoneRow(TypedDict):
     histogram: NotRequired[RowHistogram]
     images: NotRequired[list[tuple[str, float, int, float | None]]]
     samples: NotRequired[list[tuple[str, int, float, float | None]]]
+    map_scale: NotRequired[tuple[float, float] | None]
     memory: NotRequired[RowMemory]
     parameters: NotRequired[dict[str, int]]
     duration_s: NotRequired[float]

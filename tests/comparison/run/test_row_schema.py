@@ -13,7 +13,7 @@ from tests.comparison.suites import small_suite
 @pytest.fixture(scope="module")
 def row(tmp_path_factory):
     folder = tmp_path_factory.mktemp("row")
-    row, _ = run_job(jobs_of(small_suite(folder))[0], folder)
+    row, _ = run_job(jobs_of(small_suite(folder))[0])
     return json.loads(json.dumps(row))
 
 
