@@ -108,7 +108,8 @@ class DoneRow(TypedDict):
     """The row of a finished job: metrics by the names of `evaluation.registry`, 0..1; None is explained in `undefined`.
 
     `images`: path below the data root, score, label (-1 unknown) and AUROC inside the map; `samples`: path, label, score and
-    quality of the images in the report's pictures; `map_scale`: the scores that a heatmap's darkest and brightest value stand for.
+    quality of the images in the report's pictures; `map_scale`: the scores of a heatmap's
+    darkest and brightest value.
     """
 
     format: int
