@@ -116,9 +116,10 @@ def check_values(kind: str, spec: ClassSpec) -> str | None:
     try:
         _parser(kind).parse_object({kind: {"class_path": spec.class_path, "init_args": spec.init_args}})
     except Exception as error:  # noqa: BLE001 - jsonargparse raises several kinds; all mean that the values do not fit
-        lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
-        reasons = [line for line in lines if "Problem with given class_path" not in line]
-        return " ".join((reasons or lines)[:3])[:400]
+        # What it says of the class's own arguments stands between these two; without them all of it is the reason.
+        reason = str(error).rpartition("Problem with given class_path")[2].partition("Given value type:")[0]
+        lines = [line.strip(" -") for line in reason.splitlines() if line.strip()]
+        return " ".join(lines[1:4] if "Problem with given class_path" in str(error) else lines[:3])[:400]
     return None
 
 

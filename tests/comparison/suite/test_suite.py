@@ -45,10 +45,10 @@ def test_only_and_shard(tmp_path):
         select_jobs(jobs, shard=(4, 3))
 
 
-def test_rows_from_before_a_model_moved_stay_valid():
+def test_rows_from_before_a_model_moved_stay_valid(tmp_path):
     from anoclip_anomalib.comparison.suite.load_suite import load_suite
 
-    suite = load_suite(ROOT / "configs" / "suites" / "demo.yaml")
-    ids = {job.model.name: job.id for job in jobs_of(suite) if job.category == "fuse"}
-    assert ids["AnoCLIP"] == "b9acb2bd5ed35dc9"
-    assert ids["WinCLIP"] == "323c6b32d076fb5d"
+    suite = load_suite(ROOT / "configs" / "suites" / "cookies.yaml", {"cookies": str(tmp_path)})
+    ids = {job.model.name: job.id for job in jobs_of(suite)}
+    assert ids["AnoCLIP"] == "11354aaeecc3ce30"
+    assert ids["WinCLIP"] == "c5a4ef59a1e458e9"
