@@ -47,8 +47,8 @@ def test_load_is_that_of_other_processes_only(monkeypatch):
     machine = [SimpleNamespace(user=u, idle=i, iowait=1.0, guest=g) for u, i, g in ((100.0, 50.0, 7.0), (105.0, 51.0, 10.0))]
     own = iter([SimpleNamespace(user=1.0, system=1.0), SimpleNamespace(user=3.0, system=2.0)])
     states = iter([Times(**vars(one)) for one in machine])
-    monkeypatch.setattr("anoclip_anomalib.comparison.run.timing.psutil.cpu_times", lambda: next(states))
-    monkeypatch.setattr("anoclip_anomalib.comparison.run.timing.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("anoclip_anomalib.running.timing.psutil.cpu_times", lambda: next(states))
+    monkeypatch.setattr("anoclip_anomalib.running.timing.time.perf_counter", lambda: next(clock))
     load = OtherLoad()
     monkeypatch.setattr(load, "_process", SimpleNamespace(cpu_times=lambda: next(own)))
     with load:
