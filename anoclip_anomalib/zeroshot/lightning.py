@@ -198,6 +198,16 @@ class ZeroShotClip(_Base):
         """Nothing is trained."""
         return
 
+    def teardown(self, stage: str) -> None:
+        """Take this model's components out of the Trainer again.
+
+        Lightning replaces the callbacks of an earlier model by comparing types, and would keep ours beside those of another
+        kind of model: pictures would be drawn twice, and metrics measured twice.
+        """
+        super().teardown(stage)
+        own = self.configure_callbacks()
+        self.trainer.callbacks = [callback for callback in self.trainer.callbacks if callback not in own]
+
     # Components
 
     @classmethod
