@@ -10,12 +10,12 @@ from sklearn.metrics import auc
 
 from anoclip_anomalib import AnoClip, TestTimeAdaptation
 from anoclip_anomalib.anoclip.adapter import AdaptationSettings
+from anoclip_anomalib.clip.constants import CLIP_MEAN, CLIP_STD
 from anoclip_anomalib.evaluation import AUPRO, curves
 from anoclip_anomalib.evaluation.curves import ScoreCounts
 from anoclip_anomalib.evaluation.registry import METRICS
 from anoclip_anomalib.evaluation.thresholds import ThresholdRule
 from anoclip_anomalib.zeroshot import views as views_module
-from anoclip_anomalib.zeroshot.lightning import CLIP_MEAN, CLIP_STD
 from anoclip_anomalib.zeroshot.tiling import plan_tiles
 from anoclip_anomalib.zeroshot.views import translate, views
 from anoclip_anomalib.zeroshot.visualizer import LOGIT_SCALE

@@ -21,6 +21,7 @@ from torch import nn
 from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize
 
 from anoclip_anomalib.clip import load_clip
+from anoclip_anomalib.clip.constants import CLIP_MEAN, CLIP_STD
 
 
 @torch.no_grad()
@@ -169,9 +170,8 @@ class RepairedWinClip(WinClip):
     def _sized_pre_processor(image_size: int | tuple[int, int]) -> PreProcessor:
         """anomalib's WinClip preprocessing at the encoder's own size."""
         size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-        mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
         resize = Resize(size, antialias=True, interpolation=InterpolationMode.BICUBIC)
-        return PreProcessor(transform=Compose([resize, Normalize(mean=mean, std=std)]))
+        return PreProcessor(transform=Compose([resize, Normalize(mean=CLIP_MEAN, std=CLIP_STD)]))
 
 
 @lru_cache(maxsize=1)

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -14,12 +13,6 @@ from anoclip_anomalib.files import atomic_write
 WEIGHTS = Path(__file__).parent / "weights" / "demo_clip.safetensors"
 CONFIG = Path(__file__).parent / "weights" / "demo_clip.json"
 NOTICE = "This encoder demonstrates the software; it is no inspector of real parts."
-
-
-def read_weights(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Parameters (float32) and header of ``demo_clip.safetensors`` in ``folder``."""
-    with safe_open(folder / WEIGHTS.name, framework="pt") as file:
-        return {name: file.get_tensor(name).float() for name in file.keys()}, dict(file.metadata())  # noqa: SIM118
 
 
 def save_weights(

@@ -8,7 +8,7 @@ import sys
 from importlib import import_module
 from types import ModuleType
 
-from anoclip_anomalib import __version__
+from anoclip_anomalib import __version__, registry
 
 OWN_COMMANDS = ("demo", "prompts", "compare", "report", "submit")
 ANOMALIB_COMMANDS = {
@@ -83,7 +83,7 @@ def _help() -> str:
             "Commands of this package:",
             *table({name: _command(name).HELP for name in OWN_COMMANDS}),
             "",
-            "anomalib's commands, with --model AnoClip known by its short name:",
+            f"anomalib's commands, with --model {', '.join(registry.MODELS)} known by short names:",
             *table(ANOMALIB_COMMANDS),
         ]
     )

@@ -1,13 +1,12 @@
 """What an architecture's configuration says about its image tower, before any weights are loaded."""
 
-import json
-from importlib.resources import files
 from types import SimpleNamespace
+from typing import Any
 
 import open_clip
 
 from anoclip_anomalib.clip.patch_embedding import check_image_size, pair
-from anoclip_anomalib.clip.weights import DEMO
+from anoclip_anomalib.clip.weights import DEMO, demo_config
 
 
 def check_declared_size(backbone: str, size: tuple[int, int] | None) -> None:
@@ -20,9 +19,9 @@ def check_declared_size(backbone: str, size: tuple[int, int] | None) -> None:
     Raises:
         ValueError: If the size is not a multiple of the patch size.
     """
+    config: dict[str, Any] | None
     if backbone == DEMO:
-        folder = files("anoclip_anomalib") / "bundled" / "weights"
-        config = json.loads((folder / "demo_clip.json").read_text())
+        config = demo_config()
     else:
         config = open_clip.get_model_config(backbone) if backbone in open_clip.list_models() else None
     patch_size = config["vision_cfg"].get("patch_size") if config else None

@@ -72,11 +72,6 @@ class VisualEncoder(nn.Module):
         self.local = LocalPath(attention=attention, blocks=self.local_blocks) if self.local_blocks else None
 
     @property
-    def embed_dim(self) -> int:
-        """Dimension D of the joint image-text space."""
-        return self.visual.output_dim
-
-    @property
     def patch_size(self) -> tuple[int, int]:
         """Height and width of a patch in pixels."""
         return pair(self.visual.patch_size)

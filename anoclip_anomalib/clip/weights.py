@@ -26,6 +26,7 @@ from anoclip_anomalib.clip.state_dict import SUFFIXES, WeightFileError, check_fi
 
 logger = logging.getLogger(__name__)
 
+_BUNDLED = files("anoclip_anomalib") / "bundled" / "weights"
 DEMO = "demo"
 RANDOM = "random"
 HF_HUB = "hf-hub:"
@@ -242,13 +243,17 @@ def _hub_model(backbone: str) -> nn.Module:
         raise WeightsUnavailableError(msg) from error
 
 
+def demo_config() -> dict[str, Any]:
+    """The bundled encoder's architecture, in open_clip's words."""
+    config: dict[str, Any] = json.loads((_BUNDLED / "demo_clip.json").read_text(encoding="utf-8"))
+    return config
+
+
 def _demo_model(*, random: bool) -> nn.Module:
-    folder = files("anoclip_anomalib") / "bundled" / "weights"
-    config: dict[str, Any] = json.loads((folder / "demo_clip.json").read_text())
-    model = _seeded(lambda: new_clip(config))
+    model = _seeded(lambda: new_clip(demo_config()))
     if random:
         return model
-    with as_file(folder / "demo_clip.safetensors") as path:
+    with as_file(_BUNDLED / "demo_clip.safetensors") as path:
         return _load_into(lambda: model, path, DEMO)
 
 

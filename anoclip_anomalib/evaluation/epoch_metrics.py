@@ -5,6 +5,7 @@ from dataclasses import fields
 from typing import Any
 
 from lightning.pytorch import LightningModule
+from torch import distributed
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 from torchmetrics import Metric
@@ -53,6 +54,15 @@ def first_images(batch: Any, count: int) -> Any | None:
         return None
     values = {field.name: getattr(batch, field.name) for field in fields(batch) if field.init}
     return type(batch)(**{name: value[:count] if value is not None else None for name, value in values.items()})
+
+
+def gathered(value: Any) -> list[Any]:
+    """What every process has, in the order of their ranks; of one process, itself alone. Not for large values."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return [value]
+    values: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(values, value)
+    return values
 
 
 class EpochMetrics:

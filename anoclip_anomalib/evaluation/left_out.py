@@ -8,7 +8,7 @@ from pathlib import Path
 from anomalib.data import AnomalibDataModule
 
 from anoclip_anomalib.evaluation.output_names import path_cell
-from anoclip_anomalib.evaluation.resolution import path_list
+from anoclip_anomalib.evaluation.resolution import datasets_of, path_list
 from anoclip_anomalib.files import atomic_write, printable
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ def left_out(datamodule: object) -> list[tuple[str, str]]:
         f"val_split_ratio={datamodule.val_split_ratio:g}, {chosen}"
     )
     replaced = f"not used: test_split_mode={datamodule.test_split_mode.value}"
-    missing = sorted(_images(whole.test_data) - _images(datamodule.test_data))
+    missing = sorted(_tested(whole) - _tested(datamodule))
     return [(path, held_back if path in validation else replaced) for path in missing]
 
 
@@ -48,6 +48,11 @@ def write_left_out(path: Path, datamodule: object) -> None:
         with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerows([("path", "reason"), *((path_cell(image), reason) for image, reason in rows)])
+
+
+def _tested(datamodule: AnomalibDataModule) -> set[str]:
+    """Images of the loader: MVTec AD 2's test part is not what its ``test_data`` says."""
+    return set().union(*map(_images, datasets_of(datamodule.test_dataloader())))
 
 
 def _images(dataset: object) -> set[str]:

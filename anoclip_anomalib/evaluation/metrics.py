@@ -13,6 +13,7 @@ A metric without a value (no masks, one class) is NaN and says why in `reason`; 
 """
 
 import copy
+import itertools
 import logging
 from typing import Any
 
@@ -24,9 +25,11 @@ from torchmetrics import Metric
 from anoclip_anomalib.evaluation import curves
 from anoclip_anomalib.evaluation.accumulator import PixelAccumulator, counts_from_rows
 from anoclip_anomalib.evaluation.curves import ScoreCounts, UndefinedMetricError
+from anoclip_anomalib.evaluation.registry import METRICS
 from anoclip_anomalib.evaluation.resolution import map_mask_pairs
 
 logger = logging.getLogger(__name__)
+_NUMBERS = itertools.count()
 
 
 class _Plain(Metric):
@@ -43,7 +46,12 @@ class StreamingMetric(AnomalibMetric, _Plain):
         fields: Batch fields (score, ground truth); each metric has its defaults.
         prefix: Put before the metric's name, e.g. "raw_".
         strict: Accepted for anomalib's sake; a missing field never raises here, it makes the metric NaN.
+
+    Attributes:
+        entry: Its name in the table of metrics.
     """
+
+    entry: str
 
     def __init__(self, fields: list[str] | None = None, prefix: str = "", strict: bool = False, **kwargs: Any) -> None:
         super().__init__(fields=fields, prefix=prefix, strict=strict, **kwargs)
@@ -94,8 +102,8 @@ class StreamingMetric(AnomalibMetric, _Plain):
         raise NotImplementedError
 
     def value(self, counts: ScoreCounts) -> float:
-        """The metric's value, 0..1."""
-        raise NotImplementedError
+        """The metric's value, 0..1: the table's unless it takes arguments."""
+        return METRICS[self.entry].compute(counts, float("nan"))
 
     def compute(self) -> torch.Tensor:
         """Scalar tensor, NaN with `reason` set where the metric is undefined."""
@@ -181,7 +189,9 @@ class PixelMetric(StreamingMetric):
         self.capacity = capacity
         self.accumulator = PixelAccumulator(capacity)
         self.shares_accumulator = False  # another metric of the same evaluator fills it
-        self.add_state("rows", default=[], dist_reduce_fx="cat")
+        # A name of its own: MetricCollection takes metrics whose states look alike for one, and updates only the first of them.
+        self._rows = f"rows_{next(_NUMBERS)}"
+        self.add_state(self._rows, default=[], dist_reduce_fx="cat")
 
     def share(self, other: "PixelMetric") -> None:
         """Use the accumulator of another metric, which must be updated with the same batches."""
@@ -213,12 +223,13 @@ class PixelMetric(StreamingMetric):
 
     def prepare_exchange(self) -> None:
         """The rows of the histogram; those of several processes are concatenated."""
-        self.rows = [torch.from_numpy(self.accumulator.rows()).to(self.device)]
+        setattr(self, self._rows, [torch.from_numpy(self.accumulator.rows()).to(self.device)])
 
     def counts(self) -> ScoreCounts:
         """Counts per histogram bin."""
         if self._is_synced:
-            rows: Any = self.rows if torch.is_tensor(self.rows) else torch.cat(self.rows)
+            rows: Any = getattr(self, self._rows)
+            rows = rows if torch.is_tensor(rows) else torch.cat(rows)
             return counts_from_rows(rows.cpu().numpy())
         return self.accumulator.counts()
 
@@ -231,49 +242,37 @@ class PixelMetric(StreamingMetric):
 class ImageAUROC(ImageMetric):
     """Image AUROC, 0..1."""
 
-    def value(self, counts: ScoreCounts) -> float:
-        """Area under the ROC curve."""
-        return curves.auroc(curves.threshold_curve(counts))
+    entry = "image_AUROC"
 
 
 class ImageF1Max(ImageMetric):
     """Largest image F1 over all thresholds, 0..1."""
 
-    def value(self, counts: ScoreCounts) -> float:
-        """Largest F1."""
-        return curves.f1_max(curves.threshold_curve(counts))[0]
+    entry = "image_F1Max"
 
 
 class ImageAP(ImageMetric):
     """Image average precision, 0..1."""
 
-    def value(self, counts: ScoreCounts) -> float:
-        """Average precision."""
-        return curves.average_precision(curves.threshold_curve(counts))
+    entry = "image_AP"
 
 
 class PixelAUROC(PixelMetric):
     """Pixel AUROC, 0..1."""
 
-    def value(self, counts: ScoreCounts) -> float:
-        """Area under the ROC curve."""
-        return curves.auroc(curves.threshold_curve(counts))
+    entry = "pixel_AUROC"
 
 
 class PixelF1Max(PixelMetric):
     """Largest pixel F1 over all thresholds, 0..1."""
 
-    def value(self, counts: ScoreCounts) -> float:
-        """Largest F1."""
-        return curves.f1_max(curves.threshold_curve(counts))[0]
+    entry = "pixel_F1Max"
 
 
 class PixelAP(PixelMetric):
     """Pixel average precision, 0..1."""
 
-    def value(self, counts: ScoreCounts) -> float:
-        """Average precision."""
-        return curves.average_precision(curves.threshold_curve(counts))
+    entry = "pixel_AP"
 
 
 class AUPRO(PixelMetric):
@@ -312,9 +311,7 @@ class AUPRO(PixelMetric):
 class AUPRO_paper(PixelMetric):  # noqa: N801 - the name under which the field's two conventions are told apart
     """AUPRO of the zero-shot papers, 0..1: 200 thresholds, stretched axis. See :func:`curves.aupro_paper`."""
 
-    def value(self, counts: ScoreCounts) -> float:
-        """Stretched area."""
-        return curves.aupro_paper(counts)
+    entry = "AUPRO_paper"
 
 
 class SegF1(PixelMetric):

@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from anoclip_anomalib.files import printable
+from anoclip_anomalib.evaluation.resolution import datasets_of
+from anoclip_anomalib.files import csv_safe, printable
 
-_FORMULA = ("=", "+", "-", "@")
 _LONGEST = 200  # bytes; file systems take 255, and a number or another suffix may follow
 
 
@@ -19,14 +19,14 @@ def safe_part(name: str) -> str:
 def path_cell(path: str | Path) -> str:
     """A path as it stands in a CSV: a spreadsheet would run `=cmd.png` as a formula, `./=cmd.png` is the same file."""
     text = printable(path)
-    return f"./{text}" if text.startswith(_FORMULA) else text
+    return f"./{text}" if csv_safe(text) != text else text
 
 
 def prediction_root(trainer: Any) -> Path | None:
     """The folder whose images a trainer is predicting; None for other data."""
     loaders = trainer.predict_dataloaders if getattr(trainer, "predicting", False) else None
-    for loader in loaders if isinstance(loaders, list | tuple) else [loaders]:
-        path = getattr(getattr(loader, "dataset", None), "path", None)
+    for dataset in datasets_of(loaders):
+        path = getattr(dataset, "path", None)
         if isinstance(path, str | Path) and os.path.isdir(path):
             return Path(path)
     return None

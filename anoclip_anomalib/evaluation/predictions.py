@@ -7,14 +7,22 @@ from typing import Any
 import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 
+from anoclip_anomalib.evaluation.epoch_metrics import gathered
 from anoclip_anomalib.evaluation.left_out import write_left_out
 from anoclip_anomalib.evaluation.map_files import MapWriter
 from anoclip_anomalib.evaluation.output_names import path_cell, prediction_root
 from anoclip_anomalib.evaluation.raw_batch import raw_maps, raw_scores
 from anoclip_anomalib.evaluation.raw_predictions import RawPredictions
 from anoclip_anomalib.evaluation.reference import ScoreReference
-from anoclip_anomalib.evaluation.resolution import image_size, path_list
-from anoclip_anomalib.evaluation.thresholds import ThresholdRule, choose_threshold, is_held_out, post_processor_threshold
+from anoclip_anomalib.evaluation.resolution import datasets_of, image_size, path_list
+from anoclip_anomalib.evaluation.thresholds import (
+    Threshold,
+    ThresholdRule,
+    choose_threshold,
+    is_held_out,
+    natural_threshold,
+    post_processor_threshold,
+)
 from anoclip_anomalib.files import atomic_write, printable, set_aside
 
 COLUMNS = ("path", "score", "threshold", "label", "threshold_rule", "map", "map_min", "map_max", "fault")
@@ -36,9 +44,10 @@ class PredictionsCsv(RawPredictions):
     for takes the normal images of the validation set if these are other images than the test set's. Where there is neither,
     a zero-shot model's natural threshold is used. The column `threshold_rule` says which.
 
-    Images that could not be read (`faults` of the predicted dataset, path -> reason) are rows without a score; the column
-    `fault` says why. Test images that anomalib holds back for validation are listed in `left_out.csv`. What an earlier run
-    has left in the folder is moved to `earlier-1`, `earlier-2`, ...
+    Images that could not be read (`faults` of the predicted dataset, path -> reason), or whose score or map is not finite, are
+    rows without a score; the column `fault` says why. Test images that anomalib holds back for validation are listed in
+    `left_out.csv`. What an earlier run has left in the folder is moved to `earlier-1`, `earlier-2`, ... Several processes
+    write one file.
 
     Args:
         folder: where files go; default: the run's result folder.
@@ -58,6 +67,7 @@ class PredictionsCsv(RawPredictions):
         q: float = 0.99,
         value: float | None = None,
     ) -> None:
+        super().__init__()
         self.folder = folder
         self.save_maps = save_maps
         self.follow_post_processor = threshold is None
@@ -66,20 +76,17 @@ class PredictionsCsv(RawPredictions):
         self.faults: dict[str, str] = {}  # of the last run: path -> why it was not read
         if save_maps is not None:
             MapWriter(".", save_maps)  # a wrong kind is an error now, not after the run
-        self._reference = ScoreReference()
         self._labelled: list[tuple[np.ndarray, np.ndarray]] = []
         self._rows: list[dict[str, Any]] = []
         self._maps: MapWriter | None = None
 
     def forget_validation(self) -> None:
         """Forget the validation scores of an earlier epoch."""
-        self._reference.reset()
         self._labelled = []
 
     def read_validation(self, batch: Any, scores: np.ndarray, anomalous: np.ndarray) -> None:
         """Collect scores of validation images."""
         self._labelled.append((scores, anomalous))
-        self._reference.update(scores[~anomalous])
 
     def begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the run."""
@@ -89,17 +96,20 @@ class PredictionsCsv(RawPredictions):
             set_aside(folder, "predictions*.csv", "left_out.csv", "maps*", "images")
             write_left_out(folder / "left_out.csv", getattr(trainer, "datamodule", None))
         trainer.strategy.barrier()  # no process writes before the earlier files are away
-        self.path = folder / f"predictions{suffix}.csv"
+        self.path = folder / "predictions.csv"
         self._maps = MapWriter(folder / f"maps{suffix}", self.save_maps, prediction_root(trainer)) if self.save_maps else None
         self._rows = []
         self.faults = {}
 
     def read(self, batch: Any, trainer: Trainer, pl_module: LightningModule, loader: int = 0) -> None:
-        """Record a batch."""
-        scores = raw_scores(batch)
-        maps = raw_maps(batch) if self._maps else None
+        """Record a batch; an image whose score or map is not finite is a fault, and no end of the run."""
+        scores = raw_scores(batch, finite=False)
+        maps = raw_maps(batch, finite=False)
         for index, path in enumerate(path_list(batch.image_path, len(scores))):
             row: dict[str, Any] = {"path": path or "", "score": repr(float(scores[index]))}
+            if not (np.isfinite(scores[index]) and (maps is None or np.isfinite(maps[index]).all())):
+                self.faults[path or f"image-{len(self._rows):06d}"] = f"The model's score or map of {path} is not finite"
+                continue
             if self._maps and maps is not None:
                 size = image_size(path) if path else maps[index].shape
                 written = self._maps.write(maps[index], path or f"image-{len(self._rows):06d}", size)
@@ -108,23 +118,34 @@ class PredictionsCsv(RawPredictions):
             self._rows.append(row)
 
     def end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the file."""
-        labelled = None
-        if self._labelled:
-            labelled = (np.concatenate([s for s, _ in self._labelled]), np.concatenate([y for _, y in self._labelled]))
-        held_out = is_held_out(getattr(trainer, "datamodule", None))
-        threshold = post_processor_threshold(pl_module, held_out=held_out) if self.follow_post_processor else None
-        if threshold is None:
-            learning_type = getattr(pl_module, "learning_type", None)
-            threshold = choose_threshold(self.rule, self._reference, learning_type, labelled)
-        for row in self._rows:
+        """Write the file: one, whatever the number of processes."""
+        for dataset in datasets_of(trainer.predict_dataloaders if trainer.predicting else None):
+            self.faults.update(getattr(dataset, "faults", {}))
+        every = gathered((self._rows, self.faults, self._labelled))
+        rows = [row for rows, _, _ in every for row in rows]
+        self.faults = {path: fault for _, faults, _ in every for path, fault in faults.items()}
+        threshold = self._threshold(trainer, pl_module, [part for _, _, labelled in every for part in labelled])
+        for row in rows:
             label = threshold.label(float(row["score"]))
             row["label"] = "" if label is None else label
             row["threshold"] = "" if label is None else repr(threshold.value)
             row["threshold_rule"] = threshold.rule
-        assert self.path is not None  # set in _start
-        loaders = trainer.predict_dataloaders if trainer.predicting else None
-        for loader in loaders if isinstance(loaders, list | tuple) else [loaders]:
-            self.faults.update(getattr(getattr(loader, "dataset", None), "faults", {}))
         unread = [{"path": path, "fault": printable(fault)} for path, fault in self.faults.items()]
-        write_predictions(self.path, [*self._rows, *unread])
+        assert self.path is not None  # set in begin
+        if trainer.is_global_zero:
+            write_predictions(self.path, [*rows, *unread])
+        trainer.strategy.barrier()  # the file is there when any process goes on
+
+    def _threshold(
+        self, trainer: Trainer, pl_module: LightningModule, validation: list[tuple[np.ndarray, np.ndarray]]
+    ) -> Threshold:
+        if self.follow_post_processor:
+            held_out = is_held_out(getattr(trainer, "datamodule", None))
+            threshold = post_processor_threshold(pl_module, held_out=held_out)
+            if threshold is not None:
+                return threshold
+        reference, labelled = ScoreReference(), None
+        if validation:
+            scores, anomalous = labelled = tuple(np.concatenate(parts) for parts in zip(*validation, strict=True))
+            reference.update(scores[~anomalous])
+        return choose_threshold(self.rule, reference, natural_threshold(pl_module), labelled)

@@ -8,8 +8,12 @@ from anomalib.post_processing import PostProcessor
 from anoclip_anomalib.evaluation.resolution import path_list, squeeze_channel, to_numpy
 
 
-def raw_scores(batch: Any) -> np.ndarray:
+def raw_scores(batch: Any, *, finite: bool = True) -> np.ndarray:
     """Image scores (B,) of a batch; where a model gives none, the maximum of its map (as anomalib does).
+
+    Args:
+        batch: Of a data set of images.
+        finite: Refuse scores that are not.
 
     Raises:
         ValueError: If there is neither, or a score is not finite (the images are named).
@@ -21,14 +25,14 @@ def raw_scores(batch: Any) -> np.ndarray:
     else:
         raise ValueError("the model gave neither pred_score nor anomaly_map")
     bad = np.flatnonzero(~np.isfinite(scores))
-    if len(bad):
+    if finite and len(bad):
         paths = path_list(batch.image_path, len(scores))
         raise ValueError(f"the model's image score is not finite for {', '.join(str(paths[i]) for i in bad)}")
     return scores
 
 
-def raw_maps(batch: Any) -> np.ndarray | None:
-    """Maps (B, H, W) of a batch, or None.
+def raw_maps(batch: Any, *, finite: bool = True) -> np.ndarray | None:
+    """Maps (B, H, W) of a batch, or None; see :func:`raw_scores` for the arguments.
 
     Raises:
         ValueError: If a map is not finite (the images are named).
@@ -36,7 +40,7 @@ def raw_maps(batch: Any) -> np.ndarray | None:
     if batch.anomaly_map is None:
         return None
     maps = squeeze_channel(to_numpy(batch.anomaly_map))
-    bad = [i for i, anomaly_map in enumerate(maps) if not np.isfinite(anomaly_map).all()]
+    bad = [i for i, anomaly_map in enumerate(maps) if finite and not np.isfinite(anomaly_map).all()]
     if bad:
         paths = path_list(batch.image_path, len(maps))
         raise ValueError(f"the model's map is not finite for {', '.join(str(paths[i]) for i in bad)}")

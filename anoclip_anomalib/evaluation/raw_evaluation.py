@@ -29,6 +29,7 @@ class RawEvaluation(RawPredictions):
     stages = ("test",)
 
     def __init__(self, prefix: str = "raw_", resolution: str = "model", metrics: list[AnomalibMetric] | None = None) -> None:
+        super().__init__()
         self._mask_paths: dict[str, str] = {}
         chosen = standard_metrics(prefix, resolution) if metrics is None else metrics
         self.evaluator = StreamingEvaluator(test_metrics=chosen)

@@ -5,12 +5,13 @@ from typing import Any
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from anoclip_anomalib.evaluation.epoch_metrics import DistinctImages
 from anoclip_anomalib.evaluation.raw_batch import raw_scores, require_before_post_processor
 from anoclip_anomalib.evaluation.thresholds import is_held_out
 
 
 class RawPredictions(Callback):
-    """Base of callbacks that read predictions before any PostProcessor changes them.
+    """Base of callbacks that read predictions before any PostProcessor changes them, in several processes each image once.
 
     Subclasses override :meth:`begin`, :meth:`read`, :meth:`end` and, for thresholds, :meth:`read_validation`.
 
@@ -19,6 +20,9 @@ class RawPredictions(Callback):
     """
 
     stages: tuple[str, ...] = ("test", "predict")
+
+    def __init__(self) -> None:
+        self._distinct = DistinctImages()
 
     def begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A test or prediction begins."""
@@ -37,13 +41,17 @@ class RawPredictions(Callback):
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Only the last validation counts."""
+        self._distinct.start()
         self.forget_validation()
 
     def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Read scores of held-out images; some models compute losses alone here."""
         if trainer.sanity_checking or batch.gt_label is None or not is_held_out(getattr(trainer, "datamodule", None)):
+            return
+        batch = self._distinct.of(batch, trainer.val_dataloaders, dataloader_idx)
+        if batch is None:
             return
         if batch.pred_score is not None or batch.anomaly_map is not None:
             self.read_validation(batch, raw_scores(batch), batch.gt_label.cpu().numpy().reshape(-1) > 0)
@@ -67,7 +75,7 @@ class RawPredictions(Callback):
     ) -> None:
         """Read a batch."""
         if "test" in self.stages:
-            self.read(batch, trainer, pl_module, dataloader_idx)
+            self._read(batch, trainer, pl_module, trainer.test_dataloaders, dataloader_idx)
 
     def on_predict_batch_end(
         self,
@@ -80,7 +88,7 @@ class RawPredictions(Callback):
     ) -> None:
         """Read a batch."""
         if "predict" in self.stages:
-            self.read(outputs, trainer, pl_module, dataloader_idx)
+            self._read(outputs, trainer, pl_module, trainer.predict_dataloaders, dataloader_idx)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End."""
@@ -95,4 +103,10 @@ class RawPredictions(Callback):
     def _begin(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> None:
         if stage in self.stages:
             require_before_post_processor(self, trainer.callbacks)
+            self._distinct.start()
             self.begin(trainer, pl_module)
+
+    def _read(self, batch: Any, trainer: Trainer, pl_module: LightningModule, loaders: Any, index: int) -> None:
+        distinct = self._distinct.of(batch, loaders, index)
+        if distinct is not None:
+            self.read(distinct, trainer, pl_module, index)

@@ -65,15 +65,20 @@ def path_list(paths: Any, length: int) -> list[str | None]:
     return [str(path) if isinstance(path, str | Path) and str(path) not in ("", "None") else None for path in paths]
 
 
+def datasets_of(dataloaders: Any) -> list[Any]:
+    """The datasets behind a trainer's data loader or loaders (``trainer.test_dataloaders``); None where there is none."""
+    loaders = dataloaders if isinstance(dataloaders, list | tuple) else [dataloaders]
+    return [getattr(loader, "dataset", None) for loader in loaders]
+
+
 def mask_paths_of(dataloaders: Any) -> dict[str, str]:
     """Image path to mask path of the datasets behind a trainer's dataloaders.
 
     anomalib drops the mask paths of a batch whose first image has none; the dataset still knows them.
     """
-    loaders = dataloaders if isinstance(dataloaders, list | tuple) else [dataloaders]
     found = {}
-    for loader in loaders:
-        samples = getattr(getattr(loader, "dataset", None), "samples", None)
+    for dataset in datasets_of(dataloaders):
+        samples = getattr(dataset, "samples", None)
         if samples is not None and {"image_path", "mask_path"} <= set(samples.columns):
             pairs = zip(samples["image_path"], samples["mask_path"], strict=True)
             found.update({str(image): mask for image, mask in pairs if path_list([mask], 1)[0] is not None})

@@ -10,6 +10,8 @@ from anomalib.post_processing import PostProcessor
 from anoclip_anomalib.evaluation.curves import UndefinedMetricError, count_scores, f1_max, threshold_curve
 from anoclip_anomalib.evaluation.reference import ScoreReference
 
+UNDECIDED = 0.5
+"""Score at which a two-way softmax is undecided."""
 KINDS = ("mean_std", "quantile", "fixed", "adaptive", "natural")
 
 
@@ -37,7 +39,7 @@ class ThresholdRule:
     Args:
         kind: "mean_std" (mean + k standard deviations of normal images' scores; MVTec's hint for AD 2, k = 3),
             "quantile" (of normal images' scores), "fixed" (`value`), "adaptive" (anomalib's: best F1 on *labelled*
-            validation images), "natural" (0.5, where a two-way softmax is undecided).
+            validation images), "natural" (where the model is undecided without any data, see :func:`natural_threshold`).
         k: for "mean_std".
         q: for "quantile", 0..1.
         value: for "fixed".
@@ -66,8 +68,12 @@ class ThresholdRule:
         """Whether scores of normal images are needed."""
         return self.kind in ("mean_std", "quantile")
 
-    def fit(self, reference: ScoreReference) -> Threshold:
+    def fit(self, reference: ScoreReference, natural: float = UNDECIDED) -> Threshold:
         """Apply the rule to normal images' scores (not for "adaptive").
+
+        Args:
+            reference: scores of normal images.
+            natural: the model's natural threshold.
 
         Raises:
             UndefinedMetricError: if normal images are needed and there were none.
@@ -79,7 +85,8 @@ class ThresholdRule:
         if self.kind == "fixed" and self.value is not None:
             return Threshold(float(self.value), f"fixed at {self.value:g}")
         if self.kind == "natural":
-            return Threshold(0.5, "natural zero-shot threshold 0.5 (two-way softmax)")
+            where = " (two-way softmax)" if natural == UNDECIDED else ""
+            return Threshold(natural, f"natural zero-shot threshold {natural:g}{where}")
         raise ValueError("the adaptive rule needs labelled scores: use adaptive_threshold")
 
 
@@ -93,18 +100,24 @@ def adaptive_threshold(scores: np.ndarray, labels: np.ndarray) -> Threshold:
     return Threshold(value, "anomalib adaptive: best F1 on labelled validation images")
 
 
+def natural_threshold(model: object) -> float | None:
+    """Where a model is undecided without any data: its own word, a two-way softmax' for other zero-shot models, else None."""
+    undecided = UNDECIDED if getattr(model, "learning_type", None) == LearningType.ZERO_SHOT else None
+    return getattr(model, "natural_threshold", undecided)
+
+
 def choose_threshold(
     rule: ThresholdRule,
     reference: ScoreReference,
-    learning_type: LearningType | None,
+    natural: float | None,
     labelled: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Threshold:
-    """Apply a rule; where it cannot be applied, a zero-shot model gets its natural threshold, others none. Either is said.
+    """Apply a rule; where it cannot be applied, take the model's natural threshold, or none. Either is said.
 
     Args:
         rule: the rule asked for.
         reference: scores of normal images (may be empty).
-        learning_type: of the model.
+        natural: the model's natural threshold, if it has one.
         labelled: validation scores and labels for the adaptive rule.
     """
     try:
@@ -112,11 +125,11 @@ def choose_threshold(
             if labelled is None:
                 raise UndefinedMetricError("no labelled validation images")
             return adaptive_threshold(*labelled)
-        return rule.fit(reference)
+        return rule.fit(reference, UNDECIDED if natural is None else natural)
     except UndefinedMetricError as error:
-        if learning_type == LearningType.ZERO_SHOT:
-            natural = ThresholdRule("natural").fit(reference)
-            return Threshold(natural.value, f"{natural.rule}; {rule.kind} not possible: {error}")
+        if natural is not None:
+            instead = ThresholdRule("natural").fit(reference, natural)
+            return Threshold(instead.value, f"{instead.rule}; {rule.kind} not possible: {error}")
         return Threshold(float("nan"), f"none; {rule.kind} not possible: {error}")
 
 

@@ -7,7 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from anoclip_anomalib.evaluation.raw_batch import raw_maps, raw_scores
 from anoclip_anomalib.evaluation.raw_predictions import RawPredictions
-from anoclip_anomalib.evaluation.resolution import path_list
+from anoclip_anomalib.evaluation.resolution import datasets_of, path_list
 from anoclip_anomalib.running.progress import Steps
 
 Keep = Callable[[str, float, Any], None]
@@ -25,6 +25,7 @@ class Collect(RawPredictions):
     stages = ("predict",)
 
     def __init__(self, keep: Keep, *, maps: bool, advance: Callable[[int], None] | None = None) -> None:
+        super().__init__()
         self.keep, self.maps, self.advance = keep, maps, advance
 
     def read(self, batch: Any, trainer: Trainer, pl_module: LightningModule, loader: int = 0) -> None:
@@ -76,9 +77,7 @@ class ShowImages(Callback):
 
 def _images(loaders: Any) -> int:
     """Images of one loader or several; 0 where nobody knows."""
-    loaders = loaders if isinstance(loaders, list | tuple) else [loaders]
-    datasets = [getattr(loader, "dataset", None) for loader in loaders]
-    return sum(len(dataset) for dataset in datasets if isinstance(dataset, Sized))
+    return sum(len(dataset) for dataset in datasets_of(loaders) if isinstance(dataset, Sized))
 
 
 def _size(batch: Any) -> int:

@@ -1,6 +1,5 @@
 """Any anomalib model, its data and its trainer from a configuration file and the command line."""
 
-import warnings
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,6 +8,8 @@ from anomalib.data import AnomalibDataModule
 from anomalib.models import AnomalibModule
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 from lightning.pytorch import Callback, Trainer, seed_everything
+
+from anoclip_anomalib.running.quiet import quiet
 
 
 class ModelConfig:
@@ -54,8 +55,7 @@ class ModelConfig:
     def build(self) -> tuple[AnomalibModule, list[Callback], dict[str, Any]]:
         """A new model, new callbacks, and the remaining trainer arguments, seeded."""
         seed_everything(self.seed, workers=True, verbose=False)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
+        with quiet():
             wanted = self.config.clone()
             del wanted["data"]
             built = self.parser.instantiate_classes(wanted)

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import nn
 from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize
 
+from anoclip_anomalib.clip.constants import CLIP_MEAN, CLIP_STD
 from anoclip_anomalib.evaluation import StreamingEvaluator, standard_metrics
 from anoclip_anomalib.evaluation.epoch_metrics import EpochMetrics
 from anoclip_anomalib.files import atomic_write
@@ -30,8 +31,6 @@ else:
 
 logger = logging.getLogger(__name__)
 
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 COMPONENTS = ("pre_processor", "post_processor", "evaluator", "visualizer", "raw_evaluator", "model")
 """Constructor arguments that are no hyperparameters."""
 _ENCODER_PREFIX = "model.visual_encoder."
@@ -198,6 +197,16 @@ class ZeroShotClip(_Base):
     def configure_optimizers() -> None:
         """Nothing is trained."""
         return
+
+    def teardown(self, stage: str) -> None:
+        """Take this model's components out of the Trainer again.
+
+        Lightning replaces the callbacks of an earlier model by comparing types, and would keep ours beside those of another
+        kind of model: pictures would be drawn twice, and metrics measured twice.
+        """
+        super().teardown(stage)
+        own = self.configure_callbacks()
+        self.trainer.callbacks = [callback for callback in self.trainer.callbacks if callback not in own]
 
     # Components
 

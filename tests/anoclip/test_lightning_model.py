@@ -16,7 +16,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from anoclip_anomalib import AnoClip
-from anoclip_anomalib.evaluation import AUPRO, ImageAUROC
+from anoclip_anomalib.evaluation import AUPRO, ImageAUROC, StreamingEvaluator
 from tests.mvtec_files import write_mvtec
 
 
@@ -153,6 +153,30 @@ def test_anomalib_models_before_and_after_in_one_engine(anoclip, engine, root, m
     assert shared.test(model, datamodule=mvtec(root), verbose=False) == alone
     assert shared.test(Brightness(), datamodule=mvtec(root), verbose=False) == brightness
     assert measured == {"raw_ImageAUROC": 6}
+
+
+def test_nothing_of_a_model_stays_in_the_engine_beside_another(anoclip, engine, root, tmp_path):
+    """Lightning would keep a visualizer whose type is a subclass of the next model's: pictures were drawn twice."""
+    from lightning.pytorch import Callback
+
+    from tests.evaluation.scorer import Brightness
+
+    seen = []
+
+    class Seen(Callback):
+        def on_test_start(self, trainer, pl_module):
+            seen.append([type(callback).__name__ for callback in trainer.callbacks])
+
+    shared = engine(callbacks=[Seen()])
+    models = [anoclip(visualizer=True, evaluator=StreamingEvaluator()), Brightness(visualizer=True)]
+    for model in (*models, models[0]):
+        shared.test(model, datamodule=mvtec(root), verbose=False)
+    alone = engine("alone", callbacks=[Seen()])
+    alone.test(models[1], datamodule=mvtec(root), verbose=False)
+    ours, theirs, again, expected = seen
+    assert sorted(theirs) == sorted(expected)
+    assert sorted(ours) == sorted(again)
+    assert ours.count("ContrastVisualizer") == ours.count("StreamingEvaluator") == 1
 
 
 def test_a_failed_run_leaves_nothing_in_the_metrics(anoclip, engine, root, measured, monkeypatch):

@@ -11,9 +11,9 @@ import torch
 
 from anoclip_anomalib.bundled.captions import Captioner
 from anoclip_anomalib.bundled.train_encoder import Embeddings, grow_positions, multi_positive_loss
-from anoclip_anomalib.bundled.weights_file import read_weights
 from anoclip_anomalib.clip import load_clip
 from anoclip_anomalib.prompts import PromptBuilder
+from tests.bundled.files import read_weights
 
 
 def test_captions_are_sentences_of_the_prompt_vocabulary() -> None:

@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from anoclip_anomalib.bundled.weights_file import CONFIG, NOTICE, WEIGHTS, read_weights, save_weights
+from anoclip_anomalib.bundled.weights_file import CONFIG, NOTICE, WEIGHTS, save_weights
 from anoclip_anomalib.clip import load_clip
+from tests.bundled.files import read_weights
 
 
 def test_size_depth_and_vocabulary() -> None:

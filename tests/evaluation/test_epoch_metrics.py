@@ -1,6 +1,8 @@
 """Each image counts once: in every order of Lightning's sets, in one Engine used again and again, in several processes."""
 
+import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +22,8 @@ import torch
 from anomalib.data import MVTecAD
 from anomalib.engine import Engine
 from anoclip_anomalib import AnoClip
-from anoclip_anomalib.evaluation import ImageAUROC, PixelAUROC, RawEvaluation, StreamingEvaluator
+from anoclip_anomalib.data import FolderImages
+from anoclip_anomalib.evaluation import ImageAUROC, PixelAUROC, PredictionsCsv, RawEvaluation, StreamingEvaluator
 
 root, out, devices = sys.argv[1:]
 torch.set_num_threads(1)
@@ -38,7 +41,9 @@ for metric in (ImageAUROC, PixelAUROC):
 several = {"strategy": "ddp_find_unused_parameters_false"} if devices != "1" else {}
 engine = Engine(
     accelerator="cpu", devices=int(devices), default_root_dir=out, logger=False, enable_progress_bar=False,
-    enable_model_summary=False, callbacks=[RawEvaluation(metrics=metrics("callback_"))], **several,
+    enable_model_summary=False, callbacks=[
+        RawEvaluation(metrics=metrics("callback_")), csv := PredictionsCsv(f"{out}/csv{devices}", threshold="mean_std")
+    ], **several,
 )
 results = []
 for _ in range(2):
@@ -47,9 +52,14 @@ for _ in range(2):
         evaluator=StreamingEvaluator(test_metrics=metrics("evaluator_")),
         raw_evaluator=StreamingEvaluator(test_metrics=metrics("raw_")),
     )
-    data = MVTecAD(root=root, category="bottle", num_workers=0, eval_batch_size=2)
+    split = {"val_split_mode": "from_train", "val_split_ratio": 0.5, "seed": 0}
+    data = MVTecAD(root=root, category="bottle", num_workers=0, eval_batch_size=2, **split)
     counts.clear()
     results.append({**engine.test(model, datamodule=data, verbose=False)[0], "counts": dict(counts)})
+for kind in ("folder", "single"):
+    csv.folder, csv.save_maps = f"{out}/{kind}{devices}", "tiff"
+    path = f"{root}/pictures" + ("/spot/000.png" if kind == "single" else "")
+    engine.predict(model, dataset=FolderImages(path), return_predictions=False)
 with open(f"{out}/{devices}-{engine.trainer.global_rank}.json", "w") as file:
     json.dump(results, file)
 """
@@ -110,10 +120,16 @@ def test_first_images_cuts_every_field():
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory) -> dict[str, list[dict]]:
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("processes")
+
+
+@pytest.fixture(scope="module")
+def runs(folder) -> dict[str, list[dict]]:
     """Results of two models in one Engine, in one process and in each of two gloo processes; 7 images."""
-    folder = tmp_path_factory.mktemp("processes")
     root = write_mvtec(folder / "data", good=3, defects=4)
+    shutil.copytree(root / "bottle/test", root / "pictures")
+    (root / "pictures/bad.png").write_text("no image")
     (folder / "script.py").write_text(SCRIPT)
     for devices in ("1", "2"):
         command = [sys.executable, str(folder / "script.py"), str(root), str(folder), devices]
@@ -140,3 +156,26 @@ def test_every_image_counts_once_for_every_model_of_an_engine(runs):
             first["counts"], 7
         )
         assert len(first["counts"]) == 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["csv", "folder", "single"])
+def test_two_processes_write_one_file_with_every_image_once(runs, folder, kind):
+    """With one threshold, from the validation images of both; one process has nothing to do where there is a single image."""
+    one, two = ({row["path"]: row for row in rows_of(folder / f"{kind}{n}" / "predictions.csv")} for n in (1, 2))
+    assert len(one) == len(rows_of(folder / f"{kind}2" / "predictions.csv")) == {"csv": 7, "folder": 8, "single": 1}[kind]
+    assert one.keys() == two.keys()
+    for path, row in one.items():
+        assert two[path]["fault"] == row["fault"]
+        if not row["fault"]:
+            assert float(two[path]["score"]) == pytest.approx(float(row["score"]), abs=1e-6)
+            assert float(two[path]["threshold"]) == pytest.approx(float(row["threshold"]), abs=1e-6)
+            assert (two[path]["threshold_rule"], two[path]["label"]) == (row["threshold_rule"], row["label"])
+            assert row["threshold_rule"] == "mean + 3 std of normal images"
+    written = [path.name for path in (folder / f"{kind}2").glob("predictions*")]
+    assert written == ["predictions.csv"]
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))

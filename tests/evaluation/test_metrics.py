@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from anomalib.metrics import AUPR, AUROC, F1Max
+from torchmetrics import MetricCollection
 
 from anoclip_anomalib.evaluation import (
     AUPRO,
@@ -64,6 +65,27 @@ def test_undefined_is_nan_with_a_reason_never_zero():
     metric = ImageF1Max()
     assert math.isnan(metric.compute())
     assert metric.reason == "no scores"
+
+
+@pytest.mark.parametrize("compute_groups", [True, False])
+def test_a_metric_collection_has_the_values_of_its_metrics(compute_groups):
+    """torchmetrics updates but one of the metrics whose states look alike; a histogram is no state."""
+    maps, masks = maps_and_masks(images=9)
+    batches = [batch_of(maps[start : start + 3], masks[start : start + 3]) for start in (0, 3, 6)]
+    kinds = (ImageAUROC, ImageAP, PixelAUROC, PixelAP, AUPRO, SegF1)
+    make = lambda kind: kind(threshold=0.5) if kind is SegF1 else kind()  # noqa: E731
+    collection = MetricCollection([make(kind) for kind in kinds], compute_groups=compute_groups)
+    expected = {}
+    for kind in kinds:
+        metric = make(kind)
+        for batch in batches:
+            metric.update(batch)
+        expected[metric.name] = float(metric.compute())
+    for _ in range(2):
+        for batch in batches:
+            collection.update(batch)
+        assert {name: float(value) for name, value in collection.compute().items()} == expected
+        collection.reset()
 
 
 def test_reason_is_forgotten_with_the_data():
@@ -137,17 +159,10 @@ def test_two_processes_agree_with_one(metric_class):
     states = []
     for part in parts:
         part = copy.deepcopy(part)
-        recorded = {}
         part.sync(dist_sync_fn=lambda x, group=None: [x], distributed_available=lambda: True)
-        for name in part._reductions:
-            recorded[name] = torch.as_tensor(getattr(part, name))
-        states.append(recorded)
-    order = list(states[0])
-    calls = iter(order)
-    parts[0].sync(
-        dist_sync_fn=lambda x, group=None: [s for name in [next(calls)] for s in (states[0][name], states[1][name])],
-        distributed_available=lambda: True,
-    )
+        states.append([torch.as_tensor(getattr(part, name)) for name in part._reductions])
+    both = zip(*states, strict=True)
+    parts[0].sync(dist_sync_fn=lambda x, group=None: list(next(both)), distributed_available=lambda: True)
     assert float(parts[0].value(parts[0].counts())) == pytest.approx(float(expected), abs=1e-6)
 
 

@@ -61,7 +61,7 @@ class Recorder(Callback):
 
 def test_thresholds_come_from_normal_validation_images_only_and_scores_lose_no_digit(tmp_path):
     root = write_category(tmp_path / "data", images=10)
-    callback, recorder = PredictionsCsv(), Recorder()
+    callback, recorder = PredictionsCsv(threshold="mean_std"), Recorder()
     datamodule = MVTecAD(root=root, category="plate", num_workers=0, val_split_mode="from_test", val_split_ratio=0.5)
     engine = Engine(default_root_dir=tmp_path, callbacks=[callback, recorder], barebones=True, accelerator="cpu")
     engine.test(Brightness(), datamodule=datamodule)
@@ -126,6 +126,25 @@ def test_unreadable_images_are_rows_with_their_fault(tmp_path):
     assert (
         len(list((tmp_path / "out/maps").rglob("*.tiff"))) == len(list((tmp_path / "out/earlier-1/maps").rglob("*.tiff"))) == 8
     )
+
+
+@pytest.mark.parametrize("field", ["pred_score", "anomaly_map"])
+def test_a_score_that_is_no_number_is_a_fault_of_its_image_alone(tmp_path, field):
+    class Breaks(Callback):
+        def on_predict_batch_end(self, trainer, pl_module, outputs, *args, **kwargs):
+            if outputs.image_path[0].endswith("001.png"):
+                setattr(outputs, field, getattr(outputs, field) * math.nan)
+
+    folder = write_category(tmp_path / "data", images=3) / "plate/test/spot"
+    callback = PredictionsCsv(save_maps="tiff", folder=str(tmp_path / "out"))
+    engine = Engine(default_root_dir=tmp_path, callbacks=[Breaks(), callback], barebones=True, accelerator="cpu")
+    engine.predict(Brightness(), dataset=FolderImages(folder))
+    *scored, bad = read(callback)
+    assert [row["path"] for row in scored] == [str(folder / name) for name in ("000.png", "002.png")]
+    assert all(row["label"] == "1" and row["map"] for row in scored)
+    assert (bad["path"], bad["score"], bad["label"], bad["map"]) == (str(folder / "001.png"), "", "", "")
+    assert "not finite" in bad["fault"]
+    assert callback.faults.keys() == {bad["path"]}
 
 
 def test_no_cell_of_the_file_is_a_formula(tmp_path):

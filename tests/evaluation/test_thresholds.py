@@ -17,6 +17,7 @@ from anoclip_anomalib.evaluation.thresholds import (
     adaptive_threshold,
     choose_threshold,
     is_held_out,
+    natural_threshold,
     post_processor_threshold,
 )
 
@@ -60,16 +61,26 @@ def test_adaptive_equals_anomalibs():
 
 
 def test_without_reference_zero_shot_models_get_the_natural_threshold_and_others_none():
-    natural = choose_threshold(ThresholdRule(), ScoreReference(), LearningType.ZERO_SHOT)
+    zero_shot, one_class = SimpleNamespace(learning_type=LearningType.ZERO_SHOT), SimpleNamespace(learning_type="one_class")
+    natural = choose_threshold(ThresholdRule(), ScoreReference(), natural_threshold(zero_shot))
     assert natural.value == 0.5
     assert "natural" in natural.rule
     assert "no normal images" in natural.rule
-    nothing = choose_threshold(ThresholdRule(), ScoreReference(), LearningType.ONE_CLASS)
+    nothing = choose_threshold(ThresholdRule(), ScoreReference(), natural_threshold(one_class))
     assert math.isnan(nothing.value)
     assert nothing.label(0.3) is None
     assert nothing.rule.startswith("none")
-    one_class = (np.array([0.1, 0.2]), np.array([0, 0]))
-    assert math.isnan(choose_threshold(ThresholdRule("adaptive"), reference(), None, one_class).value)
+    normal_alone = (np.array([0.1, 0.2]), np.array([0, 0]))
+    assert math.isnan(choose_threshold(ThresholdRule("adaptive"), reference(), None, normal_alone).value)
+
+
+def test_a_models_own_natural_threshold_comes_first():
+    model = SimpleNamespace(learning_type=LearningType.ZERO_SHOT, natural_threshold=0.25)
+    for rule in (ThresholdRule(), ThresholdRule("natural")):
+        threshold = choose_threshold(rule, ScoreReference(), natural_threshold(model))
+        assert threshold.value == 0.25
+        assert threshold.rule.startswith("natural zero-shot threshold 0.25")
+        assert "softmax" not in threshold.rule
 
 
 @pytest.mark.parametrize(

@@ -187,6 +187,24 @@ def finished(data, tmp_path_factory, home) -> Finished:
         },
         "stock": {
             "stock": ["anomalib", "test", "--model", "anoclip_anomalib.AnoClip", *MODEL, *mvtec, "bottle", *results, "stock"],
+            **{
+                command: [
+                    *(
+                        "anoclip",
+                        command,
+                        "--model",
+                        "AnoClip",
+                        "--model.backbone",
+                        "demo",
+                        *mvtec,
+                        "bottle",
+                        *results,
+                        command,
+                    ),
+                    *("--trainer.callbacks", "TestTimeAdaptation", "--trainer.callbacks+", "lightning.pytorch.callbacks.Timer"),
+                ]
+                for command in ("train", "validate", "fit")
+            },
         },
         "benchmark": {"benchmark": ["anoclip", "benchmark", "--config", str(data / "benchmark.yaml")]},
     }
@@ -218,6 +236,17 @@ def test_anoclip_test_measures_a_category(finished):
 
 def test_the_stock_command_measures_the_same(finished):
     assert finished.figures("stock") == finished.figures("test")
+
+
+@pytest.mark.parametrize("command", ["train", "validate", "fit"])
+def test_the_other_commands_run_with_callbacks_and_record_the_bundled_weights_as_such(finished, command):
+    figures = finished.figures(command)
+    assert ("raw_AUPRO" in figures) == (command == "train")  # which tests, since nothing is to be learned
+    (config,) = (finished.folder / "stock" / command).rglob("config.yaml")
+    content = yaml.safe_load(config.read_text())
+    assert (content["model"]["init_args"]["backbone"], content["model"]["init_args"]["pretrained"]) == ("demo", None)
+    names = [callback["class_path"].rpartition(".")[2] for callback in content["trainer"]["callbacks"]]
+    assert names == ["TestTimeAdaptation", "Timer"]
 
 
 def test_a_saved_configuration_is_run_again_on_another_category(finished):
@@ -325,7 +354,7 @@ def test_nothing_is_written_elsewhere(finished, home):
     ours = finished.folder / "ours"
     expected = {"test", "replay", "predict", "export", "bare", "e", "export2", "offline", "halves", "halves2", "code"}
     assert {path.name for path in ours.iterdir()} <= expected
-    assert {path.name for path in (finished.folder / "stock").iterdir()} == {"stock"}
+    assert {path.name for path in (finished.folder / "stock").iterdir()} == {"stock", "train", "validate", "fit"}
     written = {path.relative_to(home).parts[:2] for path in home.rglob("*") if path.is_file()}
     # Font lists are matplotlib's, which anomalib imports.
     assert {parts for parts in written if "matplotlib" not in parts} == {(".cache", "anoclip_anomalib")}

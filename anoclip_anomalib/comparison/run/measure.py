@@ -15,6 +15,7 @@ from anoclip_anomalib.evaluation.raw_batch import raw_maps, raw_scores
 from anoclip_anomalib.evaluation.raw_predictions import RawPredictions
 from anoclip_anomalib.evaluation.reference import ScoreReference
 from anoclip_anomalib.evaluation.resolution import (
+    datasets_of,
     map_mask_pairs,
     mask_paths_of,
     path_list,
@@ -99,6 +100,7 @@ class Measure(RawPredictions):
     stages = ("test",)
 
     def __init__(self, protocol: Protocol) -> None:
+        super().__init__()
         self.protocol = protocol
         self.result = Measured()
         self._wanted: set[str] = set()
@@ -122,9 +124,7 @@ class Measure(RawPredictions):
     def begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Choose the samples."""
         self._mask_paths = mask_paths_of(trainer.test_dataloaders)
-        loaders = trainer.test_dataloaders
-        loaders = loaders if isinstance(loaders, list | tuple) else [loaders]
-        samples = getattr(getattr(loaders[0], "dataset", None), "samples", None) if loaders else None
+        samples = next((getattr(dataset, "samples", None) for dataset in datasets_of(trainer.test_dataloaders)), None)
         if samples is not None:
             paths, labels = [str(path) for path in samples["image_path"]], [int(x) for x in samples["label_index"]]
             self._wanted = set(choose_samples(paths, labels, self.protocol.sample_images))

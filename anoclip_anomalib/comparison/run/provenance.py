@@ -2,7 +2,7 @@
 
 import socket
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import datetime, timezone
 from functools import lru_cache
 from importlib.resources import files
@@ -13,8 +13,9 @@ from torch import nn
 
 from anoclip_anomalib.comparison.suite.suite import Job
 from anoclip_anomalib.versions import commit, machine, versions, weights_digest
+from anoclip_anomalib.zeroshot.method import MethodFacts
 
-FACTS = ("auxiliary_data", "category_data", "adapts_on_test_images", "sees_other_test_images", "order_dependent")
+FACTS = tuple(fact.name for fact in fields(MethodFacts))
 NOT_STATED = "not stated"
 
 

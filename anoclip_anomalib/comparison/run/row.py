@@ -7,7 +7,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from anomalib import LearningType
 from PIL import Image
 
 from anoclip_anomalib.comparison.run.measure import THUMBNAIL, Measured, relative_path, shrink
@@ -52,14 +51,21 @@ def failed_row(job: Job, error: BaseException, trace: str = "") -> dict[str, Any
     }
 
 
-def finished_row(job: Job, result: Measured, learning_type: LearningType, root: Any) -> dict[str, Any]:
-    """The measured part of a job's row. Undefined metrics are null and explained under "undefined"."""
+def finished_row(job: Job, result: Measured, natural: float | None, root: Any) -> dict[str, Any]:
+    """The measured part of a job's row. Undefined metrics are null and explained under "undefined".
+
+    Args:
+        job: what ran.
+        result: what it left behind.
+        natural: the model's natural threshold, if it has one.
+        root: folder of the data set.
+    """
     scores, labels = np.array(result.scores), np.array(result.labels)
     known = labels >= 0
     validation = (np.array(result.validation[0]), np.array(result.validation[1]))
     labelled = validation if len(validation[0]) else None
-    image_threshold = choose_threshold(job.protocol.threshold, result.image_reference, learning_type, labelled)
-    pixel_threshold = choose_threshold(job.protocol.threshold, result.pixel_reference, learning_type)
+    image_threshold = choose_threshold(job.protocol.threshold, result.image_reference, natural, labelled)
+    pixel_threshold = choose_threshold(job.protocol.threshold, result.pixel_reference, natural)
     image = _counts(lambda: curves.count_scores(scores[known], labels[known]))
     pixel = _counts(result.pixels.counts)
     image_metrics, image_undefined = _measure("image", image, image_threshold)

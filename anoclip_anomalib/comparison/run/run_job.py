@@ -18,6 +18,7 @@ from anoclip_anomalib.comparison.run.provenance import provenance_of
 from anoclip_anomalib.comparison.run.row import Pictures, failed_row, finished_row, pictures_of
 from anoclip_anomalib.comparison.suite import catalogue
 from anoclip_anomalib.comparison.suite.suite import ClassSpec, Job
+from anoclip_anomalib.evaluation.thresholds import natural_threshold
 from anoclip_anomalib.running.collect import ShowImages
 from anoclip_anomalib.running.engine import build_engine, learns, strip, undisturbed
 from anoclip_anomalib.running.progress import Steps
@@ -89,7 +90,7 @@ def _run(job: Job, progress: Steps | None) -> tuple[dict[str, Any], Pictures | N
     if note:
         provenance["note"] = note
     root = getattr(datamodule, "root", None)
-    row = finished_row(job, measure.result, model.learning_type, root)
+    row = finished_row(job, measure.result, natural_threshold(model), root)
     row |= {"speed": speed, "memory": _memory(memory), "parameters": parameters, "provenance": provenance}
     return row, pictures_of(job, measure.result, root, row)
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from anomalib.data import ImageBatch
 from torch import nn
 
-import anoclip_anomalib
+from anoclip_anomalib import registry
 from anoclip_anomalib.files import atomic_write
 from anoclip_anomalib.zeroshot.features import Features
 from anoclip_anomalib.zeroshot.memory import PatchMemory
@@ -47,7 +47,7 @@ class Model(nn.Module):
         if not 0.0 <= reference_weight <= 1.0:
             raise ValueError(f"reference_weight must lie in [0, 1], got {reference_weight}")
         self.reference_weight = reference_weight
-        self.anoclip = anoclip_anomalib.AnoClip(visualizer=False, evaluator=False, post_processor=False, **arguments)
+        self.anoclip = registry.load("AnoClip")(visualizer=False, evaluator=False, post_processor=False, **arguments)
         self.references = PatchMemory(persistent=False)  # they belong to a category and not to the weights
 
     @property
