@@ -61,7 +61,7 @@ class Recorder(Callback):
 
 def test_thresholds_come_from_normal_validation_images_only_and_scores_lose_no_digit(tmp_path):
     root = write_category(tmp_path / "data", images=10)
-    callback, recorder = PredictionsCsv(), Recorder()
+    callback, recorder = PredictionsCsv(threshold="mean_std"), Recorder()
     datamodule = MVTecAD(root=root, category="plate", num_workers=0, val_split_mode="from_test", val_split_ratio=0.5)
     engine = Engine(default_root_dir=tmp_path, callbacks=[callback, recorder], barebones=True, accelerator="cpu")
     engine.test(Brightness(), datamodule=datamodule)
