@@ -121,6 +121,8 @@ def test_optimisation_is_torch_adamw_on_each_image(
         with torch.no_grad():
             torch.testing.assert_close(result.tokens[index], plain_adapter(linear, image, anchors), atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(result.losses[:5, index], torch.tensor(losses), atol=1e-6, rtol=1e-6)
+        last = plain_loss(plain_adapter(linear, image, anchors), plain_adapter(linear, image + noises[0], anchors), text)
+        torch.testing.assert_close(result.losses[5, index], last.detach(), atol=1e-6, rtol=1e-6)
     assert all(leaf.grad is None for leaf in leaves)
 
 
@@ -132,6 +134,14 @@ def test_pixel_values_are_upsampled_and_stitched() -> None:
     torch.testing.assert_close(pixels[:, :, :2], tiles[:, 0, :, :2])
     torch.testing.assert_close(pixels[:, :, 4:], tiles[:, 1, :, 2:])
     torch.testing.assert_close(pixels[:, :, 2:4], (tiles[:, 0, :, 2:] + tiles[:, 1, :, :2]) / 2)
+
+
+def test_map_correlation_is_pearsons(tokens: torch.Tensor, text: torch.Tensor) -> None:
+    tokens = tokens + 5 * text[1]  # far from a mean of 0
+    after = tokens + 0.5 * torch.randn(B, L, D, generator=torch.Generator().manual_seed(4))
+    pairs = zip(cosine_difference(tokens, text), cosine_difference(after, text), strict=True)
+    expected = torch.stack([torch.corrcoef(torch.stack(pair))[0, 1] for pair in pairs])
+    torch.testing.assert_close(map_correlation(tokens, after, text), expected, atol=1e-5, rtol=0)
 
 
 def test_map_correlation_tells_same_opposite_and_constant(tokens: torch.Tensor, text: torch.Tensor) -> None:

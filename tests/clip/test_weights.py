@@ -65,6 +65,8 @@ def test_random_weights_are_the_same_every_time_and_leave_the_random_numbers_alo
 
     weights._load_clip.cache_clear()
     assert load_clip("tiny-heads", "random").digest == digest
+    torch.manual_seed(0)
+    assert digest == state_dict_digest(open_clip.create_model("tiny-heads").state_dict())
 
 
 def test_precisions_are_made_once_and_the_float32_tower_stays(tiny_clip):
