@@ -126,6 +126,31 @@ def test_optimisation_is_torch_adamw_on_each_image(
     assert all(leaf.grad is None for leaf in leaves)
 
 
+def test_the_residual_is_the_share_of_the_original_tokens(tokens: torch.Tensor, bank: torch.Tensor) -> None:
+    linear, unit = torch.nn.Linear(D, M), F.normalize(tokens, dim=-1)
+    weights = AdapterWeights(linear.weight.data.repeat(B, 1, 1), linear.bias.data.repeat(B, 1))
+    adapted = apply_adapter(tokens, unit, weights, bank, 0.25)
+    with torch.no_grad():
+        activation = linear(unit).tanh()
+    torch.testing.assert_close(adapted.tokens, 0.25 * tokens + 0.75 * activation @ bank)
+    torch.testing.assert_close(adapted.activation, activation)
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+def test_as_many_updates_as_steps_and_one_loss_more(tokens: torch.Tensor, text: torch.Tensor, steps: int) -> None:
+    leaves = AdapterWeights(
+        *(w.repeat(B, *[1] * (w.ndim - 1)).requires_grad_() for w in initial_weights(D, D, torch.Generator()))
+    )
+    before = leaves.weight.detach().clone()
+    optimizer = torch.optim.SGD(leaves, lr=0.1)
+    result = optimise(
+        tokens, leaves, optimizer, torch.zeros(5, L, D), steps=steps, text=text, anchors=None, residual=0.5,
+        to_places=lambda v: v,
+    )  # fmt: skip
+    assert result.losses.shape == (steps + 1, B)
+    assert torch.equal(leaves.weight.detach(), before) is (steps == 0)
+
+
 def test_pixel_values_are_upsampled_and_stitched() -> None:
     layout = plan_tiles(4, 6, "square")
     values = torch.rand(2, len(layout) * 4)

@@ -250,3 +250,12 @@ def test_the_backbone_is_loaded_once(anoclip_model):
     one, other = anoclip_model(), anoclip_model(class_name="cable", views=22)
     assert one.visual_encoder.visual is other.visual_encoder.visual
     assert isinstance(one, AnoClipModel)
+
+
+@torch.no_grad()
+def test_an_adapter_gets_features_of_half_precision_in_float32(anoclip_model):
+    model, seen = anoclip_model(), []
+    model.adapter = lambda tokens, grid, layout: seen.append(tokens.dtype) or tokens
+    features = model.encode(images())
+    model.score(features._replace(patch_tokens=features.patch_tokens.half()))
+    assert seen == [torch.float32]

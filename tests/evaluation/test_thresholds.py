@@ -72,6 +72,11 @@ def test_without_reference_zero_shot_models_get_the_natural_threshold_and_others
     assert math.isnan(choose_threshold(ThresholdRule("adaptive"), reference(), None, one_class).value)
 
 
+def test_the_smallest_and_the_largest_score_may_be_the_threshold():
+    for q, expected in ((0.0, SCORES.min()), (1.0, SCORES.max())):
+        assert ThresholdRule("quantile", q=q).fit(reference()).value == expected
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -87,7 +92,8 @@ def test_wrong_rules_are_refused(options, message):
 
 
 def test_validation_images_that_are_test_images_are_not_held_out():
-    assert is_held_out(SimpleNamespace(val_split_mode=ValSplitMode.FROM_TRAIN))
+    for mode in set(ValSplitMode) - {ValSplitMode.SAME_AS_TEST}:
+        assert is_held_out(SimpleNamespace(val_split_mode=mode)), mode
     assert not is_held_out(SimpleNamespace(val_split_mode=ValSplitMode.SAME_AS_TEST))
     assert not is_held_out(None)
 
