@@ -20,6 +20,7 @@ from anoclip_anomalib.baselines.winclip import (
     window_embeddings,
     window_fault,
 )
+from anoclip_anomalib.clip import load_clip
 
 ROOT = Path(__file__).parents[2]
 VISION = {"image_size": 48, "layers": 3, "width": 64, "patch_size": 8, "head_width": 16}
@@ -127,6 +128,25 @@ def test_the_fault_is_relative_and_its_limit_lies_between_right_and_wrong(monkey
         self.clip.visual, features, masks, transformer_is_batch_first(self.clip.visual.transformer, 64)
     ))  # fmt: skip
     assert window_fault(model) == pytest.approx(2, abs=1e-3)
+
+
+@torch.no_grad()
+def test_a_window_of_all_patches_is_the_image_and_a_small_one_is_its_patches_alone():
+    visual = load_clip("demo", "random").model.visual
+    tokens = 1 + visual.grid_size[0] * visual.grid_size[1]
+    features = torch.randn(2, tokens, visual.conv1.weight.shape[0], generator=torch.Generator().manual_seed(0))
+    batch_first = transformer_is_batch_first(visual.transformer, features.shape[-1])
+
+    def alone(chosen):
+        x = visual.ln_pre(features[:, chosen])
+        x = visual.transformer(x) if batch_first else visual.transformer(x.transpose(0, 1)).transpose(0, 1)
+        return visual.ln_post(x[:, 0]) @ visual.proj
+
+    whole = window_embeddings(visual, features, torch.arange(tokens - 1)[:, None], batch_first)
+    torch.testing.assert_close(whole[:, 0], alone(slice(None)), atol=1e-5, rtol=1e-5)
+    two = window_embeddings(visual, features, torch.tensor([[0, 3], [1, tokens - 2]]), batch_first)
+    for index, patches in enumerate(([0, 1, 2], [0, 4, tokens - 1])):  # the class token, then the patches
+        torch.testing.assert_close(two[:, index], alone(patches), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("batch_first", [True, False])

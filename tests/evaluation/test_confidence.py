@@ -131,6 +131,7 @@ def test_p_values():
 def test_holms_correction():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.9, 0.5]) == [1.0, 1.0]
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
     corrected = holm([0.02, float("nan"), 0.04])
     assert corrected[0] == pytest.approx(0.04)
     assert corrected[2] == pytest.approx(0.04)

@@ -158,3 +158,14 @@ def test_of_equal_best_f1_the_highest_threshold_is_taken():
     """As anomalib's adaptive threshold on the same scores."""
     counts = curves.count_scores(np.array([0.1, 0.2, 0.2, 0.3]), np.array([1, 0, 0, 1]))
     assert curves.f1_max(curves.threshold_curve(counts)) == (pytest.approx(2 / 3), 0.3)
+
+
+def test_the_overlap_of_a_whole_region_is_never_more_than_one():
+    """Its pixels' shares add up to a little more, where they are rounded up."""
+    sums = []
+    for size in range(2, 100):
+        share = np.full(size, 1 / size)
+        sums.append(np.cumsum(share)[-1])
+        counts = curves.ScoreCounts(np.arange(float(size)), np.ones(size), np.ones(size), share, 1.0, 0.0, size - 1.0)
+        assert curves.pro_curve(counts.curve)[1].max() <= 1
+    assert max(sums) > 1
