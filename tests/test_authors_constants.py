@@ -8,10 +8,12 @@ import pytest
 import torch
 from sklearn.metrics import auc
 
-from anoclip_anomalib import AnoClip, TestTimeAdaptation
+from anoclip_anomalib import AnoClip, AnoClipModel, TestTimeAdaptation
 from anoclip_anomalib.anoclip.adapter import AdaptationSettings
+from anoclip_anomalib.anoclip.torch_model import DEFAULT_WEIGHTS
+from anoclip_anomalib.clip import load_clip
 from anoclip_anomalib.clip.constants import CLIP_MEAN, CLIP_STD
-from anoclip_anomalib.evaluation import AUPRO, curves
+from anoclip_anomalib.evaluation import AUPRO, PredictionsCsv, curves
 from anoclip_anomalib.evaluation.curves import ScoreCounts
 from anoclip_anomalib.evaluation.registry import METRICS
 from anoclip_anomalib.evaluation.thresholds import ThresholdRule
@@ -51,8 +53,21 @@ def test_preprocessing():
 
 def test_model():
     defaults = {name: p.default for name, p in inspect.signature(AnoClip).parameters.items()}
-    expected = {"backbone": "ViT-B-16-plus-240", "views": 1, "tiling": "none", "local_attention": "value", "local_blocks": None}
-    assert defaults.items() >= {**expected, "text_mean": "before_norm", "smoothing": 3, "precision": "float32"}.items()
+    expected = {
+        "backbone": "ViT-B-16-plus-240",
+        "views": 1,
+        "tiling": "none",
+        "local_attention": "value",
+        "local_blocks": None,
+        "text_mean": "before_norm",
+        "smoothing": 3,
+        "precision": "float32",
+    }
+    assert defaults.items() >= expected.items()
+    assert {name: p.default for name, p in inspect.signature(AnoClipModel).parameters.items()}.items() >= expected.items()
+    loader = {name: p.default for name, p in inspect.signature(load_clip).parameters.items()}
+    assert (loader["backbone"], loader["pretrained"], DEFAULT_WEIGHTS) == ("ViT-B-16-plus-240", *["laion400m_e32"] * 2)
+    assert AnoClipModel.natural_threshold == 0.5
     assert LOGIT_SCALE == 100.0
 
 
@@ -125,5 +140,5 @@ def test_aupro_of_the_papers_has_200_thresholds_below_a_rate_of_03():
 
 def test_thresholds_are_mean_plus_three_std_or_a_probability_of_a_half():
     """MVTec's hint for AD 2; the middle of a two-way softmax."""
-    assert (ThresholdRule().kind, ThresholdRule().k) == ("mean_std", 3.0)
+    assert ThresholdRule() == PredictionsCsv().rule == ThresholdRule("mean_std", k=3.0, q=0.99)
     assert ThresholdRule("natural").fit(None).value == 0.5

@@ -121,7 +121,34 @@ def test_optimisation_is_torch_adamw_on_each_image(
         with torch.no_grad():
             torch.testing.assert_close(result.tokens[index], plain_adapter(linear, image, anchors), atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(result.losses[:5, index], torch.tensor(losses), atol=1e-6, rtol=1e-6)
+        last = plain_loss(plain_adapter(linear, image, anchors), plain_adapter(linear, image + noises[0], anchors), text)
+        torch.testing.assert_close(result.losses[5, index], last.detach(), atol=1e-6, rtol=1e-6)
     assert all(leaf.grad is None for leaf in leaves)
+
+
+def test_the_residual_is_the_share_of_the_original_tokens(tokens: torch.Tensor, bank: torch.Tensor) -> None:
+    linear, unit = torch.nn.Linear(D, M), F.normalize(tokens, dim=-1)
+    weights = AdapterWeights(linear.weight.data.repeat(B, 1, 1), linear.bias.data.repeat(B, 1))
+    adapted = apply_adapter(tokens, unit, weights, bank, 0.25)
+    with torch.no_grad():
+        activation = linear(unit).tanh()
+    torch.testing.assert_close(adapted.tokens, 0.25 * tokens + 0.75 * activation @ bank)
+    torch.testing.assert_close(adapted.activation, activation)
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+def test_as_many_updates_as_steps_and_one_loss_more(tokens: torch.Tensor, text: torch.Tensor, steps: int) -> None:
+    leaves = AdapterWeights(
+        *(w.repeat(B, *[1] * (w.ndim - 1)).requires_grad_() for w in initial_weights(D, D, torch.Generator()))
+    )
+    before = leaves.weight.detach().clone()
+    optimizer = torch.optim.SGD(leaves, lr=0.1)
+    result = optimise(
+        tokens, leaves, optimizer, torch.zeros(5, L, D), steps=steps, text=text, anchors=None, residual=0.5,
+        to_places=lambda v: v,
+    )  # fmt: skip
+    assert result.losses.shape == (steps + 1, B)
+    assert torch.equal(leaves.weight.detach(), before) is (steps == 0)
 
 
 def test_pixel_values_are_upsampled_and_stitched() -> None:
@@ -132,6 +159,14 @@ def test_pixel_values_are_upsampled_and_stitched() -> None:
     torch.testing.assert_close(pixels[:, :, :2], tiles[:, 0, :, :2])
     torch.testing.assert_close(pixels[:, :, 4:], tiles[:, 1, :, 2:])
     torch.testing.assert_close(pixels[:, :, 2:4], (tiles[:, 0, :, 2:] + tiles[:, 1, :, :2]) / 2)
+
+
+def test_map_correlation_is_pearsons(tokens: torch.Tensor, text: torch.Tensor) -> None:
+    tokens = tokens + 5 * text[1]  # far from a mean of 0
+    after = tokens + 0.5 * torch.randn(B, L, D, generator=torch.Generator().manual_seed(4))
+    pairs = zip(cosine_difference(tokens, text), cosine_difference(after, text), strict=True)
+    expected = torch.stack([torch.corrcoef(torch.stack(pair))[0, 1] for pair in pairs])
+    torch.testing.assert_close(map_correlation(tokens, after, text), expected, atol=1e-5, rtol=0)
 
 
 def test_map_correlation_tells_same_opposite_and_constant(tokens: torch.Tensor, text: torch.Tensor) -> None:

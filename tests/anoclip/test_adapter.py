@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from anoclip_anomalib.anoclip.adaptation import AdapterWeights, initial_weights, optimise, pixel_values
 from anoclip_anomalib.anoclip.adapter import AdaptationSettings, TokenAdapter
 from anoclip_anomalib.zeroshot.tiling import plan_tiles
 
@@ -75,6 +76,44 @@ def test_loss_falls(kind, text, bank, tokens) -> None:
     assert (adapter.report.losses[-1] < adapter.report.losses[0]).all()
 
 
+def test_another_number_of_tokens_has_draws_of_its_own_from_the_same_seed(kind, text, bank, tokens) -> None:
+    """Images of other shapes before or between change nothing."""
+    one, two = plan_tiles(24, 24, "square"), LAYOUT
+    settings = AdaptationSettings(adapter=kind)
+    adapter = TokenAdapter(settings, text, bank)
+    for layout in (two, one, two):
+        part = tokens[:, : len(layout)]
+        expected = TokenAdapter(settings, text, bank)(part, GRID, layout)
+        assert torch.equal(adapter(part, GRID, layout), expected)
+
+
+@pytest.mark.parametrize("kind", ["text", "linear"])
+def test_every_setting_goes_into_the_optimisation(kind, text, bank, tokens) -> None:
+    """Against the functions by hand: weights drawn before the noise, loss at patches (text) or pixels (linear)."""
+    settings = AdaptationSettings(
+        adapter=kind,
+        steps=3,
+        lr=0.02,
+        noise_std=0.3,
+        weight_decay=0.5,
+        residual=0.25,
+        seed=9,  # fmt: skip
+    )
+    flat = tokens.flatten(1, 2)
+    generator = torch.Generator().manual_seed(9)
+    start = initial_weights(M if kind == "text" else D, D, generator)
+    noises = torch.randn(3, *flat.shape[1:], generator=generator) * 0.3
+    weights = AdapterWeights(*(w.repeat(B, *[1] * (w.ndim - 1)).requires_grad_() for w in start))
+    expected = optimise(
+        flat, weights, torch.optim.AdamW(weights, lr=0.02, weight_decay=0.5), noises, steps=3, text=text, residual=0.25,
+        anchors=bank if kind == "text" else None,
+        to_places=lambda values: values if kind == "text" else pixel_values(values, GRID, LAYOUT),
+    )  # fmt: skip
+    adapter = TokenAdapter(settings, text, bank)
+    torch.testing.assert_close(adapter(tokens, GRID, LAYOUT).flatten(1, 2), expected.tokens, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(adapter.report.losses, expected.losses, atol=1e-6, rtol=1e-5)
+
+
 def test_carried_optimizer_depends_on_the_order_and_only_from_the_second_image_on(kind, text, bank, tokens) -> None:
     settings = AdaptationSettings(adapter=kind, reset_optimizer=False)
     forwards = TokenAdapter(settings, text, bank)(tokens, GRID, LAYOUT)
@@ -121,7 +160,12 @@ def test_an_image_that_is_not_finite_keeps_its_tokens_and_harms_nobody(kind, tex
 
 
 def test_guard_keeps_tokens_that_moved_too_far_or_did_not_improve(text, bank, tokens) -> None:
+    broken = tokens.clone()
+    broken[1, 0, 2, 3] = float("inf")
     strict = TokenAdapter(AdaptationSettings(guard=True, guard_correlation=1.0), text, bank)
+    strict(broken, GRID, LAYOUT)
+    assert strict.report is not None
+    assert strict.report.guarded.tolist() == [True, False, True, True]  # the other one is broken, not guarded
     torch.testing.assert_close(strict(tokens, GRID, LAYOUT), tokens)
     assert strict.report is not None
     assert strict.report.guarded.all()
@@ -148,3 +192,8 @@ def test_guard_keeps_tokens_that_moved_too_far_or_did_not_improve(text, bank, to
 def test_settings_out_of_range_are_named(setting, message) -> None:
     with pytest.raises(ValueError, match=message):
         AdaptationSettings(**setting)
+
+
+def test_settings_at_the_ends_of_their_ranges_are_taken() -> None:
+    for value in (0.0, 1.0):
+        AdaptationSettings(steps=0, noise_std=0.0, weight_decay=0.0, residual=value, guard_correlation=2 * value - 1)

@@ -131,14 +131,32 @@ def test_folder_prediction_and_tiles(anoclip, data_root, tmp_path) -> None:
     assert all(not torch.allclose(maps[0][name], maps[1][name], atol=1e-6) for name in maps[0])
 
 
-def test_losses_go_to_the_logger(run_test, tmp_path) -> None:
+def test_losses_go_to_the_logger(run_test, tmp_path, caplog) -> None:
+    caplog.set_level("INFO")
     run_test(TestTimeAdaptation(steps=3), trainer={"logger": CSVLogger(tmp_path / "log", name="run", version="0")})
     with (tmp_path / "log/run/0/metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     curve = {int(row["step"]): float(row["adaptation_loss"]) for row in rows if row.get("adaptation_loss")}
     assert sorted(curve) == [0, 1, 2, 3]
     assert curve[3] < curve[0]
-    assert any(row.get("adaptation_loss_before") and row.get("adaptation_loss_after") for row in rows)
+    batches = [row for row in rows if row.get("adaptation_loss_before")]
+    assert all(float(row["adaptation_loss_before"]) > float(row["adaptation_loss_after"]) for row in batches)
+    assert f"Adapted 7 images, mean loss {curve[0]:.6f} before, {curve[3]:.6f} after" in caplog.text
+
+
+def test_the_guard_counts_the_images_of_all_batches(run_test, caplog) -> None:
+    caplog.set_level("INFO")
+    run_test(TestTimeAdaptation(guard=True, guard_correlation=1.0), batch_size=3)
+    assert "; the guard kept 7 unadapted" in caplog.text
+
+
+def test_what_it_changes_of_the_facts() -> None:
+    assert set(TestTimeAdaptation().changed_facts.items()) == {
+        ("adapts_on_test_images", True),
+        ("sees_other_test_images", False),
+        ("order_dependent", False),
+    }
+    assert all(TestTimeAdaptation(reset_optimizer=False).changed_facts.values())
 
 
 def test_an_image_that_breaks_is_named_and_the_run_goes_on(run_test, monkeypatch, caplog) -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from anoclip_anomalib import AnoClip
+from anoclip_anomalib.clip.local_attention import self_self_attention
 from anoclip_anomalib.evaluation import AUPRO, ImageAUROC, StreamingEvaluator
 from tests.mvtec_files import write_mvtec
 
@@ -400,6 +401,29 @@ def test_extreme_image_sizes(anoclip, size, tiling):
         expected = {30: (64, 1920), 10000: size}[max(size)]
     assert result.anomaly_map.shape[-2:] == expected
     assert result.anomaly_map.isfinite().all()
+
+
+def test_every_argument_reaches_the_model(anoclip, tmp_path):
+    settings = {
+        "class_name": "cable",
+        "image_size": (96, 96),
+        "tiling": "square",
+        "local_blocks": 3,
+        "text_mean": "after_norm",
+        "smoothing": 5,
+        "encode_batch_size": 7,
+        "text_cache_dir": str(tmp_path / "text"),
+    }
+    wrapper = anoclip(
+        **settings, views=22, local_attention="self-self", precision="bfloat16", prompts={"templates": ["the {}"]}
+    )
+    assert {name: getattr(wrapper.model, name, None) for name in settings} | {"local_blocks": 3} == settings
+    encoder = wrapper.model.visual_encoder
+    assert (encoder.local_blocks, encoder.local.attention) == (3, self_self_attention)
+    assert encoder.visual.proj.dtype == torch.bfloat16
+    assert len(wrapper.model.view_functions) == 21
+    assert len(wrapper.model.prompt_bank) == 14
+    assert len(list((tmp_path / "text").iterdir())) == 1
 
 
 def test_a_custom_pre_processor_and_no_components(anoclip):

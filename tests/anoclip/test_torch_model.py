@@ -3,6 +3,8 @@ import torch
 import torch.nn.functional as F
 
 from anoclip_anomalib import AnoClipModel
+from anoclip_anomalib.clip import TextEncoder
+from anoclip_anomalib.prompts import PromptBuilder
 from anoclip_anomalib.zeroshot.views import views
 
 TOLERANCE = 1e-5
@@ -132,6 +134,24 @@ def test_text_embeddings_are_unit_vectors_of_the_class(anoclip_model):
     assert other.class_name == "cable"
 
 
+def test_the_first_embedding_and_the_first_half_of_the_bank_are_normal(anoclip_model, tiny_clip, tmp_path):
+    model, prompts = anoclip_model(), PromptBuilder().sentences("bottle")
+    encoder = TextEncoder(tiny_clip(), cache_dir=tmp_path)
+    bank = F.normalize(encoder.encode(prompts.normal_sentences + prompts.abnormal_sentences), dim=-1)
+    torch.testing.assert_close(model.prompt_bank, bank)
+    means = [encoder.encode(part).mean(dim=0) for part in (prompts.normal_sentences, prompts.abnormal_sentences)]
+    torch.testing.assert_close(model.text_embeddings, F.normalize(torch.stack(means), dim=-1))
+
+
+@torch.no_grad()
+def test_no_more_is_scored_at_once_than_is_encoded(anoclip_model, monkeypatch):
+    model, seen = anoclip_model(views=22, encode_batch_size=7), []
+    plain = model._probability
+    monkeypatch.setattr(model, "_probability", lambda embeddings: seen.append(len(embeddings)) or plain(embeddings))
+    model._image_score(model.encode(images()))
+    assert seen == [3, *[6] * 10, 3]  # the image itself, and views of three images by two
+
+
 def test_without_a_class_nothing_is_scored(anoclip_model):
     with pytest.raises(RuntimeError, match="no class yet: give class_name.*or call set_class"):
         anoclip_model(class_name=None)(images())
@@ -170,6 +190,12 @@ def test_autocast_does_not_reach_the_scores(anoclip_model):
     assert result.pred_score.dtype == result.anomaly_map.dtype == torch.float32
     # 4 x 4 independent patches would collapse to a few bfloat16 values near 0.5.
     assert len(result.anomaly_map[0].unique()) > 100
+    features = model.encode(images())
+    expected = model.score(features)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = model.score(features)
+    assert torch.equal(result.pred_score, expected.pred_score)
+    assert torch.equal(result.anomaly_map, expected.anomaly_map)
 
 
 def test_embeddings_made_in_inference_mode_can_be_used_outside(anoclip_model):
@@ -250,3 +276,12 @@ def test_the_backbone_is_loaded_once(anoclip_model):
     one, other = anoclip_model(), anoclip_model(class_name="cable", views=22)
     assert one.visual_encoder.visual is other.visual_encoder.visual
     assert isinstance(one, AnoClipModel)
+
+
+@torch.no_grad()
+def test_an_adapter_gets_features_of_half_precision_in_float32(anoclip_model):
+    model, seen = anoclip_model(), []
+    model.adapter = lambda tokens, grid, layout: seen.append(tokens.dtype) or tokens
+    features = model.encode(images())
+    model.score(features._replace(patch_tokens=features.patch_tokens.half()))
+    assert seen == [torch.float32]

@@ -16,8 +16,11 @@ from anoclip_anomalib.baselines.winclip import (
     RepairedWinClipModel,
     fair_winclip,
     one_clip_per_process,
+    transformer_is_batch_first,
+    window_embeddings,
     window_fault,
 )
+from anoclip_anomalib.clip import load_clip
 
 ROOT = Path(__file__).parents[2]
 VISION = {"image_size": 48, "layers": 3, "width": 64, "patch_size": 8, "head_width": 16}
@@ -109,9 +112,64 @@ def test_a_process_loads_winclips_clip_once(monkeypatch):
 
 
 def test_settings_survive_the_repair():
-    chosen, _ = fair_winclip(tiny_winclip(class_name="nut", scales=(2,)))
-    assert chosen.class_name == "nut"
+    original = tiny_winclip(class_name="nut", scales=(2,), k_shot=3, few_shot_source="photos")
+    chosen, _ = fair_winclip(original)
+    assert (chosen.class_name, chosen.k_shot, str(chosen.few_shot_source)) == ("nut", 3, "photos")
     assert chosen.model.scales == (2,)
+    # As if it had been repaired, under every version of open_clip.
+    own = RepairedWinClip(source=original.model, class_name="nut", scales=(2,), k_shot=3)
+    assert (own.class_name, own.k_shot, own.model.scales, own.few_shot_source) == ("nut", 3, (2,), None)
+
+
+def test_the_fault_is_relative_and_its_limit_lies_between_right_and_wrong(monkeypatch):
+    model = tiny_winclip().model
+    right = window_embeddings
+    monkeypatch.setattr(type(model), "_get_window_embeddings", lambda self, features, masks: 3 * right(
+        self.clip.visual, features, masks, transformer_is_batch_first(self.clip.visual.transformer, 64)
+    ))  # fmt: skip
+    assert window_fault(model) == pytest.approx(2, abs=1e-3)
+
+
+@torch.no_grad()
+def test_a_window_of_all_patches_is_the_image_and_a_small_one_is_its_patches_alone():
+    visual = load_clip("demo", "random").model.visual
+    tokens = 1 + visual.grid_size[0] * visual.grid_size[1]
+    features = torch.randn(2, tokens, visual.conv1.weight.shape[0], generator=torch.Generator().manual_seed(0))
+    batch_first = transformer_is_batch_first(visual.transformer, features.shape[-1])
+
+    def alone(chosen):
+        x = visual.ln_pre(features[:, chosen])
+        x = visual.transformer(x) if batch_first else visual.transformer(x.transpose(0, 1)).transpose(0, 1)
+        return visual.ln_post(x[:, 0]) @ visual.proj
+
+    whole = window_embeddings(visual, features, torch.arange(tokens - 1)[:, None], batch_first)
+    torch.testing.assert_close(whole[:, 0], alone(slice(None)), atol=1e-5, rtol=1e-5)
+    two = window_embeddings(visual, features, torch.tensor([[0, 3], [1, tokens - 2]]), batch_first)
+    for index, patches in enumerate(([0, 1, 2], [0, 4, tokens - 1])):  # the class token, then the patches
+        torch.testing.assert_close(two[:, index], alone(patches), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_the_layout_is_found_by_computing(batch_first):
+    attention = torch.nn.MultiheadAttention(8, 2, batch_first=batch_first)
+
+    class Transformer(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = attention
+
+        def forward(self, x):
+            return self.attention(x, x, x, need_weights=False)[0]
+
+    assert transformer_is_batch_first(Transformer(), 8) is batch_first
+
+
+def test_images_are_prepared_as_anomalibs_winclip_does():
+    ours = RepairedWinClip(backbone="demo", pretrained="random").pre_processor.transform.transforms
+    theirs = {type(one).__name__: one for one in WinClip.configure_pre_processor().transform.transforms}
+    assert ours[0].interpolation == theirs["Resize"].interpolation
+    assert ours[0].antialias == theirs["Resize"].antialias
+    assert (list(ours[1].mean), list(ours[1].std)) == (list(theirs["Normalize"].mean), list(theirs["Normalize"].std))
 
 
 def test_windows_differ_and_other_clips_can_be_used():

@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from anoclip_anomalib.clip import Attended, LocalPath, Tap, VisualEncoder, attention_output, project_tokens, walk_image
+from anoclip_anomalib.clip.image_tower import check_visual
 from anoclip_anomalib.clip.local_attention import query_key_attention, self_self_attention, value_attention
-from tests.architectures import NEW_BLOCKS
+from tests.architectures import NEW_BLOCKS, REFUSED, SUPPORTED, create
 
 DEPTH = 12
 CLOSE = {"atol": 1e-4, "rtol": 1e-5}  # the raw streams have entries of some tens
@@ -323,6 +324,18 @@ def test_gradients_reach_the_hooks_alone_and_checkpointing_gives_the_same(tiny_c
     assert len(seen) > DEPTH + (local.blocks if local and local.with_mlp else 0)  # blocks were computed again
     for a, b in zip(plain, checkpointed, strict=True):
         torch.testing.assert_close(a, b, atol=0, rtol=1e-6)
+
+
+# What can be walked
+
+
+def test_towers_with_a_class_token_are_taken_and_others_refused(architectures):
+    for name in ("tiny", "tiny-no-ln-pre", "tiny-final-ln"):
+        assert name in SUPPORTED
+        check_visual(create(name).visual)
+    for name in REFUSED:
+        with pytest.raises(ValueError, match="supported"):
+            check_visual(create(name).visual)
 
 
 # Precision

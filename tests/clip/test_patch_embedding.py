@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from anoclip_anomalib.clip import Tap, walk_image
-from anoclip_anomalib.clip.patch_embedding import interpolate_position
+from anoclip_anomalib.clip.patch_embedding import check_image_size, embed_images, interpolate_position
 
 KINDS = {
     "bicubic-antialias": {"mode": "bicubic", "antialias": True},
@@ -52,6 +52,34 @@ def test_the_offset_kind_takes_its_scale_from_a_grid_a_tenth_larger():
     resized = interpolate_position(plain, (24, 24), (37, 30), "bicubic-offset")
     torch.testing.assert_close(resized[1:], expected[0].permute(1, 2, 0).flatten(0, 1), atol=1e-4, rtol=0)
     assert (resized - interpolate_position(plain, (24, 24), (37, 30), "bicubic")).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("size", [(64, 64), (32, 48), (96, 64)])
+@torch.no_grad()
+def test_the_first_blocks_tokens_step_by_step(tiny_clip, size):
+    visual = tiny_clip().model.visual
+    images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    patches = F.conv2d(images, visual.conv1.weight, stride=16).flatten(2).mT
+    position = interpolate_position(visual.positional_embedding, (4, 4), (size[0] // 16, size[1] // 16), "bicubic-antialias")
+    tokens = torch.cat([visual.class_embedding.expand(2, 1, -1), patches], dim=1) + position
+    x, grid = embed_images(visual, images)
+    torch.testing.assert_close(x, F.layer_norm(tokens, (64,), visual.ln_pre.weight, visual.ln_pre.bias), atol=1e-5, rtol=1e-5)
+    assert grid == (size[0] // 16, size[1] // 16)
+
+
+def test_antialiasing_is_the_default():
+    plain = embedding(6, 6)
+    assert torch.equal(
+        interpolate_position(plain, (6, 6), (3, 5)), interpolate_position(plain, (6, 6), (3, 5), "bicubic-antialias")
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "near"), [((60, 63), (64, 64)), ((8, 17), (16, 16)), ((0, 64), (16, 64)), ((-16, 16), (16, 16))]
+)
+def test_the_nearest_size_that_fits_is_named(tiny_clip, size, near):
+    with pytest.raises(ValueError, match=rf"{size[0]} x {size[1]} is not .* the nearest that is: {near[0]} x {near[1]}$"):
+        check_image_size(tiny_clip().model.visual, *size)
 
 
 def test_an_unknown_kind_is_refused():

@@ -52,6 +52,7 @@ def test_the_digest_depends_on_names_shapes_types_and_values_but_not_on_order():
     ]
     assert len({digest, *map(state_dict_digest, others)}) == 5
     assert len(digest) == 64
+    assert state_dict_digest({"a": torch.zeros(2)}) != state_dict_digest({"b": torch.zeros(2)})
     # The same bytes under another shape or type.
     zeros = [torch.zeros(2, 3), torch.zeros(3, 2), torch.zeros(2, 3, dtype=torch.int32), torch.zeros(2, 6, dtype=torch.half)]
     zeros += [torch.zeros(2, 3, dtype=torch.bfloat16), torch.zeros(2, 3, dtype=torch.half)]

@@ -1,9 +1,12 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 from anoclip_anomalib.clip import embed_tokens, walk_text
-from tests.architectures import NEW_BLOCKS
+from anoclip_anomalib.clip.text_tower import is_causal_tower
+from tests.architectures import NEW_BLOCKS, TEXT_VARIANTS
 
 SENTENCES = ["a photo of a flawless bottle", "x", "a damaged bottle with a long crack"]
 
@@ -92,3 +95,12 @@ def test_what_stands_behind_the_end_has_no_influence(tiny_clip):
     expected = walk_text(tower, embeddings, ends)
     embeddings[1, int(ends[1]) + 1 :] = 100.0
     torch.testing.assert_close(walk_text(tower, embeddings, ends), expected, atol=1e-5, rtol=0)
+
+
+def test_a_tower_is_walked_only_if_it_is_read_at_its_end_of_text_token(tiny_clip):
+    for name in ("tiny", "tiny-custom-text", *TEXT_VARIANTS):
+        assert is_causal_tower(tiny_clip(name).text_tower) is (name in ("tiny", "tiny-custom-text", "tiny-text-bias")), name
+    for setting, value in (("use_pad_mask", True), ("pool_type", "first"), ("pool_type", "eos"), ("attn_mask", None)):
+        tower = copy.copy(tiny_clip("tiny-custom-text").text_tower)
+        setattr(tower, setting, value)
+        assert not is_causal_tower(tower), setting

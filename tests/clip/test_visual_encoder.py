@@ -179,6 +179,8 @@ def test_casting_or_moving_an_encoder_leaves_the_shared_tower_alone(tiny_clip):
     moved = VisualEncoder(visual).to("meta")
     assert moved.visual.conv1.weight.is_meta
     assert not any(parameter.is_meta for parameter in visual.parameters())
+    own = cast.visual
+    assert cast.to(torch.float16).visual is own  # its own copy is not copied again
     same = VisualEncoder(visual).to("cpu", torch.float32)
     assert same.visual is visual  # no copy without need
     assert torch.equal(VisualEncoder(visual)(images).patch_tokens, expected.patch_tokens)

@@ -63,3 +63,13 @@ def test_extremes_of_several_parts_are_those_of_all():
     for offset in (0.0, -3.0, 5.0):
         grown.update(np.arange(16, dtype=np.float32).reshape(4, 4) + offset, masks[0])
     assert (grown.counts().minimum, grown.counts().maximum) == (-3.0, 20.0)
+
+
+def test_a_score_that_several_parts_have_is_one_row_and_images_are_counted():
+    parts = [PixelAccumulator(), PixelAccumulator()]
+    for part in parts:
+        part.update(np.arange(32, dtype=np.float32).reshape(2, 4, 4), np.eye(4, dtype=np.uint8)[None].repeat(2, axis=0))
+        assert part.images == 2
+    counts = counts_from_rows(np.concatenate([part.rows() for part in parts]))
+    assert counts.score.tolist() == list(range(32))
+    assert (counts.normal + counts.anomalous).tolist() == [2] * 32

@@ -1,4 +1,5 @@
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -75,6 +76,7 @@ def test_a_resample_is_the_auroc_of_the_drawn_images():
 
 def test_the_interval_holds_its_level():
     samples = np.arange(101.0)[:, None] * np.ones(2)
+    assert np.stack(interval(samples)).tolist() == [pytest.approx([2.5, 2.5]), pytest.approx([97.5, 97.5])]
     low, high = interval(samples, 0.9)
     assert low.tolist() == pytest.approx([5, 5])
     assert high.tolist() == pytest.approx([95, 95])
@@ -119,12 +121,17 @@ def test_p_values():
     assert two_sided_p(0.0, 0.0) == 1
     assert two_sided_p(0.1, 0.0) == 0
     assert math.isnan(two_sided_p(0.1, float("nan")))
-    assert np.isnan(delong_covariance(np.ones((2, 1, 5)))).all()
+    assert math.isnan(two_sided_p(0.0, float("nan")))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for shape in ((2, 1, 5), (2, 5, 1)):
+            assert np.isnan(delong_covariance(np.ones(shape))).all()
 
 
 def test_holms_correction():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.9, 0.5]) == [1.0, 1.0]
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
     corrected = holm([0.02, float("nan"), 0.04])
     assert corrected[0] == pytest.approx(0.04)
     assert corrected[2] == pytest.approx(0.04)

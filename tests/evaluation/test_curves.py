@@ -123,6 +123,7 @@ def test_downsampled_curve_keeps_ends_and_area():
     x, y = curves.roc(curves.threshold_curve(accumulated(maps, masks)))
     fewer_x, fewer_y = curves.downsample(x, y, 100)
     assert len(fewer_x) <= 102
+    assert 102 < len(curves.downsample(x, y)[0]) <= 202
     assert (fewer_x[0], fewer_y[0], fewer_x[-1], fewer_y[-1]) == (0, 0, 1, 1)
     assert auc(fewer_x, fewer_y) == pytest.approx(auc(x, y), abs=2e-3)
 
@@ -135,3 +136,36 @@ def test_precision_and_recall_are_scikit_learns():
     np.testing.assert_allclose(recall, their_recall[::-1][1:])
     np.testing.assert_allclose(precision, theirs[::-1][1:])
     assert recall[-1] == 1
+
+
+def test_aupro_paper_without_a_threshold_below_the_limit_is_undefined():
+    maps, masks = np.ones((1, 4, 4), np.float32), np.zeros((1, 4, 4), np.uint8)
+    maps[0, 0, 0], masks[0, 0, 0] = 0.0, 1  # half of all scores are the largest one
+    with pytest.raises(UndefinedMetricError, match="fewer than two of the 200 thresholds"):
+        curves.aupro_paper(accumulated(maps, masks))
+
+
+def test_aupro_paper_leaves_out_rates_at_the_limit():
+    """The rates 0.4, 0.3 and 0 of ten normal pixels: only one is below 0.3."""
+    score = np.array([0.0, 1.0, 2.0])
+    counts = curves.ScoreCounts(score, np.array([6.0, 1.0, 3.0]), np.ones(3), np.ones(3) / 3, 1.0, 0.0, 2.0)
+    with pytest.raises(UndefinedMetricError, match="fewer than two"):
+        curves.aupro_paper(counts)
+    assert np.isfinite(curves.aupro_paper(counts, np.nextafter(0.4, 1)))
+
+
+def test_of_equal_best_f1_the_highest_threshold_is_taken():
+    """As anomalib's adaptive threshold on the same scores."""
+    counts = curves.count_scores(np.array([0.1, 0.2, 0.2, 0.3]), np.array([1, 0, 0, 1]))
+    assert curves.f1_max(curves.threshold_curve(counts)) == (pytest.approx(2 / 3), 0.3)
+
+
+def test_the_overlap_of_a_whole_region_is_never_more_than_one():
+    """Its pixels' shares add up to a little more, where they are rounded up."""
+    sums = []
+    for size in range(2, 100):
+        share = np.full(size, 1 / size)
+        sums.append(np.cumsum(share)[-1])
+        counts = curves.ScoreCounts(np.arange(float(size)), np.ones(size), np.ones(size), share, 1.0, 0.0, size - 1.0)
+        assert curves.pro_curve(counts.curve)[1].max() <= 1
+    assert max(sums) > 1

@@ -13,7 +13,8 @@ from anomalib.data import ImageBatch
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
-from anoclip_anomalib.evaluation.epoch_metrics import DistinctImages, first_images
+from anoclip_anomalib.evaluation import ImageAUROC
+from anoclip_anomalib.evaluation.epoch_metrics import DistinctImages, EpochMetrics, first_images
 from tests.mvtec_files import write_mvtec
 
 SCRIPT = """
@@ -97,6 +98,21 @@ def test_each_of_several_loaders_is_counted_alone():
     batch = ImageBatch(image=torch.zeros(1, 3, 2, 2))
     kept = [distinct.of(batch, loaders, index) is not None for index in (0, 1, 0, 1)]
     assert kept == [True, True, False, False]
+    whole = [DataLoader(data), loaders[0]]  # the first one repeats nothing
+    assert [distinct.of(batch, whole, index) is not None for index in (0, 1, 0, 1)] == [True, False, True, False]
+
+
+def test_an_epoch_after_an_interrupted_one_counts_all_its_images():
+    data = list(range(3))
+    loader = DataLoader(data, sampler=DistributedSampler(data, num_replicas=2, rank=0, shuffle=False))
+    epoch = EpochMetrics([ImageAUROC()])
+    for batches in (1, 2):
+        epoch.start()
+        for number in range(batches):
+            label = torch.tensor([number])
+            epoch.update(ImageBatch(image=torch.zeros(1, 3, 2, 2), pred_score=label.float(), gt_label=label), loader)
+    assert len(epoch.metrics[0].scores) == 2
+    assert epoch.metrics[0].compute() == 1.0
 
 
 def test_first_images_cuts_every_field():

@@ -1,14 +1,19 @@
 import copy
 import pickle
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 import yaml
+from anomalib.data import ImageBatch
 from anomalib.metrics import AUROC
 from jsonargparse import ArgumentParser
+from torch.utils.data import DataLoader
+from torch.utils.data.distributed import DistributedSampler
 
-from anoclip_anomalib.evaluation import AUPRO, PixelAUROC, StreamingEvaluator, standard_metrics
+from anoclip_anomalib.evaluation import AUPRO, ImageAUROC, PixelAUROC, StreamingEvaluator, standard_metrics
 
 from .data import batch_of, maps_and_masks
 
@@ -34,6 +39,31 @@ def test_yaml_as_anomalibs_command_line_reads_it():
     evaluator = parser.instantiate_classes(parser.parse_object(yaml.safe_load(YAML))).evaluator
     assert isinstance(evaluator, StreamingEvaluator)
     assert [metric.name for metric in evaluator.test_metrics] == ["raw_ImageAUROC", "AUPRO_0.05", "AUROC"]
+
+
+def test_the_standard_metrics_and_their_limits():
+    metrics = standard_metrics("raw_", "original")
+    names = ["ImageAUROC", "ImageF1Max", "ImageAP", "PixelAUROC", "PixelF1Max", "PixelAP", "AUPRO", "AUPRO_0.05", "AUPRO_paper"]
+    assert [metric.name for metric in metrics] == [f"raw_{name}" for name in names]
+    assert [metric.fpr_limit for metric in metrics if isinstance(metric, AUPRO)] == [0.3, 0.05]
+    assert {metric.resolution for metric in metrics[3:]} == {"original"}
+
+
+@pytest.mark.parametrize("stage", ["validation", "test"])
+def test_repeated_images_of_the_stages_own_loader_are_left_out(stage):
+    data = list(range(3))
+    plain = DataLoader(data)
+    dealt = DataLoader(data, sampler=DistributedSampler(data, num_replicas=2, rank=1, shuffle=False))
+    trainer = SimpleNamespace(
+        val_dataloaders=dealt if stage == "validation" else plain, test_dataloaders=dealt if stage == "test" else plain
+    )
+    evaluator = StreamingEvaluator(val_metrics=[ImageAUROC()], test_metrics=[ImageAUROC()])
+    getattr(evaluator, f"on_{stage}_epoch_start")(trainer, None)
+    for _ in range(2):  # of this process's two images the second is a repeated one
+        batch = ImageBatch(image=torch.zeros(1, 3, 2, 2), pred_score=torch.ones(1), gt_label=torch.tensor([1]))
+        getattr(evaluator, f"on_{stage}_batch_end")(trainer, None, None, batch, 0)
+    counted = {"validation": evaluator.val_metrics, "test": evaluator.test_metrics}
+    assert {name: len(metrics[0].scores) for name, metrics in counted.items()} == {"validation": 0, "test": 0} | {stage: 1}
 
 
 def test_sharing_one_histogram_changes_no_value():

@@ -22,6 +22,22 @@ def test_plan_stays_within_capacity_and_favours_mass(cells):
     assert ((mass / np.left_shift(1, bits) <= limit) | (bits == 16)).all()
 
 
+def test_a_bin_holds_a_quarter_of_its_even_share_where_there_is_room():
+    mass = np.append(0.97, np.full(99, 0.03 / 99))
+    bits, limit = plan_bits(mass, 1 << 17)
+    assert limit == pytest.approx(1 / (4 << 17))
+    assert bits.tolist() == [16] + [8] * 99
+
+
+def test_the_extremes_are_those_of_all_scores():
+    histogram = ScoreHistogram()
+    for values in ([0.5, 0.7], [0.1, 0.6], [0.2, 0.9], [0.3, 0.4]):
+        histogram.update(np.array(values, np.float32))
+    assert (histogram.minimum, histogram.maximum) == (np.float32(0.1), np.float32(0.9))
+    histogram.reset()
+    assert (histogram.minimum, histogram.maximum) == (np.inf, -np.inf)
+
+
 def test_bins_are_exact_when_scores_share_few_cells():
     values = (0.5 + np.random.default_rng(0).normal(scale=0.002, size=50_000)).astype(np.float32)
     histogram = ScoreHistogram()

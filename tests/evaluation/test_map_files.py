@@ -24,6 +24,7 @@ def test_png_is_16_bit_and_keeps_ranks(tmp_path):
     assert (image.min(), image.max()) == (0, 65535)
     assert (np.diff(image.reshape(-1).astype(int)) > 0).all()
     assert not to_uint16(np.full((3, 3), 0.5)).any()
+    assert to_uint16(np.array([[0.0, 0.9, 1.6, 65535.0]])).tolist() == [[0, 1, 2, 65535]]  # rounded, not cut
 
 
 def test_equal_names_do_not_overwrite_each_other(tmp_path):

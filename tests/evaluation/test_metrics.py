@@ -194,3 +194,69 @@ def test_calling_metrics_that_share_a_histogram():
             assert first(batch) == second(batch), first.name
     for first, second in zip(shared, alone, strict=True):
         assert first.compute() == second.compute(), first.name
+
+
+@pytest.mark.parametrize("metric_class", [ImageAUROC, PixelAUROC])
+def test_a_process_that_saw_no_image_has_states_to_exchange(metric_class):
+    metric = metric_class()
+    metric.prepare_exchange()
+    states = {name: getattr(metric, name) for name in metric._reductions}
+    assert all(len(state) == 1 and torch.is_tensor(state[0]) for state in states.values())
+    if metric_class is ImageAUROC:
+        assert {name: (len(state[0]), state[0].dtype) for name, state in states.items()} == {
+            "scores": (0, torch.float64),
+            "labels": (0, torch.uint8),
+        }
+
+
+def test_scores_keep_every_digit():
+    scores = torch.tensor([0.5, 0.5 + 2**-24, 0.5 + 2**-23, 0.5 - 2**-24])  # neighbours in float32
+    batch = batch_of(np.zeros((4, 2, 2), np.float32), np.zeros((4, 2, 2)), gt_label=torch.tensor([0, 1, 1, 0]))
+    batch.pred_score = scores
+    metric = ImageAUROC()
+    metric.update(batch)
+    assert metric.compute() == 1.0
+
+
+def test_the_value_of_a_batch_is_of_this_process_unless_asked_otherwise():
+    assert ImageAUROC().empty_copy()._to_sync is False
+    assert ImageAUROC(dist_sync_on_step=True).empty_copy()._to_sync is True
+
+
+def test_what_was_missing_is_forgotten():
+    maps, masks = maps_and_masks(images=4)
+    metric = PixelAUROC()
+    metric.update(batch_of(maps, None))
+    metric.reset()
+    metric.update(batch_of(maps, np.zeros_like(masks)))
+    assert math.isnan(metric.compute())
+    assert "lacked" not in metric.reason
+
+
+def test_fields_of_ones_own_are_read_and_not_mixed_with_others():
+    maps, masks = maps_and_masks(images=6)
+    batch = batch_of(maps, masks)
+    batch.pred_mask = torch.from_numpy(1 - masks).bool()
+    metrics = [PixelAUROC(), PixelAUROC(fields=["anomaly_map", "pred_mask"]), PixelAUROC(capacity=1 << 18)]
+    evaluator = StreamingEvaluator(test_metrics=metrics)
+    for metric in evaluator.test_metrics:
+        metric.update(batch)
+    first, turned, _ = (float(metric.compute()) for metric in evaluator.test_metrics)
+    assert turned == pytest.approx(1 - first, abs=1e-4)
+    assert not any(metric.shares_accumulator for metric in metrics)
+    with pytest.raises(ValueError, match="original resolution reads"):
+        PixelAUROC(fields=["anomaly_map", "pred_mask"], resolution="original")
+
+
+def test_the_whole_range_may_be_asked_for():
+    maps, masks = maps_and_masks(images=6)
+    whole, part = AUPRO(fpr_limit=1.0), AUPRO(fpr_limit=0.1)
+    for metric in (whole, part):
+        metric.update(batch_of(maps, masks))
+    assert part.compute() < AUPRO_at(maps, masks, 0.3) < whole.compute()
+
+
+def AUPRO_at(maps, masks, limit):  # noqa: N802
+    metric = AUPRO(fpr_limit=limit)
+    metric.update(batch_of(maps, masks))
+    return metric.compute()

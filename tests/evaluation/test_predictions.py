@@ -2,6 +2,7 @@ import csv
 import math
 import os
 import shutil
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -170,6 +171,38 @@ def test_fixed_threshold_and_adaptive_one(tmp_path):
         datamodule = MVTecAD(root=root, category="plate", num_workers=0, val_split_mode="from_test")
         engine_for(tmp_path, callback).test(Brightness(), datamodule=datamodule)
         assert all(words in row["threshold_rule"] and math.isfinite(float(row["threshold"])) for row in read(callback))
+
+
+def test_the_extremes_of_a_map_are_its_own(tmp_path):
+    root = write_category(tmp_path / "data", images=3)
+    callback = PredictionsCsv(save_maps="tiff")
+    engine_for(tmp_path, callback).test(
+        Brightness(size=80), datamodule=MVTecAD(root=root, category="plate", num_workers=0, eval_batch_size=6)
+    )
+    for row in read(callback):
+        anomaly_map = tifffile.imread(callback.path.parent / row["map"])  # of the model's size: nothing was resized
+        assert (float(row["map_min"]), float(row["map_max"])) == (anomaly_map.min(), anomaly_map.max())
+
+
+def test_only_the_last_validation_counts():
+    callback = PredictionsCsv(threshold="mean_std")
+    for scores in ([9.0, 9.5], [1.0, 2.0, 3.0, 80.0]):
+        callback.forget_validation()
+        callback.read_validation(None, np.array(scores), np.array(scores) > 10)
+    assert callback._reference.count == 3
+    assert callback._reference.mean == 2.0
+    assert [labels.tolist() for _, labels in callback._labelled] == [[False, False, False, True]]
+
+
+@pytest.mark.parametrize(("processes", "name"), [(1, "predictions.csv"), (2, "predictions-rank1.csv")])
+def test_every_process_writes_a_file_of_its_own(tmp_path, processes, name):
+    trainer = SimpleNamespace(
+        default_root_dir=tmp_path, world_size=processes, global_rank=processes - 1, is_global_zero=processes == 1,
+        strategy=SimpleNamespace(barrier=lambda: None),
+    )  # fmt: skip
+    callback = PredictionsCsv()
+    callback.begin(trainer, None)
+    assert callback.path == tmp_path / name
 
 
 def test_wrong_options_fail_before_the_run():

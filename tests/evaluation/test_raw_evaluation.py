@@ -8,6 +8,7 @@ from sklearn.metrics import roc_auc_score
 
 from anoclip_anomalib.evaluation import ImageAUROC, RawEvaluation, SegF1
 
+from .data import batch_of, maps_and_masks
 from .scorer import Brightness, write_category
 
 
@@ -43,6 +44,22 @@ def test_own_metrics_and_original_resolution(tmp_path):
     values, _ = run(tmp_path, callback)
     assert values["mine_ImageAUROC"] == 1.0
     assert 0 < values["SegF1"] < 1
+
+
+def test_what_an_interrupted_run_has_left_is_forgotten(tmp_path):
+    fresh, _ = run(tmp_path, RawEvaluation())
+    used = RawEvaluation()
+    maps, masks = maps_and_masks(images=4)
+    for metric in used.evaluator.test_metrics:
+        metric.update(batch_of(maps, masks))
+    values, _ = run(tmp_path, used)
+    raw = [name for name in values if name.startswith("raw_")]
+    assert {name: values[name] for name in raw} == {name: fresh[name] for name in raw}
+
+
+def test_the_resolution_is_that_of_every_pixel_metric():
+    metrics = RawEvaluation(resolution="original").evaluator.test_metrics
+    assert [getattr(metric, "resolution", None) for metric in metrics] == [None] * 3 + ["original"] * 6
 
 
 def test_a_model_without_image_scores_gets_the_maximum_of_its_map(tmp_path):

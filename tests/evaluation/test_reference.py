@@ -29,3 +29,13 @@ def test_empty_and_not_finite():
         reference.update(np.array([1.0, np.nan]))
     with pytest.raises(ValueError, match="quantile"):
         reference.quantile(1.5)
+
+
+def test_a_quantile_of_the_histogram_is_the_score_that_reaches_the_share():
+    """Twice 70,000 neighbouring float32 numbers: the lower half ends exactly at a score."""
+    scores = (0.5 + np.arange(70_000) * 2.0**-24).repeat(2)
+    reference = ScoreReference()
+    reference.update(scores)
+    assert reference.histogram.bins
+    for q in (0.25, 0.5, 0.75):
+        assert reference.quantile(q) == np.quantile(scores, q, method="inverted_cdf") == scores[int(q * 140_000) - 1]

@@ -43,6 +43,9 @@ def test_sizes_masks_and_maps(tmp_path):
     (tmp_path / "bad.png").write_text("x")
     with pytest.raises(ValueError, match="no readable image"):
         read_mask(tmp_path / "bad.png")
+    ramp = np.arange(8, dtype=np.float32) * np.ones((4, 1), np.float32)
+    resized = resize_map(ramp, (8, 16))
+    np.testing.assert_allclose(resized[3, 1:-1], np.arange(0.25, 7, 0.5))  # bilinear
     assert resize_map(np.zeros((4, 4)), (6, 8)).shape == (6, 8)
     assert to_numpy(torch.zeros(2, dtype=torch.bfloat16)).dtype == np.float32
     assert squeeze_channel(np.zeros((2, 1, 3, 3))).shape == (2, 3, 3)

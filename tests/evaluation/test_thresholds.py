@@ -83,6 +83,11 @@ def test_a_models_own_natural_threshold_comes_first():
         assert "softmax" not in threshold.rule
 
 
+def test_the_smallest_and_the_largest_score_may_be_the_threshold():
+    for q, expected in ((0.0, SCORES.min()), (1.0, SCORES.max())):
+        assert ThresholdRule("quantile", q=q).fit(reference()).value == expected
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -98,7 +103,8 @@ def test_wrong_rules_are_refused(options, message):
 
 
 def test_validation_images_that_are_test_images_are_not_held_out():
-    assert is_held_out(SimpleNamespace(val_split_mode=ValSplitMode.FROM_TRAIN))
+    for mode in set(ValSplitMode) - {ValSplitMode.SAME_AS_TEST}:
+        assert is_held_out(SimpleNamespace(val_split_mode=mode)), mode
     assert not is_held_out(SimpleNamespace(val_split_mode=ValSplitMode.SAME_AS_TEST))
     assert not is_held_out(None)
 

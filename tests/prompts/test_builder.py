@@ -54,6 +54,36 @@ def test_objects_are_described_in_the_industrial_domains():
     }
 
 
+def test_the_order_is_states_then_domains_then_templates():
+    """The anchors of test-time adaptation are drawn in this order, and means are summed in it."""
+    settings = {
+        "normal_states": ["good {}", "fine {}"],
+        "industrial_domains": ["photo", "image"],
+        "templates": ["{} {domain}", "a {}"],
+    }
+    assert PromptBuilder(**settings).sentences("nut").normal == {
+        "good nut": ("good nut photo", "a good nut", "good nut image"),
+        "fine nut": ("fine nut photo", "a fine nut", "fine nut image"),
+    }
+    sentences = PromptBuilder().sentences("nut").normal["normal nut"]
+    assert sentences[:3] == (
+        "a cropped industrial photo of a normal nut",
+        "a cropped industrial photo of the normal nut",
+        "a close-up industrial photo of a normal nut",
+    )
+    assert sentences[22] == "a cropped industrial image of a normal nut"
+    assert sentences[-1] == "a manufacturing image of the normal nut for anomaly detection"
+
+
+def test_states_of_every_class_come_before_those_of_one():
+    builder = PromptBuilder(
+        extra_normal_states={"nut": ["new {}"], "*": ["good {}"]}, extra_abnormal_states={"nut": ["old {}"]}
+    )
+    prompts = builder.sentences(" nut\n")  # what surrounds the name is no part of it
+    assert list(prompts.normal)[7:] == ["good nut", "new nut"]
+    assert list(prompts.abnormal)[7:] == ["old nut"]
+
+
 @pytest.mark.parametrize("name", ["carpet", "leather", "grid", "tile", "wood"])
 def test_textures_have_their_own_domains(name):
     prompts = PromptBuilder().sentences(name)

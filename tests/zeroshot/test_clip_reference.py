@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from anoclip_anomalib import AnoClip, AnoClipModel
 from anoclip_anomalib.clip import load_clip
 from anoclip_anomalib.clip import weights as weights_module
+from anoclip_anomalib.zeroshot.clip_reference import ClipReference
 
 
 @pytest.fixture
@@ -62,6 +63,11 @@ def test_the_text_tower_is_no_part_of_the_model(anoclip_model):
     visual = sum(p.numel() for p in model.visual_encoder.parameters())
     assert sum(p.numel() for p in model.parameters()) == visual
     assert len(pickle.dumps(model)) < 1.2 * 4 * visual + 4 * model.prompt_bank.numel() + 200_000
+
+
+def test_a_pickled_clip_is_loaded_with_its_activation(weight_file):
+    clip = load_clip("tiny", weight_file(), activation="quick_gelu")
+    assert pickle.loads(pickle.dumps(ClipReference(clip))).clip is clip  # noqa: S301
 
 
 def test_a_pickled_model_gets_its_clip_back(anoclip_model):

@@ -8,6 +8,7 @@ from anoclip_anomalib.zeroshot.features import check_images
     ("shape", "said"),
     [
         ((2, 8, 3, 64, 64), "a video of"),
+        ((2, 3, 3, 64, 64), "a video of"),
         ((3, 64, 64), "(3, 64, 64), something else"),
         ((2, 1, 64, 64), "batch of colour images"),
     ],

@@ -40,6 +40,11 @@ def test_a_landscape_image_has_the_authors_two_tiles(width):
     assert plan_tiles(width, 240, "square").offsets == ((0, 0), (width - 240, 0))
 
 
+def test_three_and_more_tiles_stand_at_the_nearest_pixels_of_even_steps():
+    assert [left for _, left in plan_tiles(10, 35, "square").offsets] == [0, 8, 17, 25]
+    assert [top for top, _ in plan_tiles(29, 10, "square").offsets] == [0, 10, 19]
+
+
 def test_the_tiles_of_an_image_stay_together():
     images = torch.arange(2.0).view(2, 1, 1, 1).expand(2, 1, 4, 10)
     tiles = plan_tiles(4, 10, "square").split(images)

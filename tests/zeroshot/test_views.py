@@ -38,6 +38,12 @@ def test_quarter_turns_of_a_square_are_exact(size):
     assert any(torch.allclose(turned[1], view(square), atol=1e-5) for view in views(22)[-3:])
 
 
+def test_a_quarter_turn_of_a_wide_image_turns_its_middle_exactly_counter_clockwise():
+    picture = images(41, 81)
+    middle = (..., slice(20, 61))
+    torch.testing.assert_close(rotate(picture, pi / 2)[middle], torch.rot90(picture[middle], 1, (-2, -1)), atol=1e-4, rtol=0)
+
+
 def test_no_rotation_and_no_translation_is_the_image():
     picture = images(20, 30)
     torch.testing.assert_close(rotate(picture, 0.0), picture, atol=1e-4, rtol=0)

@@ -108,6 +108,8 @@ def test_any_map_is_drawn(tmp_path, upper, lower, post_processor):
         ([5.0, 5.0, 5.0], [0.0, 0.0, 0.0]),
         ([NAN, NAN, INF], [0.0, 0.0, 0.0]),
         ([0.5, 0.51, 0.49], [0.5, 0.9820, 0.0180]),
+        ([0.5, 0.58, 0.42], [0.5, 1.0, 0.0]),
+        ([0.5, 0.62, 0.5], [0.5, 0.62, 0.5]),
     ],
 )
 def test_values_of_a_drawable_map(values, expected):

@@ -121,3 +121,31 @@ def test_ties_stand_in_the_middle_of_their_ranks():
     turned = fit([-scores], linear_share=0.01)(-scores).view(np.uint16).astype(int)
     np.testing.assert_allclose(steps + turned, 0x3C00, atol=2)
     assert abs(steps[120] - 0x3C00 / 2) <= 2
+
+
+def test_quantiles_and_knots_are_as_fine_as_stated():
+    """257 quantiles an image, 2049 of all of them and 513 evenly over the range: more than 256 levels are told apart."""
+    scores = np.arange(100_000, dtype=np.float32).reshape(250, 400)
+    np.testing.assert_allclose(image_quantiles(scores), np.linspace(0, 99_999, 257))
+    # Half of the pixels in the lowest hundredth: the even half of the values must still be even, to a 512th of the range.
+    crowded = np.concatenate([np.linspace(0, 0.01, 5000), np.linspace(0.01, 1, 5000)]).astype(np.float32)
+    edges = fit([crowded], linear_share=1.0).edges
+    np.testing.assert_allclose(edges, (np.arange(0x3C00) + 0.5) / 0x3C00, atol=1e-6)
+
+
+def test_half_of_the_values_are_spread_evenly_and_half_by_the_pixels():
+    """All but 1 % of the pixels lie below 0.01 of the range: half of the values and a hundredth of the others are there."""
+    crowded = np.append(np.linspace(0, 0.01, 9900), np.linspace(0.01, 1, 100)).astype(np.float32)
+    (step,) = fit([crowded])(np.array([0.01], np.float32)).view(np.uint16)
+    assert step / 0x3C00 == pytest.approx(0.5 * 0.99 + 0.5 * 0.01, abs=0.01)
+    edges = fit([crowded], linear_share=1.0).edges
+    assert len(edges) == 0x3C00
+    assert (edges[0], edges[-1]) == pytest.approx((0.5 / 0x3C00, 1 - 0.5 / 0x3C00), abs=1e-6)  # in the middle of a step
+
+
+def test_tau_of_equal_scores_is_undefined_and_its_bound_is_never_below_zero():
+    assert np.isnan(kendall_tau(np.ones(5, np.float32), np.ones(5, np.float16)))
+    assert np.isnan(kendall_tau_at_least(np.ones(1, np.float16)))
+    assert kendall_tau_at_least(np.ones(5, np.float16)) == 0.0
+    assert kendall_tau_at_least(np.arange(5, dtype=np.float16)) == 1.0
+    assert kendall_tau_at_least(np.array([1, 1, 2], np.float16)) == pytest.approx((2 / 3) ** 0.5)

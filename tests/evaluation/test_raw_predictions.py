@@ -1,0 +1,70 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+from anomalib.data.utils import ValSplitMode
+
+from anoclip_anomalib.evaluation.raw_predictions import RawPredictions
+
+
+class Kept(RawPredictions):
+    def __init__(self):
+        self.seen = []
+
+    def read_validation(self, batch, scores, anomalous):
+        self.seen.append((scores.tolist(), anomalous.tolist()))
+
+
+def validated(mode=ValSplitMode.FROM_TEST, sanity_checking=False, **fields):
+    """What is read of a validation batch."""
+    callback = Kept()
+    given = {"pred_score": torch.tensor([0.2, 0.7]), "anomaly_map": None, "gt_label": torch.tensor([0, 1]), "image_path": None}
+    trainer = SimpleNamespace(sanity_checking=sanity_checking, datamodule=SimpleNamespace(val_split_mode=mode))
+    callback.on_validation_batch_end(trainer, None, None, SimpleNamespace(**given | fields), 0)
+    return callback.seen
+
+
+def test_labelled_scores_of_held_out_images_are_read():
+    assert validated() == [(pytest.approx([0.2, 0.7]), [False, True])]
+    maps = torch.tensor([[[0.1, 0.3]], [[0.2, 0.9]]])
+    assert validated(pred_score=None, anomaly_map=maps) == [(pytest.approx([0.3, 0.9]), [False, True])]
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        {"mode": ValSplitMode.SAME_AS_TEST},
+        {"sanity_checking": True},
+        {"gt_label": None},
+        {"pred_score": None},
+    ],
+)
+def test_test_images_trial_batches_and_batches_without_label_or_score_are_not(case):
+    assert validated(**case) == []
+
+
+@pytest.mark.parametrize("stages", [("test",), ("predict",), ("test", "predict")])
+def test_only_the_stages_asked_for_are_read(stages):
+    calls = []
+
+    class Both(RawPredictions):
+        def begin(self, trainer, pl_module):
+            calls.append("begin")
+
+        def read(self, batch, trainer, pl_module, loader=0):
+            calls.append((batch, loader))
+
+        def end(self, trainer, pl_module):
+            calls.append("end")
+
+    callback = Both()
+    callback.stages = stages
+    trainer = SimpleNamespace(callbacks=[callback])
+    callback.on_test_start(trainer, None)
+    callback.on_test_batch_end(trainer, None, "outputs", "batch", 0, 1)
+    callback.on_test_end(trainer, None)
+    callback.on_predict_start(trainer, None)
+    callback.on_predict_batch_end(trainer, None, "outputs", "batch", 0, 2)
+    callback.on_predict_end(trainer, None)
+    read = {"test": ["begin", ("batch", 1), "end"], "predict": ["begin", ("outputs", 2), "end"]}
+    assert calls == [call for stage in stages for call in read[stage]]
