@@ -201,7 +201,8 @@ def finished(data, tmp_path_factory, home) -> Finished:
                         *results,
                         command,
                     ),
-                    *("--trainer.callbacks", "TestTimeAdaptation", "--trainer.callbacks+", "lightning.pytorch.callbacks.Timer"),
+                    *("--trainer.callbacks", "TestTimeAdaptation", "--trainer.callbacks+"),
+                    *("anoclip_anomalib.evaluation.RawEvaluation", "--trainer.callbacks.prefix", "callback_"),
                 ]
                 for command in ("train", "validate", "fit")
             },
@@ -241,12 +242,14 @@ def test_the_stock_command_measures_the_same(finished):
 @pytest.mark.parametrize("command", ["train", "validate", "fit"])
 def test_the_other_commands_run_with_callbacks_and_record_the_bundled_weights_as_such(finished, command):
     figures = finished.figures(command)
-    assert ("raw_AUPRO" in figures) == (command == "train")  # which tests, since nothing is to be learned
+    assert (
+        ("raw_AUPRO" in figures) == ("callback_AUPRO" in figures) == (command == "train")
+    )  # which tests, since nothing is to be learned
     (config,) = (finished.folder / "stock" / command).rglob("config.yaml")
     content = yaml.safe_load(config.read_text())
     assert (content["model"]["init_args"]["backbone"], content["model"]["init_args"]["pretrained"]) == ("demo", None)
     names = [callback["class_path"].rpartition(".")[2] for callback in content["trainer"]["callbacks"]]
-    assert names == ["TestTimeAdaptation", "Timer"]
+    assert names == ["TestTimeAdaptation", "RawEvaluation"]
 
 
 def test_a_saved_configuration_is_run_again_on_another_category(finished):
