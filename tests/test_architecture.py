@@ -1,6 +1,7 @@
 """The picture of docs/architecture.md, held: who may import whom."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,6 +58,14 @@ def room(module: str) -> str:
 def test_every_room_has_its_floor():
     rooms = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
     assert not rooms - set(LEVEL), "rooms that the list does not know"
+
+
+def test_the_document_names_every_room_and_no_file_that_is_not_there():
+    document = (PACKAGE.parent / "docs/architecture.md").read_text(encoding="utf-8")
+    tree = document.split("```")[1]
+    folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()}
+    assert not {folder for folder in folders if f"\n  {folder}/ " not in tree}
+    assert set(re.findall(r"\w+\.py", tree)) <= {path.name for path in PACKAGE.rglob("*.py")}
 
 
 def test_imports_run_only_upwards_in_the_list():
