@@ -1,5 +1,6 @@
 """Writing files so that a reader never sees half of one, and what is in them and their names so that it does no harm."""
 
+import math
 import os
 import re
 import tempfile
@@ -56,6 +57,17 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON can hold it: NaN and infinities become null, tuples lists, and other things their text."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, str | int | float | bool) or value is None else str(value)
 
 
 def printable(path: str | Path) -> str:

@@ -4,6 +4,7 @@ import hashlib
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -40,18 +41,22 @@ def commit(folder: Path | None = None) -> str | None:
 
 
 def weights_digest(model: Any) -> str:
-    """A model's own ``weights_digest``, else the SHA-256 of its state's names, types, shapes and values."""
+    """A model's own ``weights_digest``, else that of its state."""
     own = getattr(model, "weights_digest", None)
     if isinstance(own, str) and own:
         return own
+    return state_dict_digest({name: value for name, value in model.state_dict().items() if hasattr(value, "dtype")})
+
+
+def state_dict_digest(state_dict: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of the names, shapes, types and values of tensors, whatever their order and the format of their file."""
     import torch
 
     digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        if not isinstance(value, torch.Tensor):
-            continue
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    for name in sorted(state_dict):
+        tensor = state_dict[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
 
 

@@ -1,12 +1,13 @@
 """Reading weight files without running code from them."""
 
-import hashlib
 import pickle
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+
+from anoclip_anomalib.versions import state_dict_digest as state_dict_digest
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 
@@ -112,13 +113,3 @@ def _is_pickle(path: Path) -> bool:
     """Whether a file begins as what torch or pickle wrote (a zip archive or a pickle's protocol byte)."""
     with path.open("rb") as file:
         return file.read(2).startswith((b"PK", b"\x80"))
-
-
-def state_dict_digest(state_dict: dict[str, torch.Tensor]) -> str:
-    """SHA-256 (hex) of names, shapes, types and values, independent of the file format and the order of the tensors."""
-    digest = hashlib.sha256()
-    for name in sorted(state_dict):
-        tensor = state_dict[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()

@@ -17,10 +17,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from anoclip_anomalib.clip.blocks import Hook
-from anoclip_anomalib.clip.state_dict import state_dict_digest
 from anoclip_anomalib.clip.text_tower import embed_tokens, is_causal_tower, walk_text
 from anoclip_anomalib.clip.weights import LoadedClip
 from anoclip_anomalib.files import atomic_write
+from anoclip_anomalib.versions import state_dict_digest
 
 logger = logging.getLogger(__name__)
 

@@ -1,12 +1,11 @@
 """``<name>.provenance.json``: how a submission was made; beside its folder, since nothing else may lie inside."""
 
 import json
-import math
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from anoclip_anomalib.files import atomic_write
+from anoclip_anomalib.files import atomic_write, plain
 from anoclip_anomalib.versions import commit, machine, sha256_of, versions
 
 
@@ -48,7 +47,7 @@ def write_provenance(submission: str | Path, facts: dict[str, Any], archive: Pat
 def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically; NaN, which JSON does not know, as null."""
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(_without_nan(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        temporary.write_text(json.dumps(plain(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -65,12 +64,4 @@ def read_json(path: Path) -> Any:
 
 def as_json(value: Any) -> Any:
     """What ``read_json`` gives for a value that ``write_json`` wrote: lists for tuples, null for NaN."""
-    return json.loads(json.dumps(_without_nan(value)))
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return json.loads(json.dumps(plain(value)))

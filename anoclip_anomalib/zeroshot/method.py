@@ -9,7 +9,7 @@ import torch
 from anomalib.data import InferenceBatch
 
 from anoclip_anomalib.clip import LoadedClip
-from anoclip_anomalib.clip.state_dict import state_dict_digest
+from anoclip_anomalib.versions import state_dict_digest
 from anoclip_anomalib.zeroshot.features import Features
 from anoclip_anomalib.zeroshot.tiling import Tiling
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +12,7 @@ from anoclip_anomalib.comparison.run.row import Pictures
 from anoclip_anomalib.comparison.run.row_schema import FORMAT, row_fault
 from anoclip_anomalib.comparison.suite.suite import Job, Suite, jobs_of
 from anoclip_anomalib.evaluation.predictions import write_predictions
-from anoclip_anomalib.files import atomic_write
+from anoclip_anomalib.files import atomic_write, plain
 
 
 class ResultsError(ValueError):
@@ -147,7 +146,7 @@ class ResultsFolder:
     @staticmethod
     def _write_json(path: Path, content: Any) -> None:
         with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-            json.dump(_plain(content), file, allow_nan=False, separators=(",", ":"))
+            json.dump(plain(content), file, allow_nan=False, separators=(",", ":"))
             file.write("\n")
             file.flush()
             os.fsync(file.fileno())
@@ -177,14 +176,3 @@ def _prediction_rows(row: dict[str, Any]) -> list[dict[str, Any]]:
         }
         for path, score, *_ in row["images"]
     ]
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no NaN and no sets: NaN becomes null, other things their text."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value if isinstance(value, str | int | float | bool) or value is None else str(value)
