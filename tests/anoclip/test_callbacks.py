@@ -113,6 +113,17 @@ def test_every_precision_of_the_trainer_is_adapted_in_float32(run_test, precisio
     assert all(anomaly_map.dtype == torch.float32 for anomaly_map in adapted.maps.values())
 
 
+@pytest.mark.parametrize(
+    ("encoder", "trainer"),
+    [("float16", "bf16-mixed"), ("bfloat16", "16-mixed"), ("float16", "64-true"), ("bfloat16", "16-true")],
+)
+def test_the_encoders_precision_goes_with_any_of_the_trainer(run_test, encoder, trainer) -> None:
+    for callbacks in ([], [TestTimeAdaptation(adapter="linear")]):
+        _, half, _ = run_test(*callbacks, precision=encoder, trainer={"precision": trainer})
+        _, full, _ = run_test(*callbacks)
+        assert_same_maps(half, full, tolerance=5e-3)
+
+
 def test_folder_prediction_and_tiles(anoclip, data_root, tmp_path) -> None:
     maps = []
     for callbacks in ([], [TestTimeAdaptation(adapter="linear")]):
