@@ -11,6 +11,7 @@ import pytest
 import tifffile
 from anomalib.data import AnomalibDataModule
 from anomalib.engine import Engine
+from pandas import DataFrame
 from PIL import Image
 
 from anoclip_anomalib import TestTimeAdaptation
@@ -192,6 +193,31 @@ def datumaro(root: Path) -> AnomalibDataModule:
     labels = {"label": {"labels": [{"name": "Normal"}, {"name": "Anomalous"}]}}
     (root / "annotations/default.json").write_text(json.dumps({"categories": labels, "items": items}))
     return opened("Datumaro", root, val_split_mode="same_as_test")
+
+
+@layout("Kaputt")
+def kaputt(root: Path) -> AnomalibDataModule:
+    pytest.importorskip("pyarrow")
+    base = write_mvtec(root / "from") / "bottle"
+    (root / "datasets").mkdir()
+    for part, folder in (("train", "train"), ("validation", "test"), ("test", "test")):
+        rows = []
+        for number, path in enumerate(sorted(base.glob(f"{folder}/*/*.png"))):
+            name, bad = f"data/{part}/{number}.png", path.parent.name == "spot"
+            mask = base / "ground_truth/spot" / f"{path.stem}_mask.png"
+            for kind, source in (("image", path), ("mask", mask)):
+                (root / f"query-{kind}/data/{part}").mkdir(parents=True, exist_ok=True)
+                if bad or kind == "image":
+                    shutil.copy(source, root / f"query-{kind}" / name)
+            row = {
+                "capture_id": str(number),
+                "item_material": "book_other",
+                "defect": bad,
+                "defect_types": "x" if bad else None,
+            }
+            rows.append({**row, "query_image": name, "query_crop": name, "query_mask": name})
+        DataFrame(rows).to_parquet(root / f"datasets/query-{part}.parquet")
+    return opened("Kaputt", root, category="book_other")
 
 
 def _with_depth(root: Path, category: str) -> Path:
