@@ -15,7 +15,7 @@ from anomalib.metrics import Evaluator
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from anoclip_anomalib import AnoClip
+from anoclip_anomalib import AnoClip, TestTimeAdaptation
 from anoclip_anomalib.clip.local_attention import self_self_attention
 from anoclip_anomalib.evaluation import AUPRO, ImageAUROC, StreamingEvaluator
 from tests.mvtec_files import write_mvtec
@@ -366,6 +366,13 @@ def test_an_export_without_a_class_is_refused(anoclip, engine, export_type, tmp_
     with pytest.raises(ValueError, match=r"knows no class yet: give class_name"):
         engine("export").export(anoclip(), export_type=export_type)
     assert not list(tmp_path.rglob("model.*"))
+
+
+def test_an_export_takes_the_adapter_out(anoclip):
+    model = anoclip(class_name="bottle")
+    TestTimeAdaptation().attach(model.model)
+    model.prepare_export()
+    assert model.model.adapter is None
 
 
 # Data that lacks something
