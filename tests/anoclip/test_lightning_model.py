@@ -15,7 +15,7 @@ from anomalib.metrics import Evaluator
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from anoclip_anomalib import AnoClip
+from anoclip_anomalib import AnoClip, TestTimeAdaptation
 from anoclip_anomalib.clip.local_attention import self_self_attention
 from anoclip_anomalib.evaluation import AUPRO, ImageAUROC, StreamingEvaluator
 from tests.mvtec_files import write_mvtec
@@ -257,10 +257,11 @@ def checkpoint(anoclip, engine, root, tmp_path) -> Path:
     return path
 
 
-def test_a_checkpoint_is_small_and_restores_the_model(anoclip, engine, root, checkpoint, tmp_path):
+def test_a_checkpoint_is_small_and_restores_the_model(anoclip, root, checkpoint, caplog):
     assert checkpoint.stat().st_size < 1_000_000
     source, loaded = anoclip(class_name="bottle"), AnoClip.load_from_checkpoint(checkpoint)
     assert loaded.model.class_name == "bottle"
+    assert "The checkpoint" not in caplog.text  # neither other weights nor another class
     paths = sorted(map(str, (root / "bottle/test").rglob("*.png")))
     assert torch.equal(raw_scores(loaded, paths), raw_scores(source, paths))
     kept = torch.load(checkpoint, weights_only=False)
@@ -365,6 +366,13 @@ def test_an_export_without_a_class_is_refused(anoclip, engine, export_type, tmp_
     with pytest.raises(ValueError, match=r"knows no class yet: give class_name"):
         engine("export").export(anoclip(), export_type=export_type)
     assert not list(tmp_path.rglob("model.*"))
+
+
+def test_an_export_takes_the_adapter_out(anoclip):
+    model = anoclip(class_name="bottle")
+    TestTimeAdaptation().attach(model.model)
+    model.prepare_export()
+    assert model.model.adapter is None
 
 
 # Data that lacks something

@@ -146,9 +146,9 @@ def test_aupro_paper_without_a_threshold_below_the_limit_is_undefined():
 
 
 def test_aupro_paper_leaves_out_rates_at_the_limit():
-    """The rates 0.4, 0.3 and 0 of ten normal pixels: only one is below 0.3."""
-    score = np.array([0.0, 1.0, 2.0])
-    counts = curves.ScoreCounts(score, np.array([6.0, 1.0, 3.0]), np.ones(3), np.ones(3) / 3, 1.0, 0.0, 2.0)
+    """The rates 0.4, 0.3 and 0.2 of ten normal pixels: only one is below 0.3."""
+    score = np.array([0.0, 1.0, 2.0, 3.0])
+    counts = curves.ScoreCounts(score, np.array([6.0, 1.0, 1.0, 2.0]), np.ones(4), np.ones(4) / 4, 1.0, 0.0, 3.0)
     with pytest.raises(UndefinedMetricError, match="fewer than two"):
         curves.aupro_paper(counts)
     assert np.isfinite(curves.aupro_paper(counts, np.nextafter(0.4, 1)))

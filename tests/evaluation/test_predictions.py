@@ -189,20 +189,20 @@ def test_only_the_last_validation_counts():
     for scores in ([9.0, 9.5], [1.0, 2.0, 3.0, 80.0]):
         callback.forget_validation()
         callback.read_validation(None, np.array(scores), np.array(scores) > 10)
-    assert callback._reference.count == 3
-    assert callback._reference.mean == 2.0
     assert [labels.tolist() for _, labels in callback._labelled] == [[False, False, False, True]]
+    threshold = callback._threshold(None, SimpleNamespace(), callback._labelled)
+    assert threshold.value == pytest.approx(2 + 3 * (2 / 3) ** 0.5)
 
 
-@pytest.mark.parametrize(("processes", "name"), [(1, "predictions.csv"), (2, "predictions-rank1.csv")])
-def test_every_process_writes_a_file_of_its_own(tmp_path, processes, name):
+@pytest.mark.parametrize(("processes", "name"), [(1, "maps"), (2, "maps-rank1")])
+def test_every_process_writes_maps_into_a_folder_of_its_own(tmp_path, processes, name):
     trainer = SimpleNamespace(
         default_root_dir=tmp_path, world_size=processes, global_rank=processes - 1, is_global_zero=processes == 1,
         strategy=SimpleNamespace(barrier=lambda: None),
     )  # fmt: skip
-    callback = PredictionsCsv()
+    callback = PredictionsCsv(save_maps="tiff")
     callback.begin(trainer, None)
-    assert callback.path == tmp_path / name
+    assert callback._maps.folder == tmp_path / name
 
 
 def test_wrong_options_fail_before_the_run():

@@ -9,6 +9,7 @@ from anoclip_anomalib.evaluation.raw_predictions import RawPredictions
 
 class Kept(RawPredictions):
     def __init__(self):
+        super().__init__()
         self.seen = []
 
     def read_validation(self, batch, scores, anomalous):
@@ -19,7 +20,8 @@ def validated(mode=ValSplitMode.FROM_TEST, sanity_checking=False, **fields):
     """What is read of a validation batch."""
     callback = Kept()
     given = {"pred_score": torch.tensor([0.2, 0.7]), "anomaly_map": None, "gt_label": torch.tensor([0, 1]), "image_path": None}
-    trainer = SimpleNamespace(sanity_checking=sanity_checking, datamodule=SimpleNamespace(val_split_mode=mode))
+    datamodule = SimpleNamespace(val_split_mode=mode)
+    trainer = SimpleNamespace(sanity_checking=sanity_checking, datamodule=datamodule, val_dataloaders=None)
     callback.on_validation_batch_end(trainer, None, None, SimpleNamespace(**given | fields), 0)
     return callback.seen
 
@@ -59,7 +61,7 @@ def test_only_the_stages_asked_for_are_read(stages):
 
     callback = Both()
     callback.stages = stages
-    trainer = SimpleNamespace(callbacks=[callback])
+    trainer = SimpleNamespace(callbacks=[callback], test_dataloaders=None, predict_dataloaders=None)
     callback.on_test_start(trainer, None)
     callback.on_test_batch_end(trainer, None, "outputs", "batch", 0, 1)
     callback.on_test_end(trainer, None)
