@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from anomalib.metrics import AUPR, AUROC, F1Max
+from sklearn.metrics import average_precision_score, roc_auc_score
 from torchmetrics import MetricCollection
 
 from anoclip_anomalib.evaluation import (
@@ -20,8 +21,10 @@ from anoclip_anomalib.evaluation import (
     PixelF1Max,
     SegF1,
     StreamingEvaluator,
+    curves,
     standard_metrics,
 )
+from anoclip_anomalib.evaluation.accumulator import PixelAccumulator
 from anoclip_anomalib.evaluation.metrics import StreamingMetric
 
 from .data import batch_of, maps_and_masks
@@ -260,3 +263,32 @@ def AUPRO_at(maps, masks, limit):  # noqa: N802
     metric = AUPRO(fpr_limit=limit)
     metric.update(batch_of(maps, masks))
     return metric.compute()
+
+
+def test_every_metric_is_what_its_name_says():
+    """On scores that tell all figures apart."""
+    rng = np.random.default_rng(0)
+    maps, masks = maps_and_masks(images=10, seed=1)
+    labels, scores = np.arange(10) % 3 == 0, rng.random(10)
+    batch = batch_of(maps, masks, gt_label=torch.from_numpy(labels))
+    batch.pred_score = torch.from_numpy(scores)
+    pixels = PixelAccumulator()
+    pixels.update(maps, masks)
+    image, pixel = curves.threshold_curve(curves.count_scores(scores, labels)), pixels.counts().curve
+    expected = {
+        "ImageAUROC": roc_auc_score(labels, scores),
+        "ImageF1Max": curves.f1_max(image)[0],
+        "ImageAP": average_precision_score(labels, scores),
+        "PixelAUROC": roc_auc_score(masks.ravel(), maps.ravel()),
+        "PixelF1Max": curves.f1_max(pixel)[0],
+        "PixelAP": average_precision_score(masks.ravel(), maps.ravel()),
+        "AUPRO": curves.aupro(pixel, 0.3),
+        "AUPRO_0.05": curves.aupro(pixel, 0.05),
+        "AUPRO_paper": curves.aupro_paper(pixels.counts()),
+    }
+    assert len({round(value, 3) for value in expected.values()}) == len(expected)
+    found = {}
+    for metric in standard_metrics():
+        metric.update(batch)
+        found[metric.name] = float(metric.compute())
+    assert found == pytest.approx(expected, abs=1e-4)

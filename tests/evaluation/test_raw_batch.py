@@ -30,6 +30,12 @@ def test_images_with_bad_scores_are_named():
         raw_maps(batch(anomaly_map=torch.tensor([[[float("nan")]], [[0.0]]])))
 
 
+def test_bad_scores_are_given_where_they_are_asked_for():
+    bad = torch.tensor([1.0, float("nan")])
+    np.testing.assert_array_equal(raw_scores(batch(pred_score=bad), finite=False), [1, np.nan])
+    np.testing.assert_array_equal(raw_maps(batch(anomaly_map=bad.view(2, 1, 1)), finite=False).ravel(), [1, np.nan])
+
+
 def test_order_of_callbacks():
     mine = Callback()
     require_before_post_processor(mine, [mine, PostProcessor()])

@@ -2,7 +2,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from anomalib.data import ImageBatch
 from anomalib.data.utils import ValSplitMode
+from torch.utils.data import DataLoader
+from torch.utils.data.distributed import DistributedSampler
 
 from anoclip_anomalib.evaluation.raw_predictions import RawPredictions
 
@@ -70,3 +73,33 @@ def test_only_the_stages_asked_for_are_read(stages):
     callback.on_predict_end(trainer, None)
     read = {"test": ["begin", ("batch", 1), "end"], "predict": ["begin", ("outputs", 2), "end"]}
     assert calls == [call for stage in stages for call in read[stage]]
+
+
+@pytest.mark.parametrize("stage", ["validation", "test", "predict"])
+def test_images_that_a_sampler_repeats_are_left_out_of_every_epoch(stage):
+    """This process has one image of three, and one that fills up."""
+    seen, data = [], list(range(3))
+
+    class Counted(RawPredictions):
+        def read(self, batch, trainer, pl_module, loader=0):
+            seen.append(len(batch))
+
+        def read_validation(self, batch, scores, anomalous):
+            seen.append(len(batch))
+
+    loader = DataLoader(data, sampler=DistributedSampler(data, num_replicas=2, rank=1, shuffle=False))
+    callback = Counted()
+    trainer = SimpleNamespace(
+        sanity_checking=False,
+        datamodule=SimpleNamespace(val_split_mode=ValSplitMode.FROM_TEST),
+        callbacks=[callback],
+        val_dataloaders=loader if stage == "validation" else None,
+        test_dataloaders=loader if stage == "test" else None,
+        predict_dataloaders=loader if stage == "predict" else None,
+    )
+    batch = ImageBatch(image=torch.zeros(1, 3, 2, 2), pred_score=torch.ones(1), gt_label=torch.tensor([1]))
+    for _ in range(2):
+        getattr(callback, f"on_{stage}_{'epoch_' if stage == 'validation' else ''}start")(trainer, None)
+        for _ in range(2):
+            getattr(callback, f"on_{stage}_batch_end")(trainer, None, batch, batch, 0)
+    assert seen == [1, 1]
