@@ -1,0 +1,146 @@
+"""Images and masks that adapters are trained on: pictures as an inspection camera takes them, of parts good and bad."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from anoclip_anomalib.demo.camera import Camera, frame
+from anoclip_anomalib.demo.defects import visible_defect
+from anoclip_anomalib.demo.fine_defects import TRAINING_DEFECTS
+from anoclip_anomalib.demo.harmless import (
+    clutter,
+    gleams,
+    lettering,
+    loaf,
+    marks,
+    other_ground,
+    other_material,
+    relief,
+    several,
+    sheet,
+)
+from anoclip_anomalib.demo.noise import Image, Mask, Rng
+from anoclip_anomalib.demo.objects import OBJECTS
+from anoclip_anomalib.demo.photo_textures import PhotoTextures
+from anoclip_anomalib.demo.scene import Scene
+from anoclip_anomalib.demo.textures import TEXTURES
+
+LEAST_AREA = 0.002
+"""Share of the picture that a defect covers at least, before the picture is framed."""
+_LEAST_CHANGE = (0.05, 0.15)  # mean change inside the mask, drawn anew for each defect
+_DRAWN = 256  # side of a part before it is framed, in pixels
+_DEFECTS = tuple(TRAINING_DEFECTS.values())
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One part twice, before framing and camera.
+
+    Attributes:
+        good: (S, S, 3), about 0 to 1.
+        bad: The same with one or two defects.
+        mask: (S, S) where they are.
+    """
+
+    good: Image
+    bad: Image
+    mask: Mask
+
+
+def draw_scene(rng: Rng, size: int, photos: PhotoTextures | None = None) -> Scene:
+    """A good part in its surroundings.
+
+    Args:
+        rng: Random numbers.
+        size: Side of the picture in pixels.
+        photos: Photographed surfaces and grounds; without them all surfaces are drawn.
+    """
+    kind = rng.random()
+    if kind < 0.3:
+        if photos is not None and rng.random() < 0.6:
+            return sheet(photos)(rng, size)
+        name = str(rng.choice(list(TEXTURES)))
+        image = TEXTURES[name](rng, size)
+        return Scene(image, np.ones((size, size), bool), np.broadcast_to(0.4 * image.mean((0, 1)), image.shape))
+    scene = loaf(rng, size) if kind < 0.45 else OBJECTS[str(rng.choice(list(OBJECTS)))](rng, size)
+    if rng.random() < 0.4:
+        scene = other_material(rng, scene, photos)
+    for change, share in ((relief, 0.25), (marks, 0.12), (lettering, 0.12), (gleams, 0.2)):
+        if rng.random() < share:
+            scene = change(rng, scene)
+    if rng.random() < 0.5:
+        scene = other_ground(rng, scene, photos)
+    for change, share in ((clutter, 0.35), (several, 0.12)):
+        if rng.random() < share:
+            scene = change(rng, scene)
+    return scene
+
+
+def draw_pair(rng: Rng, size: int, photos: PhotoTextures | None = None) -> Pair:
+    """A part without and with one or two defects; arguments as in :func:`draw_scene`."""
+    scene = draw_scene(rng, size, photos)
+    image, mask = scene.image, np.zeros((size, size), bool)
+    wanted = 1 + int(rng.random() < 0.2)
+    for index in rng.permutation(len(_DEFECTS)):
+        damaged = Scene(image, scene.foreground, scene.background)
+        try:
+            image, changed = visible_defect(rng, damaged, _DEFECTS[index], LEAST_AREA, rng.uniform(*_LEAST_CHANGE), tries=4)
+        except RuntimeError:  # a plain part shows no displaced structure, say: another kind is drawn
+            continue
+        mask |= changed
+        wanted -= 1
+        if not wanted:
+            break
+    return Pair(scene.image, image, mask)
+
+
+def take_pictures(rng: Rng, pair: Pair, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Photograph both parts of a pair, in one pose and light or each in its own.
+
+    Args:
+        rng: Random numbers.
+        pair: From :func:`draw_pair`.
+        size: Side of the pictures in pixels.
+
+    Returns:
+        Images (2, size, size, 3) uint8, the good part first, and masks (2, size, size) bool.
+    """
+    if rng.random() < 0.5:
+        (good, bad), mask = frame(rng, [pair.good, pair.bad], pair.mask, size)
+        camera = Camera(rng, size)
+        images = [camera.take(rng, good), camera.take(rng, bad)]
+    else:
+        (good,), _ = frame(rng, [pair.good], pair.mask, size, keep=False)
+        (bad,), mask = frame(rng, [pair.bad], pair.mask, size)
+        images = [Camera(rng, size).take(rng, good), Camera(rng, size).take(rng, bad)]
+    return np.stack(images), np.stack([np.zeros_like(mask), mask])
+
+
+class DrawnParts:
+    """Generated images as a source of training data: each is drawn when it is asked for, and never stored.
+
+    Even images show good parts and odd ones bad parts. What an image shows is decided by (seed, epoch, index) alone.
+
+    Args:
+        images: Images in an epoch.
+        image_size: Side of the images in pixels.
+        photos: Photographed surfaces and grounds; without them all surfaces are drawn.
+        seed: Of all images.
+
+    Attributes:
+        categories: General names, one of which goes with each image: defects shall be found whatever a part is called.
+    """
+
+    categories = ("object", "part", "product", "item", "surface", "texture", "material", "component")
+
+    def __init__(self, images: int, image_size: int, photos: PhotoTextures | None = None, seed: int = 0) -> None:
+        self.images, self.image_size, self.photos, self.seed = images, image_size, photos, seed
+
+    def __len__(self) -> int:
+        return self.images
+
+    def draw(self, epoch: int, index: int) -> tuple[np.ndarray, np.ndarray, str]:
+        """One image (S, S, 3) uint8, its mask (S, S) bool and its category."""
+        rng = np.random.default_rng([self.seed, epoch, index])
+        images, masks = take_pictures(rng, draw_pair(rng, _DRAWN, self.photos), self.image_size)
+        return images[index % 2], masks[index % 2], self.categories[int(rng.integers(len(self.categories)))]
