@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from anoclip_anomalib import registry
 
 if TYPE_CHECKING:
+    from anoclip_anomalib.aaclip.lightning_model import AaClip as AaClip
+    from anoclip_anomalib.aaclip.torch_model import AaClipModel as AaClipModel
     from anoclip_anomalib.anoclip.callbacks import TestTimeAdaptation as TestTimeAdaptation
     from anoclip_anomalib.anoclip.lightning_model import AnoClip as AnoClip
     from anoclip_anomalib.anoclip.torch_model import AnoClipModel as AnoClipModel

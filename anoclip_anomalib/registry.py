@@ -31,6 +31,8 @@ class Entry:
 
 # A new method is a line here.
 PUBLIC = {
+    "AaClip": Entry("aaclip.lightning_model", "model"),
+    "AaClipModel": Entry("aaclip.torch_model", "other"),
     "AnoClip": Entry("anoclip.lightning_model", "model"),
     "AnoClipModel": Entry("anoclip.torch_model", "other"),
     "PromptBuilder": Entry("prompts.builder", "other"),

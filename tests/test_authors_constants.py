@@ -8,16 +8,23 @@ import pytest
 import torch
 from sklearn.metrics import auc
 
-from anoclip_anomalib import AnoClip, AnoClipModel, TestTimeAdaptation
+from anoclip_anomalib import AaClip, AnoClip, AnoClipModel, TestTimeAdaptation
+from anoclip_anomalib.aaclip.adapters import SLOPE, default_taps
+from anoclip_anomalib.aaclip.scoring import BLUR_KERNEL, BLUR_SIGMA, TEMPERATURE
+from anoclip_anomalib.aaclip.settings import Recipe
+from anoclip_anomalib.aaclip.training import DISENTANGLING, LOCAL_SHARE, rate
 from anoclip_anomalib.anoclip.adapter import AdaptationSettings
 from anoclip_anomalib.anoclip.torch_model import DEFAULT_WEIGHTS
 from anoclip_anomalib.clip import load_clip
 from anoclip_anomalib.clip.constants import CLIP_MEAN, CLIP_STD
+from anoclip_anomalib.data.augment import Augmentation
 from anoclip_anomalib.evaluation import AUPRO, PredictionsCsv, curves
 from anoclip_anomalib.evaluation.curves import ScoreCounts
 from anoclip_anomalib.evaluation.registry import METRICS
 from anoclip_anomalib.evaluation.thresholds import ThresholdRule
+from anoclip_anomalib.prompts.aaclip import ABNORMAL_STATES, DESCRIPTIONS, NORMAL_STATES, TEMPLATES, sentences
 from anoclip_anomalib.zeroshot import views as views_module
+from anoclip_anomalib.zeroshot.losses import dice_loss, focal_loss
 from anoclip_anomalib.zeroshot.tiling import plan_tiles
 from anoclip_anomalib.zeroshot.views import translate, views
 from anoclip_anomalib.zeroshot.visualizer import LOGIT_SCALE
@@ -142,3 +149,50 @@ def test_thresholds_are_mean_plus_three_std_or_a_probability_of_a_half():
     """MVTec's hint for AD 2; the middle of a two-way softmax."""
     assert ThresholdRule() == PredictionsCsv().rule == ThresholdRule("mean_std", k=3.0, q=0.99)
     assert ThresholdRule("natural").fit(None).value == 0.5
+
+
+# AA-CLIP: `train.py`, `test.py`, `forward_utils.py`, `model/adapter.py`, `dataset/__init__.py`
+
+
+def test_aaclip_recipe():
+    recipe = Recipe()
+    text, image = recipe.text, recipe.image
+    assert (text.epochs, text.batch_size, text.lr, text.betas, text.schedule) == (5, 16, 1e-5, (0.5, 0.999), "constant")
+    assert (image.epochs, image.batch_size, image.lr, image.betas) == (20, 2, 5e-4, (0.5, 0.999))
+    assert (image.schedule, image.milestones) == ("milestones", (16_000, 32_000))
+    assert [rate(image, step, 21_620) for step in (15_999, 16_000, 31_999, 32_000)] == [1, 0.5, 0.5, 0.25]
+    assert (text.jitter, image.jitter) == (0.0, 0.5)
+    assert (text.detection_scale, image.detection_scale) == (1.0, 1.0)
+    assert (recipe.backbone, recipe.pretrained, recipe.image_size, recipe.seed) == ("ViT-L-14-336", "openai", 518, 111)
+    assert (recipe.text_mixing, recipe.image_mixing) == (0.1, 0.1)
+    assert (DISENTANGLING, LOCAL_SHARE * 24) == (0.1, 19)
+
+
+def test_aaclip_model():
+    assert default_taps(24) == (6, 12, 18, 24)
+    assert (TEMPERATURE, BLUR_KERNEL, BLUR_SIGMA, SLOPE) == (100.0, 7, 1.0, 0.01)
+    defaults = {name: p.default for name, p in inspect.signature(AaClip).parameters.items()}
+    assert defaults.items() >= {"image_weight": 0.5, "blur_kernel": 7, "blur_sigma": 1.0, "adapters": None}.items()
+    resize, normalise = AaClip.configure_pre_processor().transform.transforms
+    assert (list(resize.size), resize.interpolation.value) == ([518, 518], "bicubic")
+    assert (tuple(normalise.mean), tuple(normalise.std)) == (CLIP_MEAN, CLIP_STD)
+
+
+def test_aaclip_losses():
+    assert {name: p.default for name, p in inspect.signature(focal_loss).parameters.items()}.items() >= {
+        "gamma": 2.0,
+        "smooth": 1e-5,
+    }.items()
+    assert inspect.signature(dice_loss).parameters["smooth"].default == 1.0
+
+
+def test_aaclip_augmentation():
+    assert vars(Augmentation()) == {"rotation": 30.0, "translation": 0.15, "flips": True, "jitter": 0.0}
+
+
+def test_aaclip_prompts():
+    normal, abnormal = sentences("x")
+    assert (len(normal), len(abnormal), len(NORMAL_STATES), len(ABNORMAL_STATES), len(TEMPLATES)) == (6, 10, 3, 5, 2)
+    assert ABNORMAL_STATES[2] == "a {} with flaw"
+    assert DESCRIPTIONS["pill"] == "oval white pill with small red speckles and the letters 'FF' engraved"
+    assert DESCRIPTIONS["pcb1"] == "dual ultrasonic distance sensor pcb module"

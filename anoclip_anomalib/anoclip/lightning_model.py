@@ -8,8 +8,9 @@ from anomalib.models.components import AnomalibModule
 from anomalib.visualization import Visualizer
 from torch import nn
 
-from anoclip_anomalib.anoclip.torch_model import AnoClipModel, Precision
+from anoclip_anomalib.anoclip.torch_model import AnoClipModel
 from anoclip_anomalib.clip import TextMean
+from anoclip_anomalib.clip.weights import Precision
 from anoclip_anomalib.prompts import PromptSettings
 from anoclip_anomalib.registry import register_model
 from anoclip_anomalib.zeroshot.lightning import COMPONENTS, ZeroShotClip

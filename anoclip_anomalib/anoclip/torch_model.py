@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from anomalib.data import InferenceBatch
@@ -18,17 +18,15 @@ from anoclip_anomalib.clip import (
     load_clip,
 )
 from anoclip_anomalib.clip.declared import check_declared_size
+from anoclip_anomalib.clip.weights import Precision
 from anoclip_anomalib.prompts import PromptBuilder, PromptSettings
 from anoclip_anomalib.zeroshot.buffers import FloatBuffers
 from anoclip_anomalib.zeroshot.clip_reference import ClipReference
-from anoclip_anomalib.zeroshot.features import Features, check_images
+from anoclip_anomalib.zeroshot.features import Features, as_size, check_images
 from anoclip_anomalib.zeroshot.method import NO_CLASS, MethodFacts
 from anoclip_anomalib.zeroshot.scoring import abnormal_probability, cosine_difference, mean_filter, upsample
 from anoclip_anomalib.zeroshot.tiling import TileLayout, Tiling, plan_tiles
 from anoclip_anomalib.zeroshot.views import grouped, views
-
-Precision = Literal["float32", "bfloat16", "float16"]
-
 
 DEFAULT_WEIGHTS = "laion400m_e32"
 """The authors' weights; ``load_clip`` knows that the demo encoder has only its own."""
@@ -257,14 +255,9 @@ _views = views  # `views` is also the name of an argument
 
 
 def _chosen_size(image_size: int | tuple[int, int] | None, tiling: Tiling) -> tuple[int, int] | None:
-    if image_size is None:
-        return None
-    sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-    if len(sides) != 2:
-        msg = f"image_size={image_size!r} must be one number or (height, width), in pixels"
-        raise ValueError(msg)
-    size = (int(sides[0]), int(sides[1]))
-    _check_square(size, tiling)
+    size = as_size(image_size)
+    if size is not None:
+        _check_square(size, tiling)
     return size
 
 

@@ -10,7 +10,7 @@ from types import ModuleType
 
 from anoclip_anomalib import __version__, registry
 
-OWN_COMMANDS = ("demo", "prompts", "compare", "report", "submit")
+OWN_COMMANDS = ("demo", "prompts", "compare", "report", "submit", "convert")
 ANOMALIB_COMMANDS = {
     "test": "Measure a model on a data set.",
     "predict": "Score images, with or without labels.",
@@ -61,7 +61,8 @@ def _run(argv: list[str]) -> int:
     if argv[0] == "--version":
         print(f"anoclip_anomalib {__version__}")
         return 0
-    if argv[0] in OWN_COMMANDS:
+    # `train` is anomalib's command too, whose words all begin with a dash.
+    if argv[0] in OWN_COMMANDS or (argv[0] == "train" and argv[1:] and not argv[1].startswith("-")):
         return _command(argv[0]).main(argv[1:])
     return import_module("anoclip_anomalib.cli.anomalib_cli").main(argv)
 
@@ -72,7 +73,7 @@ def _command(name: str) -> ModuleType:
 
 def _help() -> str:
     def table(commands: dict[str, str]) -> list[str]:
-        return [f"  {name:<10} {text}" for name, text in commands.items()]
+        return [f"  {name:<12} {text}" for name, text in commands.items()]
 
     return "\n".join(
         [
@@ -81,7 +82,7 @@ def _help() -> str:
             "usage: anoclip COMMAND [options]        anoclip COMMAND --help tells a command's options",
             "",
             "Commands of this package:",
-            *table({name: _command(name).HELP for name in OWN_COMMANDS}),
+            *table({name: _command(name).HELP for name in OWN_COMMANDS} | {"train aaclip": _command("train").HELP}),
             "",
             f"anomalib's commands, with --model {', '.join(registry.MODELS)} known by short names:",
             *table(ANOMALIB_COMMANDS),

@@ -16,12 +16,12 @@ class WeightFileError(ValueError):
     """A weight file that cannot be used; the message says which one and why."""
 
 
-def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
+def read_state_dict(path: str | Path, entry: str = "state_dict") -> dict[str, torch.Tensor]:
     """Read the tensors of a ``.safetensors``, ``.pt``, ``.pth`` or ``.bin`` file onto the CPU.
 
     Args:
-        path: The file. A training checkpoint with a ``"state_dict"`` entry is unwrapped, and the ``module.`` prefix of
-            data-parallel training is removed.
+        path: The file. The ``module.`` prefix of data-parallel training is removed.
+        entry: A training checkpoint with this entry is unwrapped.
 
     Returns:
         Name -> tensor.
@@ -39,8 +39,8 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
         msg = f"Weight file {path} has the unknown suffix {path.suffix!r}; supported: {', '.join(SUFFIXES)}"
         raise WeightFileError(msg)
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
+    if isinstance(content, dict) and isinstance(content.get(entry), dict):
+        content = content[entry]
     if not isinstance(content, dict) or not content:
         msg = f"Weight file {path} does not hold a state dictionary (names and tensors)"
         raise WeightFileError(msg)

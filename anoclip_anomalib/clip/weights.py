@@ -31,6 +31,7 @@ DEMO = "demo"
 RANDOM = "random"
 HF_HUB = "hf-hub:"
 Activation = Literal["as_trained", "gelu", "quick_gelu"]
+Precision = Literal["float32", "bfloat16", "float16"]
 QUICK_GELU = "activation='quick_gelu' or an architecture named -quickgelu (QuickGELU)"
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

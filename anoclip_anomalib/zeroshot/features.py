@@ -1,5 +1,6 @@
 """What stands between encoding images and scoring them."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -37,3 +38,18 @@ def check_images(images: torch.Tensor) -> None:
     kind = "a video of (B, T, 3, H, W), whose frames must be given one by one" if images.ndim == 5 else "something else"
     msg = f"Images must be (B, 3, H, W), a batch of colour images; got {tuple(images.shape)}, {kind}"
     raise ValueError(msg)
+
+
+def as_size(image_size: int | Sequence[int] | None) -> tuple[int, int] | None:
+    """(height, width) of an image size that is given as the side of a square or as both; ``None`` stays ``None``.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    if image_size is None:
+        return None
+    sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    if len(sides) != 2:
+        msg = f"image_size={image_size!r} must be one number or (height, width), in pixels"
+        raise ValueError(msg)
+    return int(sides[0]), int(sides[1])

@@ -33,7 +33,6 @@ logger = logging.getLogger(__name__)
 
 COMPONENTS = ("pre_processor", "post_processor", "evaluator", "visualizer", "raw_evaluator", "model")
 """Constructor arguments that are no hyperparameters."""
-_ENCODER_PREFIX = "model.visual_encoder."
 _PROVENANCE = "anoclip"  # key in checkpoints; of this package, whatever the method
 
 
@@ -48,11 +47,13 @@ class ZeroShotClip(_Base):
 
     Attributes:
         needs_class: ``False`` for a method without text, whose class name is neither asked for nor missed.
+        frozen_prefixes: Weights that checkpoints leave out, because they are loaded by name.
     """
 
     # Checkpoints leave out the frozen encoder, which is loaded by name.
     strict_loading = False
     needs_class = True
+    frozen_prefixes: tuple[str, ...] = ("model.visual_encoder.",)
 
     model: Any
     class_name: str | None
@@ -246,7 +247,7 @@ class ZeroShotClip(_Base):
         """Leave the frozen encoder out, and keep which one it was."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["state_dict"] = {
-            name: tensor for name, tensor in checkpoint["state_dict"].items() if not name.startswith(_ENCODER_PREFIX)
+            name: tensor for name, tensor in checkpoint["state_dict"].items() if not name.startswith(self.frozen_prefixes)
         }
         checkpoint[_PROVENANCE] = self._provenance()
 

@@ -1,0 +1,207 @@
+"""What AA-CLIP learns: residual adapters in both towers and the projections behind them (authors' ``model/adapter.py``)."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from anoclip_anomalib.aaclip.settings import MIXING
+from anoclip_anomalib.clip import LoadedClip
+
+SLOPE = 0.01
+"""Of the LeakyReLU."""
+
+
+def adapt_tokens(x: torch.Tensor, weight: torch.Tensor, mixing: float = MIXING) -> torch.Tensor:
+    """Adapt tokens and keep their length: ``mixing * a |x| / |a| + (1 - mixing) * x`` with ``a = LeakyReLU(W x)``.
+
+    Args:
+        x: (..., D) tokens behind a block, the class token among them.
+        weight: (D, D).
+        mixing: Share of the adapter's output; 0 leaves the tokens as they are.
+
+    Returns:
+        (..., D).
+    """
+    adapted = F.leaky_relu(F.linear(x, weight.to(x.dtype)), SLOPE)
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    own = torch.linalg.vector_norm(adapted, dim=-1, keepdim=True)
+    return mixing * adapted * (length / own.clamp_min(torch.finfo(own.dtype).tiny)) + (1 - mixing) * x
+
+
+class FloatWeights(nn.Module):
+    """A module whose weights keep float32 where a half-precision trainer casts everything else: ranks are decided here."""
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> "FloatWeights":  # noqa: FBT001, FBT002
+        kept = {name: parameter.detach() for name, parameter in self.named_parameters()}
+        super()._apply(fn, recurse)
+        for name, parameter in self.named_parameters():
+            if parameter.dtype != kept[name].dtype:
+                parameter.data = kept[name].to(parameter.device)
+        return self
+
+
+class ResidualAdapters(nn.Module):
+    """Adapters behind the first blocks of a tower: the ``after_block`` hook of its walk.
+
+    Args:
+        count: How many of the first blocks have one.
+        dim: Width of the tower.
+        mixing: See :func:`adapt_tokens`.
+    """
+
+    def __init__(self, count: int, dim: int, mixing: float = MIXING) -> None:
+        super().__init__()
+        self.mixing = mixing
+        self.weights = nn.ParameterList([nn.init.xavier_uniform_(torch.empty(dim, dim)) for _ in range(count)])
+
+    def forward(self, number: int, x: torch.Tensor) -> torch.Tensor:
+        """Adapt the tokens (B, L, D) behind block ``number``, counted from 1, if it has an adapter."""
+        return adapt_tokens(x, self.weights[number - 1], self.mixing) if number <= len(self.weights) else x
+
+
+class TextAdapters(FloatWeights):
+    """The text half: adapters behind the first blocks and the projection that takes the place of CLIP's.
+
+    Args:
+        count: Adapted blocks (authors: 3).
+        dim: Width of the text tower.
+        embed_dim: Width of the space of the anchors.
+        mixing: See :func:`adapt_tokens`.
+        activation: Whether a LeakyReLU follows the projection (authors: yes).
+    """
+
+    def __init__(self, count: int, dim: int, embed_dim: int, mixing: float = MIXING, *, activation: bool = False) -> None:
+        super().__init__()
+        self.activation = activation
+        self.adapters = ResidualAdapters(count, dim, mixing)
+        self.projection = _projection(dim, embed_dim)
+
+    def project(self, x: torch.Tensor) -> torch.Tensor:
+        """Text embeddings (N, E), not normalised, of what the tower's last LayerNorm gives at the end of text, (N, D)."""
+        x = self.projection(x.float())
+        return F.leaky_relu(x, SLOPE) if self.activation else x
+
+
+class ImageAdapters(FloatWeights):
+    """The image half: adapters behind the first blocks, a segmentation projection for each tap, a detection projection.
+
+    Args:
+        count: Adapted blocks (authors: 6).
+        dim: Width of the image tower.
+        embed_dim: Width of the space of the anchors.
+        taps: Blocks behind which patches are read, counted from 1 (authors: 6, 12, 18, 24).
+        mixing: See :func:`adapt_tokens`.
+    """
+
+    def __init__(self, count: int, dim: int, embed_dim: int, taps: Sequence[int], mixing: float = MIXING) -> None:
+        super().__init__()
+        self.taps = tuple(taps)
+        self.adapters = ResidualAdapters(count, dim, mixing)
+        self.segmentation = nn.ModuleList([_projection(dim, embed_dim) for _ in self.taps])
+        self.detection = _projection(dim, embed_dim)
+
+    def project(self, tapped: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Unit patch features of every level and the detection vector.
+
+        Args:
+            tapped: For each tap (B, L, D) patch tokens behind ``ln_post``.
+
+        Returns:
+            Levels, each (B, L, E) unit vectors, and the mean of the last level's unit detection features (B, E), which is
+            *not* normalised again.
+        """
+        levels = [F.normalize(own(x.float()), dim=-1) for own, x in zip(self.segmentation, tapped, strict=True)]
+        return levels, F.normalize(self.detection(tapped[-1].float()), dim=-1).mean(dim=1)
+
+
+def _projection(dim: int, embed_dim: int) -> nn.Linear:
+    linear = nn.Linear(dim, embed_dim, bias=False)
+    nn.init.xavier_uniform_(linear.weight)
+    return linear
+
+
+def default_taps(depth: int) -> tuple[int, ...]:
+    """The ends of the four quarters of a tower: 6, 12, 18, 24 of 24 blocks."""
+    return tuple(sorted({max(1, depth * quarter // 4) for quarter in (1, 2, 3, 4)}))
+
+
+def new_text_adapters(clip: LoadedClip, *, reference: bool, count: int | None = None, mixing: float = MIXING) -> TextAdapters:
+    """An untrained text half for a CLIP.
+
+    Args:
+        clip: The CLIP.
+        reference: As in the authors' code: a random projection with LeakyReLU. Otherwise the projection is a copy of
+            CLIP's own, so that the anchors start, and stay near, where CLIP's image embeddings are.
+        count: Adapted blocks; ``None`` for the first quarter of the tower (3 of 12). With 0 and without ``reference`` the
+            anchors are plain CLIP's.
+        mixing: See :func:`adapt_tokens`.
+
+    Raises:
+        ValueError: If the tower has fewer blocks, or no projection.
+    """
+    tower = clip.text_tower
+    depth, dim = len(tower.transformer.resblocks), tower.ln_final.weight.shape[0]
+    own = text_projection(clip)
+    count = _checked(max(1, depth // 4) if count is None else count, depth, "text")
+    adapters = TextAdapters(count, dim, own.shape[0], mixing, activation=reference)
+    if not reference:
+        with torch.no_grad():
+            adapters.projection.weight.copy_(own)
+    return adapters
+
+
+def new_image_adapters(
+    clip: LoadedClip,
+    *,
+    reference: bool,
+    count: int | None = None,
+    taps: Sequence[int] | None = None,
+    mixing: float = MIXING,
+) -> ImageAdapters:
+    """An untrained image half for a CLIP.
+
+    Args:
+        clip: The CLIP.
+        reference: As in the authors' code: random projections. Otherwise copies of CLIP's own.
+        count: Adapted blocks; ``None`` for the first quarter of the tower (6 of 24), at least 6 if it has them.
+        taps: Blocks behind which patches are read; ``None`` for the ends of the four quarters.
+        mixing: See :func:`adapt_tokens`.
+
+    Raises:
+        ValueError: If the tower has fewer blocks.
+    """
+    visual = clip.model.visual
+    depth, dim = len(visual.transformer.resblocks), visual.ln_post.weight.shape[0]
+    taps = default_taps(depth) if taps is None else taps
+    if max(taps) > depth:
+        msg = f"No tap behind block {max(taps)}: the image tower of {clip.backbone} has {depth} blocks"
+        raise ValueError(msg)
+    count = _checked(min(max(depth // 4, 6), depth) if count is None else count, depth, "image")
+    adapters = ImageAdapters(count, dim, text_projection(clip).shape[0], taps, mixing)
+    if not reference and visual.proj is not None:
+        with torch.no_grad():
+            for linear in (*adapters.segmentation, adapters.detection):
+                linear.weight.copy_(visual.proj.T)
+    return adapters
+
+
+def _checked(count: int, depth: int, tower: str) -> int:
+    if not 0 <= count <= depth:
+        msg = f"{count} adapters do not fit the {tower} tower, which has {depth} blocks"
+        raise ValueError(msg)
+    return count
+
+
+def text_projection(clip: LoadedClip) -> torch.Tensor:
+    """CLIP's own text projection as a weight (E, D).
+
+    Raises:
+        ValueError: If the text tower has none.
+    """
+    projection = clip.text_tower.text_projection
+    if projection is None:
+        msg = f"The text tower of {clip.backbone} has no projection into the joint space, which AA-CLIP needs"
+        raise ValueError(msg)
+    return projection.weight.detach() if isinstance(projection, nn.Module) else projection.detach().T

@@ -1,0 +1,134 @@
+"""How AA-CLIP is trained, checked without importing torch. The defaults are the authors' (``train.py``)."""
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from anoclip_anomalib.prompts.aaclip import Descriptions
+
+Mode = Literal["clean", "reference"]
+Schedule = Literal["milestones", "cosine", "constant"]
+Loss = Literal["authors", "balanced"]
+StageName = Literal["text", "image"]
+MIXING = 0.1
+"""Share of an adapter's output in the adapted tokens (authors' ``i_w`` and ``t_w``)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageSettings:
+    """How a stage is trained.
+
+    Attributes:
+        epochs: Passes over the source.
+        batch_size: Images in a step of one process.
+        lr: Of Adam.
+        betas: Of Adam.
+        schedule: ``"milestones"`` halves the rate at some steps; ``"cosine"`` lets it fall to 2 %; or ``"constant"``.
+        milestones: Those steps (not epochs).
+        warmup: Steps over which the rate rises to its value.
+        hold: Part of the steps that ``"cosine"`` waits before it falls.
+        average: Decay of the moving average over the steps that is kept instead of the last weights; 0 for none.
+        sizes: Sides that batches are scaled to in turn, in pixels; empty for the image size alone.
+        loss: Segmentation loss: the ``"authors"``' focal and Dice loss, or ``"balanced"`` for small defects.
+        detection_scale: Factor of the products in the detection loss (authors: 1, no temperature).
+        jitter: Largest relative change of brightness, contrast and saturation of the images.
+    """
+
+    epochs: int
+    batch_size: int
+    lr: float
+    betas: tuple[float, float] = (0.5, 0.999)
+    schedule: Schedule = "constant"
+    milestones: tuple[int, ...] = ()
+    warmup: int = 0
+    hold: float = 0.0
+    average: float = 0.0
+    sizes: tuple[int, ...] = ()
+    loss: Loss = "authors"
+    detection_scale: float = 1.0
+    jitter: float = 0.0
+
+    def check(self, stage: StageName) -> None:
+        """Raise a ``ValueError`` for the first value that is out of range."""
+        faults = {
+            f"epochs={self.epochs} must be at least 1": self.epochs < 1,
+            f"batch_size={self.batch_size} must be at least 1": self.batch_size < 1,
+            f"lr={self.lr} must be greater than 0": not self.lr > 0,
+            f"betas={self.betas} must be two numbers in [0, 1)": len(self.betas) != 2
+            or not all(0 <= b < 1 for b in self.betas),
+            f"schedule={self.schedule!r} is unknown; choose one of {get_args(Schedule)}": self.schedule
+            not in get_args(Schedule),
+            f"loss={self.loss!r} is unknown; choose one of {get_args(Loss)}": self.loss not in get_args(Loss),
+            f"warmup={self.warmup} must not be negative": self.warmup < 0,
+            f"hold={self.hold} must lie in [0, 1)": not 0 <= self.hold < 1,
+            f"average={self.average} must lie in [0, 1)": not 0 <= self.average < 1,
+            f"detection_scale={self.detection_scale} must be greater than 0": not self.detection_scale > 0,
+            f"jitter={self.jitter} must lie in [0, 1]": not 0 <= self.jitter <= 1,
+        }
+        for message, wrong in faults.items():
+            if wrong:
+                msg = f"{stage} stage: {message}"
+                raise ValueError(msg)
+
+
+TEXT_STAGE = StageSettings(epochs=5, batch_size=16, lr=1e-5)
+IMAGE_STAGE = StageSettings(epochs=20, batch_size=2, lr=5e-4, schedule="milestones", milestones=(16_000, 32_000), jitter=0.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A training.
+
+    Attributes:
+        backbone: See :func:`anoclip_anomalib.clip.load_clip`.
+        pretrained: See there.
+        activation: See there; ``None``: exact GELU in mode ``"reference"``, else as trained.
+        image_size: Side of the square in pixels.
+        mode: ``"clean"`` or ``"reference"``.
+        text: The first stage.
+        image: The second stage.
+        seed: Of initial weights, order and augmentation.
+        text_mixing: Share of the text adapters' output.
+        image_mixing: Share of the image adapters' output.
+        text_adapters: Adapted blocks of the text tower; ``None`` for the first quarter (3 of 12).
+        image_adapters: Adapted blocks of the image tower; ``None`` for the first quarter, at least 6.
+        taps: Blocks behind which patches are read; ``None`` for the ends of the four quarters.
+        descriptions: What the prompts say for a class, instead of the authors' description or its name.
+    """
+
+    backbone: str = "ViT-L-14-336"
+    pretrained: str | None = "openai"
+    activation: str | None = None
+    image_size: int = 518
+    mode: Mode = "clean"
+    text: StageSettings = TEXT_STAGE
+    image: StageSettings = IMAGE_STAGE
+    seed: int = 111
+    text_mixing: float = MIXING
+    image_mixing: float = MIXING
+    text_adapters: int | None = None
+    image_adapters: int | None = None
+    taps: tuple[int, ...] | None = None
+    descriptions: Descriptions = field(default_factory=dict)
+
+    @property
+    def reference(self) -> bool:
+        """Whether it is as the authors' code."""
+        return self.mode == "reference"
+
+    def check(self) -> None:
+        """Raise a ``ValueError`` for the first value that cannot be used."""
+        self.text.check("text")
+        self.image.check("image")
+        faults = {
+            f"mode={self.mode!r} is unknown; choose 'clean' or 'reference'": self.mode not in get_args(Mode),
+            f"image_size={self.image_size} must be at least 1": self.image_size < 1,
+            f"seed={self.seed} must not be negative": self.seed < 0,
+            f"mixing must lie in [0, 1]; got {self.text_mixing} and {self.image_mixing}": not (
+                0 <= self.text_mixing <= 1 and 0 <= self.image_mixing <= 1
+            ),
+            f"taps={self.taps} must be a rising list of blocks, counted from 1": self.taps is not None
+            and (not self.taps or list(self.taps) != sorted(set(self.taps)) or self.taps[0] < 1),
+        }
+        for message, wrong in faults.items():
+            if wrong:
+                raise ValueError(message)

@@ -1,0 +1,268 @@
+"""AA-CLIP as a plain torch module: images in, image score and pixel map out."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, get_args
+
+import torch
+from anomalib.data import InferenceBatch
+
+from anoclip_anomalib.aaclip.adapters_file import load_adapters
+from anoclip_anomalib.aaclip.scoring import BLUR_KERNEL, BLUR_SIGMA, TEMPERATURE, blur, level_difference, rescale
+from anoclip_anomalib.aaclip.settings import Mode
+from anoclip_anomalib.aaclip.text import embed_anchors
+from anoclip_anomalib.clip import LoadedClip, Tap, VisualEncoder, load_clip, walk_image
+from anoclip_anomalib.clip.declared import check_declared_size
+from anoclip_anomalib.prompts.aaclip import Descriptions, described, is_described
+from anoclip_anomalib.zeroshot.buffers import FloatBuffers
+from anoclip_anomalib.zeroshot.clip_reference import ClipReference
+from anoclip_anomalib.zeroshot.features import as_size, check_images
+from anoclip_anomalib.zeroshot.method import NO_CLASS, MethodFacts, weights_digest
+from anoclip_anomalib.zeroshot.scoring import upsample
+from anoclip_anomalib.zeroshot.tiling import Tiling
+
+NO_ADAPTERS = (
+    "AaClip needs adapters: a file that `anoclip train aaclip` or `anoclip convert aaclip` wrote (adapters=FILE), or "
+    "adapters=demo for those that come with the package, which belong to the small demo encoder"
+)
+
+
+class AaClipFeatures(NamedTuple):
+    """What is read from a batch of images.
+
+    Attributes:
+        levels: For each tap (B, h * w, E) unit patch features.
+        detection: (B, E), the mean of unit vectors, not normalised again.
+        grid: (h, w).
+        size: (H, W) of the images.
+    """
+
+    levels: tuple[torch.Tensor, ...]
+    detection: torch.Tensor
+    grid: tuple[int, int]
+    size: tuple[int, int]
+
+
+class ScoreRange(NamedTuple):
+    """Smallest and largest value over the images of a class: of the maps, and of the detection scores."""
+
+    map_low: torch.Tensor
+    map_high: torch.Tensor
+    score_low: torch.Tensor
+    score_high: torch.Tensor
+
+    @classmethod
+    def of(cls, maps: torch.Tensor, scores: torch.Tensor) -> "ScoreRange":
+        """The range of (B, 1, h, w) maps and (B,) scores."""
+        return cls(maps.min(), maps.max(), scores.min(), scores.max())
+
+
+class AaClipModel(FloatBuffers):
+    """AA-CLIP with learned adapters (arXiv 2503.06661): anchors from the adapted text tower, patches adapted to them.
+
+    In mode ``"clean"`` a score depends on nothing but its image: maps are ``sigmoid`` of the mean difference of the cosines
+    over the levels (no temperature, as in AnoCLIP: values near 0.5), the image score is a mean of the map's maximum and the
+    same of the detection vector. In mode ``"reference"`` scores are the authors' (``test.py``): sums over levels at CLIP's
+    temperature, then *class-wise* min-max over all test images, ``0.5 * max(map) + 0.5 * detection``. That is transductive:
+    without a :attr:`score_range`, which the Lightning model takes from a pass over the class's test images, it is the range
+    of the images of one call.
+
+    Args:
+        adapters: File of ``anoclip train aaclip`` or ``anoclip convert aaclip``, or ``"demo"`` for the bundled ones.
+        backbone: See :func:`anoclip_anomalib.clip.load_clip`; ``None`` for the one that the adapters were made for.
+        pretrained: See there; ``None`` likewise.
+        class_name: The product. ``None``: :meth:`set_class` must be called before use.
+        description: What the prompts say instead of the class name: a text, several (they are averaged), or a mapping from
+            class to these. ``None`` for the authors' descriptions where there is one.
+        image_size: Side of the square, or (height, width); ``None`` for the size of the training.
+        mode: ``"clean"`` or ``"reference"``; ``None`` for the mode of the training.
+        activation: See :func:`load_clip`; ``None`` for that of the training.
+        image_weight: Share of the detection vector in the image score; the map's maximum has the rest (1 to medical images'
+            0 in the authors' code).
+        blur_kernel: Side of the Gaussian on the patch grid, in patches, odd; 1 for none.
+        blur_sigma: Its standard deviation, in patches.
+        precision: Of the image encoder; what follows it is computed in float32.
+        encode_batch_size: Images that go through the encoder at once; no effect on the result.
+        text_cache_dir: Folder for text embeddings; ``None`` for the user's cache folder.
+        clip: A CLIP that is loaded already, instead of ``backbone`` and ``pretrained``.
+
+    Attributes:
+        text_embeddings: (2, E) anchors, normal then anomalous; empty before a class is set.
+        class_name: The class that they were made for.
+        training_facts: What the adapters were trained on.
+        score_range: In mode ``"reference"`` the range over the class's test images; ``None``: the images of a call.
+
+    Raises:
+        ValueError: For an argument that is not usable, and for adapters of another backbone, activation or run.
+    """
+
+    float_buffers = ("text_embeddings",)
+    natural_threshold = 0.5
+    tiling: Tiling = "none"
+    text_embeddings: torch.Tensor
+
+    def __init__(
+        self,
+        *,
+        adapters: str | Path | None,
+        backbone: str | None = None,
+        pretrained: str | None = None,
+        class_name: str | None = None,
+        description: str | Sequence[str] | Descriptions | None = None,
+        image_size: int | tuple[int, int] | None = None,
+        mode: Mode | None = None,
+        activation: str | None = None,
+        image_weight: float = 0.5,
+        blur_kernel: int = BLUR_KERNEL,
+        blur_sigma: float = BLUR_SIGMA,
+        precision: str = "float32",
+        encode_batch_size: int = 64,
+        text_cache_dir: str | Path | None = None,
+        clip: LoadedClip | None = None,
+    ) -> None:
+        super().__init__()
+        if not adapters:
+            raise ValueError(NO_ADAPTERS)
+        _check(mode, image_weight, blur_kernel, blur_sigma, encode_batch_size)
+        loaded = load_adapters(adapters)
+        self.training_facts = loaded.facts
+        self.mode: Mode = mode or loaded.facts.mode  # type: ignore[assignment]
+        loaded.check_backbone(backbone, activation)
+        size = as_size(image_size or loaded.facts.image_size or None)
+        if clip is None:
+            check_declared_size(loaded.facts.backbone, size)
+            clip = load_clip(
+                loaded.facts.backbone,
+                pretrained or loaded.facts.pretrained,
+                activation=loaded.facts.activation,  # type: ignore[arg-type]
+            )
+        loaded.check_clip(clip)
+        # Neither is a submodule: text is always encoded on the CPU in float32.
+        self._clip, self._text_half = ClipReference(clip), (loaded.text.requires_grad_(requires_grad=False),)
+        self.backbone, self.pretrained = clip.backbone, clip.pretrained
+        self.provenance = {**clip.provenance, "adapters": loaded.origin, "adapters_digest": loaded.digest, "mode": self.mode}
+        self.weights_digest = weights_digest(clip, loaded.tensors)
+        self.description = description
+        self.image_weight, self.blur_kernel, self.blur_sigma = image_weight, blur_kernel, blur_sigma
+        self.encode_batch_size = encode_batch_size
+        self.text_cache_dir = text_cache_dir
+        self.image_adapters = loaded.image.requires_grad_(requires_grad=False)
+        self.visual_encoder = VisualEncoder(clip.visual_tower(precision), local_blocks=0)
+        self.image_size = size or self.visual_encoder.image_size
+        self.visual_encoder.check_image_size(*self.image_size)
+        self.score_range: ScoreRange | None = None
+        self.class_name: str | None = None
+        self.register_buffer("text_embeddings", torch.empty(0))
+        if class_name is not None:
+            self.set_class(class_name)
+
+    @property
+    def facts(self) -> MethodFacts:
+        """What tables say about the method."""
+        by_hand = self.class_name is not None and is_described(self.class_name, self._descriptions(self.class_name))
+        return MethodFacts(
+            auxiliary_data=self.training_facts.auxiliary_data,
+            category_data="a description written by hand" if by_hand else "its name",
+            sees_other_test_images=self.mode == "reference",
+        )
+
+    def _descriptions(self, class_name: str) -> Descriptions | None:
+        own = self.description
+        return own if own is None or isinstance(own, Mapping) else {class_name: own}
+
+    def set_class(self, class_name: str) -> None:
+        """Compute the anchors of a class, or take the text tower's part of it from the cache.
+
+        Args:
+            class_name: The product, as the data set names it. If nobody described it, the prompts use the name itself,
+                which is logged.
+
+        Raises:
+            ValueError: If the name or a description is empty.
+        """
+        descriptions = described(class_name, self._descriptions(class_name))
+        with torch.inference_mode(mode=False):
+            anchors = embed_anchors(self._clip.clip, self._text_half[0], descriptions, cache_dir=self.text_cache_dir)
+        self.text_embeddings = anchors.to(self.text_embeddings.device)
+        self.class_name = class_name
+        self.score_range = None
+
+    def encode(self, images: torch.Tensor) -> AaClipFeatures:
+        """Read images.
+
+        Args:
+            images: (B, 3, H, W), normalised with CLIP's mean and standard deviation; H and W multiples of the patch size.
+
+        Raises:
+            ValueError: If they are no colour images, or their size does not fit the patch size.
+        """
+        check_images(images)
+        batches = (images,) if torch.compiler.is_compiling() else images.split(self.encode_batch_size)
+        parts = [self._encode(batch) for batch in batches]
+        levels = tuple(torch.cat(level) for level in zip(*(part.levels for part in parts), strict=True))
+        return AaClipFeatures(levels, torch.cat([part.detection for part in parts]), parts[0].grid, parts[0].size)
+
+    def _encode(self, images: torch.Tensor) -> AaClipFeatures:
+        taps = [Tap(block=block, project=False) for block in self.image_adapters.taps]
+        visual = self.visual_encoder.visual
+        tapped, grid = walk_image(visual, images, taps, after_block=self.image_adapters.adapters)
+        with torch.autocast(images.device.type, enabled=False):
+            levels, detection = self.image_adapters.project(tapped)
+        return AaClipFeatures(tuple(levels), detection, grid, (images.shape[-2], images.shape[-1]))
+
+    def score(self, features: AaClipFeatures) -> InferenceBatch:
+        """Score what was read from images.
+
+        Returns:
+            ``pred_score`` (B,) and ``anomaly_map`` (B, 1, H, W), float32.
+
+        Raises:
+            RuntimeError: If no class was set.
+        """
+        maps, detection = self.raw_scores(features)
+        if self.mode == "reference":
+            bounds = self.score_range or ScoreRange.of(maps, detection)
+            maps = rescale(maps, bounds.map_low, bounds.map_high)
+            detection = rescale(detection, bounds.score_low, bounds.score_high)
+        pred_score = self.image_weight * detection + (1 - self.image_weight) * maps.flatten(1).amax(dim=1)
+        return InferenceBatch(pred_score=pred_score, anomaly_map=maps)
+
+    def raw_scores(self, features: AaClipFeatures) -> tuple[torch.Tensor, torch.Tensor]:
+        """Maps (B, 1, H, W) and detection scores (B,) before any normalisation over a class.
+
+        Clean: ``sigmoid`` of cosine differences. Reference: the sum over levels of ``(100 cos_a + 1 - 100 cos_n) / 2``, and
+        ``(d . t_a + 1) / 2``, which leaves the normal anchor out.
+
+        Raises:
+            RuntimeError: If no class was set.
+        """
+        if self.text_embeddings.numel() == 0:
+            raise RuntimeError(NO_CLASS)
+        with torch.autocast(features.detection.device.type, enabled=False):
+            anchors = self.text_embeddings.float()
+            difference = level_difference(features.levels, anchors).unflatten(1, features.grid).unsqueeze(1)
+            if self.mode == "reference":
+                grid_map = len(features.levels) * (TEMPERATURE * difference + 1) / 2
+                detection = (features.detection @ anchors[1] + 1) / 2
+            else:
+                grid_map = difference
+                detection = (features.detection @ (anchors[1] - anchors[0])).sigmoid()
+            maps = upsample(blur(grid_map, self.blur_kernel, self.blur_sigma), features.size)
+            return (maps if self.mode == "reference" else maps.sigmoid()), detection
+
+    def forward(self, images: torch.Tensor) -> InferenceBatch:
+        """Read and score images, see :meth:`encode` and :meth:`score`."""
+        return self.score(self.encode(images))
+
+
+def _check(mode: str | None, image_weight: float, blur_kernel: int, blur_sigma: float, encode_batch_size: int) -> None:
+    faults = {
+        f"mode={mode!r} is unknown; choose 'clean' or 'reference'": mode not in (None, *get_args(Mode)),
+        f"image_weight={image_weight} must lie in [0, 1]": not 0 <= image_weight <= 1,
+        f"blur_kernel={blur_kernel} must be an odd number of patches, 1 for no blur": blur_kernel < 1 or blur_kernel % 2 == 0,
+        f"blur_sigma={blur_sigma} must be greater than 0": not blur_sigma > 0,
+        f"encode_batch_size={encode_batch_size} must be at least 1": encode_batch_size < 1,
+    }
+    for message, wrong in faults.items():
+        if wrong:
+            raise ValueError(message)

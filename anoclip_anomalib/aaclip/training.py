@@ -1,0 +1,312 @@
+"""AA-CLIP's two stages as Lightning modules: text anchors first, then patch features towards them."""
+
+import copy
+from collections.abc import Sequence
+from math import cos, pi
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from anoclip_anomalib.aaclip.adapters import ImageAdapters, TextAdapters
+from anoclip_anomalib.aaclip.scoring import TEMPERATURE, blur, segmentation_probability
+from anoclip_anomalib.aaclip.settings import StageSettings
+from anoclip_anomalib.aaclip.text import AnchorTrainer
+from anoclip_anomalib.clip import LoadedClip, LocalPath, Tap, VisualEncoder, walk_image
+from anoclip_anomalib.clip.local_attention import Attended, Heads, value_attention
+from anoclip_anomalib.clip.state_dict import check_finite
+from anoclip_anomalib.zeroshot.balanced_loss import balanced_segmentation_loss, peak_loss
+from anoclip_anomalib.zeroshot.losses import segmentation_loss
+from anoclip_anomalib.zeroshot.scoring import upsample
+
+DISENTANGLING = 0.1
+"""Weight of the squared mean cosine of the two anchors in the first stage."""
+LOCAL_SHARE = 19 / 24
+"""Part of the blocks, the last ones, that attend value to value in the first stage."""
+LOWEST_RATE = 0.02
+"""What is left of the learning rate at the end of the cosine schedule."""
+
+Batch = dict[str, torch.Tensor]
+Levels = tuple[list[torch.Tensor], torch.Tensor, tuple[int, int]]
+
+
+def batch_axis_value_attention(q: Heads, k: Heads, v: Heads) -> Attended:
+    """Value attention among the images of the batch instead of the tokens of an image, as the authors' first stage does it.
+
+    Their blocks get (L, B, D) and take the first axis for the batch: a token attends to the same place in the other images.
+    """
+    del q, k
+    by_place = v.permute(2, 1, 0, 3)
+    return Attended(F.scaled_dot_product_attention(by_place, by_place, by_place).permute(2, 1, 0, 3))
+
+
+class Stage(LightningModule):
+    """What both stages share: the frozen CLIP, which checkpoints leave out, the optimiser and the schedule.
+
+    Args:
+        clip: The frozen CLIP.
+        part: What is trained, in place.
+        settings: How to train.
+        checkpointing: Compute blocks again in the backward pass instead of keeping their activations.
+
+    Attributes:
+        part: What is trained.
+        result: The same, or its moving average over the steps where ``settings.average`` asks for it.
+    """
+
+    strict_loading = False
+
+    def __init__(self, clip: LoadedClip, part: nn.Module, settings: StageSettings, *, checkpointing: bool = False) -> None:
+        super().__init__()
+        self.settings, self.checkpointing = settings, checkpointing
+        self.visual_encoder = VisualEncoder(clip.visual_tower(), local_blocks=0).requires_grad_(requires_grad=False)
+        self.part = part
+        # Lightning's own callback would average, and so copy, the frozen towers too.
+        self.averaged = AveragedModel(part, multi_avg_fn=get_ema_multi_avg_fn(settings.average)) if settings.average else None
+        if self.averaged is not None:
+            self.averaged.requires_grad_(requires_grad=False)
+
+    @property
+    def result(self) -> nn.Module:
+        """What a checkpoint's user gets."""
+        return self.part if self.averaged is None else self.averaged.module
+
+    def losses(self, batch: Batch, part: nn.Module) -> dict[str, torch.Tensor]:
+        """Terms of the loss by name; their sum is what is minimised."""
+        raise NotImplementedError
+
+    def segmentation_terms(
+        self,
+        levels: Sequence[torch.Tensor],
+        anchors: torch.Tensor,
+        batch: Batch,
+        grid: tuple[int, int],
+        size: tuple[int, int],
+    ) -> dict[str, torch.Tensor]:
+        """What the masks say about the levels; see :func:`segmentation_probability` for the shapes."""
+        if self.settings.loss == "authors":
+            probabilities = (segmentation_probability(level, anchors, grid, size) for level in levels)
+            own = [segmentation_loss(probability, batch["mask"]) for probability in probabilities]
+            return {"segmentation": torch.stack(own).sum()}
+        direction = (anchors[:, 1] - anchors[:, 0]).unsqueeze(-1)
+        logits = [TEMPERATURE * (level @ direction).mT.unflatten(2, grid) for level in levels]
+        smooth = blur(torch.stack(logits).mean(dim=0))  # the map of test time
+        own = [balanced_segmentation_loss(upsample(one, size).squeeze(1), batch["mask"]) for one in (*logits, smooth)]
+        return {
+            "segmentation": torch.stack(own[:-1]).mean() + own[-1],
+            "peak": peak_loss(smooth.squeeze(1), batch["label"]),
+        }
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        """One step.
+
+        Raises:
+            FloatingPointError: If the loss is not finite, in any process; the checkpoints of earlier epochs stay.
+        """
+        if self.settings.sizes and "image" in batch:
+            batch = scaled(batch, self.settings.sizes[batch_idx % len(self.settings.sizes)])
+        terms = self.losses(batch, self.part)
+        loss = torch.stack(list(terms.values())).sum()
+        faults = (~torch.isfinite(loss.detach())).float()
+        if self.trainer.strategy.reduce(faults, reduce_op="sum") > 0:
+            msg = (
+                f"The loss is not finite in epoch {self.current_epoch + 1}, step {batch_idx + 1} "
+                f"({', '.join(f'{name} {term.item():.4g}' for name, term in terms.items())}); the training stops and the "
+                "checkpoints of earlier epochs are kept. A smaller learning rate, or precision 32, may help"
+            )
+            raise FloatingPointError(msg)
+        parts = {f"{name}_loss": term.detach() for name, term in terms.items()}
+        self.log_dict(
+            {"loss": loss.detach(), **parts}, prog_bar=True, on_step=True, on_epoch=True, batch_size=len(batch["mask"])
+        )
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Let the average follow."""
+        del outputs, batch
+        if self.averaged is not None and (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0:
+            self.averaged.update_parameters(self.part)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """The loss on the held-out part of the source."""
+        del batch_idx
+        loss = torch.stack(list(self.losses(batch, self.result).values())).sum()
+        self.log("held_out_loss", loss, prog_bar=True, sync_dist=True, batch_size=len(batch["mask"]))
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Adam over the trained part, its rate changing by step."""
+        own = self.settings
+        optimizer = torch.optim.Adam(self.part.parameters(), lr=own.lr, betas=own.betas)
+        total = self.trainer.estimated_stepping_batches
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(own, step, int(total)))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def epoch_losses(self) -> dict[str, float]:
+        """Means over the epoch that has just ended, by name, the held-out loss among them if there is one."""
+        found = self.trainer.callback_metrics.items()
+        return {
+            name.removesuffix("_epoch"): float(value)
+            for name, value in found
+            if name.endswith("_epoch") or name == "held_out_loss"
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave the frozen towers out, keep the held-out loss, and refuse weights that are not finite."""
+        kept = ("part.", "averaged.")
+        state = {name: tensor for name, tensor in checkpoint["state_dict"].items() if name.startswith(kept)}
+        check_finite(state, f"The model after epoch {self.current_epoch + 1}")
+        checkpoint["state_dict"] = state
+        checkpoint["losses"] = self.epoch_losses()
+
+
+def rate(settings: StageSettings, step: int, total: int) -> float:
+    """Share of the learning rate at a step of ``total``."""
+    share = min(1.0, (step + 1) / settings.warmup) if settings.warmup else 1.0
+    if settings.schedule == "milestones":
+        return share * 0.5 ** sum(step >= milestone for milestone in settings.milestones)
+    if settings.schedule == "cosine":
+        fallen = max(0.0, (min(step / max(total, 1), 1.0) - settings.hold) / (1 - settings.hold))
+        return share * (LOWEST_RATE + (1 - LOWEST_RATE) * (1 + cos(pi * fallen)) / 2)
+    return share
+
+
+def scaled(batch: Batch, side: int) -> Batch:
+    """A batch with images and masks of another size; a mask keeps what covers at least half of a pixel."""
+    if batch["image"].shape[-1] == side:
+        return batch
+    image = F.interpolate(batch["image"], size=(side, side), mode="bicubic", antialias=True, align_corners=False)
+    mask = F.interpolate(batch["mask"].unsqueeze(1), size=(side, side), mode="bilinear", antialias=True)
+    return {**batch, "image": image, "mask": (mask.squeeze(1) >= 0.5).to(batch["mask"].dtype)}
+
+
+class TextStage(Stage):
+    """Stage 1: the text half learns to tell normal from anomalous patches of the frozen image tower.
+
+    Args:
+        clip: The frozen CLIP.
+        part: The text half, trained in place.
+        descriptions: What the sentences say, one list for each class of the source.
+        settings: How to train.
+        reference: As the authors' code: the last level only, no image loss, value attention over the batch axis.
+        checkpointing: See :class:`Stage`.
+    """
+
+    part: TextAdapters
+
+    def __init__(
+        self,
+        clip: LoadedClip,
+        part: TextAdapters,
+        descriptions: Sequence[Sequence[str]],
+        settings: StageSettings,
+        *,
+        reference: bool = False,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__(clip, part, settings, checkpointing=checkpointing)
+        self.reference = reference
+        self.anchors = AnchorTrainer(clip, descriptions, checkpointing=checkpointing)
+        depth = len(clip.model.visual.transformer.resblocks)
+        attention = batch_axis_value_attention if reference else value_attention
+        self.local = LocalPath(attention=attention, blocks=round(depth * LOCAL_SHARE), with_mlp=True)
+        first = depth + 1 - self.local.blocks
+        blocks = [depth] if reference else [depth * quarter // 4 for quarter in (1, 2, 3, 4)]
+        self.taps = [Tap(block=block, stream="local" if block >= first else "original") for block in blocks]
+
+    def setup(self, stage: str) -> None:
+        """Give the text tower a copy of its own where it has to move to another device."""
+        del stage
+        device = self.trainer.strategy.root_device
+        if device.type != "cpu":
+            self.anchors.tower = copy.deepcopy(self.anchors.tower).to(device)
+
+    @torch.no_grad()
+    def features(self, images: torch.Tensor) -> Levels:
+        """Levels of patch features with the class token added (B, L, E), the unit class token (B, E), and the grid.
+
+        Patches are those of the value-attention tower in CLIP's joint space; both are unit vectors, their sum is not
+        normalised again.
+        """
+        taps = [*self.taps, Tap(tokens="class")]
+        tapped, grid = walk_image(self.visual_encoder.visual, images, taps, local=self.local)
+        class_token = F.normalize(tapped[-1], dim=-1)
+        return [F.normalize(level, dim=-1) + class_token.unsqueeze(1) for level in tapped[:-1]], class_token, grid
+
+    def _features_of(self, batch: Batch) -> Levels:
+        if "levels" not in batch:
+            return self.features(batch["image"])
+        height, width = batch["grid"][0].tolist()
+        return list(batch["levels"].float().unbind(1)), batch["class_token"], (height, width)
+
+    def losses(self, batch: Batch, part: nn.Module) -> dict[str, torch.Tensor]:
+        """Segmentation, disentangling and, unless ``reference``, the image loss."""
+        size = (batch["mask"].shape[-2], batch["mask"].shape[-1])
+        levels, class_token, grid = self._features_of(batch)
+        anchors = self.anchors(part, batch["class_index"])
+        with torch.autocast(anchors.device.type, enabled=False):
+            anchors = anchors.float()
+            apart = (anchors[:, 0] * anchors[:, 1]).sum(dim=-1).mean() ** 2
+            terms = self.segmentation_terms(levels, anchors, batch, grid, size)
+            terms["disentangling"] = DISENTANGLING * len(levels) * apart
+            if not self.reference:
+                terms["detection"] = detection_loss(class_token, anchors, batch["label"], self.settings.detection_scale)
+        return terms
+
+
+class ImageStage(Stage):
+    """Stage 2: the image half learns to bring patches near the anchors, which stay as they are.
+
+    Args:
+        clip: The frozen CLIP.
+        part: The image half, trained in place.
+        anchors: (C, 2, E) of the classes of the source, from the first stage.
+        settings: How to train.
+        checkpointing: See :class:`Stage`.
+    """
+
+    part: ImageAdapters
+
+    def __init__(
+        self,
+        clip: LoadedClip,
+        part: ImageAdapters,
+        anchors: torch.Tensor,
+        settings: StageSettings,
+        *,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__(clip, part, settings, checkpointing=checkpointing)
+        self.register_buffer("anchors", anchors.detach().clone(), persistent=False)
+
+    def losses(self, batch: Batch, part: nn.Module) -> dict[str, torch.Tensor]:
+        """Segmentation at every level, and the cross-entropy of the detection vector."""
+        size = (batch["image"].shape[-2], batch["image"].shape[-1])
+        taps = [Tap(block=block, project=False) for block in part.taps]
+        tapped, grid = walk_image(
+            self.visual_encoder.visual,
+            batch["image"],
+            taps,
+            after_block=part.adapters,
+            checkpointing=self.checkpointing,
+        )
+        with torch.autocast(batch["image"].device.type, enabled=False):
+            levels, detection = part.project(tapped)
+            anchors = self.anchors[batch["class_index"]].float()
+            terms = self.segmentation_terms(levels, anchors, batch, grid, size)
+            terms["detection"] = detection_loss(detection, anchors, batch["label"], self.settings.detection_scale)
+        return terms
+
+
+def detection_loss(vector: torch.Tensor, anchors: torch.Tensor, label: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
+    """Cross-entropy over the products with both anchors.
+
+    Args:
+        vector: (B, E).
+        anchors: (B, 2, E), normal then anomalous.
+        label: (B,) 1 where anomalous.
+        scale: Of the products; the authors have no temperature.
+    """
+    return F.cross_entropy(scale * (anchors @ vector.unsqueeze(-1)).squeeze(-1), label.long())

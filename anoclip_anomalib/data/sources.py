@@ -1,0 +1,173 @@
+"""What learned weights are trained on: a YAML that names labelled data sets. Read and checked without importing torch."""
+
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+_KEYS = ("name", "split", "data", "generated", "shots", "class_balanced", "held_out", "seed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSpec:
+    """One anomalib image datamodule.
+
+    Attributes:
+        class_path: Short name or full path.
+        init_args: Its arguments besides the category.
+        categories: Those that are used; empty for all that are on disk.
+    """
+
+    class_path: str
+    init_args: dict[str, Any] = field(default_factory=dict)
+    categories: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratedSpec:
+    """Images that are drawn when they are asked for, half of them with a defect.
+
+    Attributes:
+        images: In an epoch.
+        photos: Whether photographed surfaces from free packages of Debian are used; they are fetched by name.
+    """
+
+    images: int
+    photos: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A source, as its YAML says it.
+
+    Attributes:
+        name: As tables shall call it, such as ``"VisA"``.
+        split: Of the data sets: ``"test"`` (labelled, with masks).
+        data: The data sets.
+        generated: Images that are drawn, if that is a source too.
+        shots: Images of each class, half of them anomalous; ``None`` for all.
+        class_balanced: Draw all classes equally often.
+        held_out: Part of the images, of each class and label, that is kept for choosing an epoch; 0 for none.
+        seed: Of the choice of shots and of what is held out.
+    """
+
+    name: str
+    split: str = "test"
+    data: tuple[DataSpec, ...] = ()
+    generated: GeneratedSpec | None = None
+    shots: int | None = None
+    class_balanced: bool = False
+    held_out: float = 0.0
+    seed: int = 111
+
+
+def read_source(path: str | Path, *, root: str | Path | None = None) -> Source:
+    """Read a source.
+
+    Args:
+        path: A YAML file, see ``configs/sources/``.
+        root: Where the data lies, instead of the ``root`` in the file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no source; the message says where.
+    """
+    path = Path(path)
+    content = read_yaml(path, "source")
+    _check_keys(path, content, _KEYS)
+    if not content.get("data") and not content.get("generated"):
+        msg = f"{path} names no data: it needs `data` (a list of data sets) or `generated`"
+        raise ValueError(msg)
+    if not isinstance(content.get("data") or [], list):
+        msg = f"{path}: `data` must be a list of data sets"
+        raise ValueError(msg)
+    specs = [_data_spec(path, entry, root) for entry in content.get("data") or []]
+    source = Source(
+        name=str(content.get("name") or path.stem),
+        split=str(content.get("split", "test")),
+        data=tuple(specs),
+        generated=_generated_spec(path, content["generated"]) if content.get("generated") else None,
+        shots=content.get("shots"),
+        class_balanced=bool(content.get("class_balanced", False)),
+        held_out=content.get("held_out", 0.0),
+        seed=content.get("seed", 111),
+    )
+    _check_values(path, source)
+    return source
+
+
+def read_yaml(path: Path, what: str) -> dict:
+    """A mapping from a YAML file.
+
+    Args:
+        path: The file.
+        what: What it should be, for errors.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no YAML, or no mapping.
+    """
+    if not path.is_file():
+        msg = f"No such {what}: {path} (configs/ has examples)"
+        raise FileNotFoundError(msg)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        msg = f"{path} is no YAML: {error}"
+        raise ValueError(msg) from error
+    if not isinstance(content, dict) or not content:
+        msg = f"{path} is no {what}: it must hold a mapping"
+        raise ValueError(msg)
+    return content
+
+
+def _data_spec(path: Path, entry: Any, root: str | Path | None) -> DataSpec:
+    keys = ("class_path", "init_args", "categories")
+    if not isinstance(entry, dict) or not isinstance(entry.get("class_path"), str):
+        msg = f"{path}: each entry of `data` must be a mapping with `class_path`, `init_args` and `categories`; got {entry!r}"
+        raise ValueError(msg)
+    _check_keys(path, entry, keys)
+    arguments, categories = entry.get("init_args") or {}, entry.get("categories") or ()
+    if not isinstance(arguments, dict) or isinstance(categories, str) or not all(isinstance(c, str) for c in categories):
+        msg = f"{path}: `init_args` must be a mapping and `categories` a list of names; got {arguments!r} and {categories!r}"
+        raise ValueError(msg)
+    if root is not None:
+        arguments = arguments | {"root": str(root)}
+    return DataSpec(class_path=entry["class_path"], init_args=arguments, categories=tuple(categories))
+
+
+def _generated_spec(path: Path, entry: Any) -> GeneratedSpec:
+    if not isinstance(entry, dict):
+        msg = f"{path}: `generated` must be a mapping with `images` and `photos`; got {entry!r}"
+        raise ValueError(msg)
+    _check_keys(path, entry, ("images", "photos"))
+    images, photos = entry.get("images"), entry.get("photos", False)
+    if not isinstance(images, int) or images < 2 or not isinstance(photos, bool):
+        msg = f"{path}: `generated` needs `images` (in an epoch, at least 2) and `photos` (true or false); got {entry!r}"
+        raise ValueError(msg)
+    return GeneratedSpec(images=images, photos=photos)
+
+
+def _check_keys(path: Path, content: dict, known: tuple[str, ...]) -> None:
+    for key in content:
+        if key not in known:
+            near = get_close_matches(str(key), known, n=1)
+            msg = f"{path}: unknown key {key!r}{f', did you mean {near[0]!r}?' if near else ''}; known: {', '.join(known)}"
+            raise ValueError(msg)
+
+
+def _check_values(path: Path, source: Source) -> None:
+    shots, held_out = source.shots, source.held_out
+    faults = {
+        f"split={source.split!r} has no labels and masks; only 'test' has": source.split != "test",
+        f"shots={shots!r} must be an even number of at least 2 (half normal, half anomalous)": shots is not None
+        and not (isinstance(shots, int) and shots >= 2 and shots % 2 == 0),
+        f"held_out={held_out!r} must lie in [0, 1)": not (isinstance(held_out, int | float) and 0 <= held_out < 1),
+        f"seed={source.seed!r} must be a whole number from 0 on": not isinstance(source.seed, int) or source.seed < 0,
+    }
+    for message, wrong in faults.items():
+        if wrong:
+            msg = f"{path}: {message}"
+            raise ValueError(msg)

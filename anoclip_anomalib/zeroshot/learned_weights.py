@@ -1,0 +1,184 @@
+"""Files of learned weights: safetensors with a header of facts, so that a trained method is zero-shot at test time."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from anoclip_anomalib.clip.state_dict import WeightFileError, check_finite, state_dict_digest
+from anoclip_anomalib.files import atomic_write
+from anoclip_anomalib.versions import versions
+
+HEADER = "anoclip_anomalib"
+DEMO = "demo"
+NOT_KNOWN = "not known"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingFacts:
+    """What learned weights are and what they were trained on.
+
+    Attributes:
+        method: ``"aaclip"``, ...
+        mode: Variant of the method.
+        backbone: open_clip architecture that they belong to.
+        pretrained: Its weights' tag.
+        backbone_digest: SHA-256 of the CLIP weights that they were trained with; empty if not known (authors' files).
+        activation: Of CLIP's MLPs: ``"as_trained"``, ``"gelu"`` or ``"quick_gelu"``.
+        image_size: Side in pixels.
+        source: Data set that they were trained on, such as ``"VisA"``.
+        categories: Of the source.
+        split: Of the source.
+        images: How many images.
+        masks: Whether masks were used.
+        seed: Of the training.
+        data_sets: The data sets in the source: ``class``, ``name`` and ``categories`` of each.
+        image_digests: What :func:`anoclip_anomalib.data.samples.image_digest` says of each image of the source.
+        settings: What else the method needs to know (taps, mixing, ...) and how it was trained.
+        halves: Digest of each part of the weights; ``"image_of"``: digest of the text half that the image half was trained
+            with.
+        versions: Of the packages that trained.
+    """
+
+    method: str
+    mode: str = "clean"
+    backbone: str
+    pretrained: str = NOT_KNOWN
+    backbone_digest: str = ""
+    activation: str = "as_trained"
+    image_size: int = 0
+    source: str = NOT_KNOWN
+    categories: list[str] = field(default_factory=list)
+    split: str = NOT_KNOWN
+    images: int = 0
+    masks: bool = True
+    seed: int | None = None
+    data_sets: list[dict[str, Any]] = field(default_factory=list)
+    image_digests: list[str] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+    halves: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=versions)
+
+    @property
+    def auxiliary_data(self) -> str:
+        """The fact for tables, such as ``"VisA test split, with masks"``."""
+        if self.source == NOT_KNOWN:
+            return NOT_KNOWN
+        split = f" {self.split} split" if self.split not in ("", NOT_KNOWN) else ""
+        return f"{self.source}{split}, with{'' if self.masks else 'out'} masks"
+
+
+@dataclass(frozen=True)
+class LearnedWeights:
+    """Learned weights as they were read.
+
+    Attributes:
+        tensors: Name -> tensor.
+        facts: The header.
+        origin: The file.
+    """
+
+    tensors: dict[str, torch.Tensor]
+    facts: TrainingFacts
+    origin: str
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the tensors."""
+        return state_dict_digest(self.tensors)
+
+    def part(self, name: str) -> dict[str, torch.Tensor]:
+        """The tensors whose names begin with ``name.``, without it."""
+        return {key.removeprefix(f"{name}."): tensor for key, tensor in self.tensors.items() if key.startswith(f"{name}.")}
+
+
+def save_learned(path: str | Path, tensors: Mapping[str, torch.Tensor], facts: TrainingFacts) -> Path:
+    """Write learned weights, beside and then renamed.
+
+    Args:
+        path: A ``.safetensors`` file.
+        tensors: Name -> tensor.
+        facts: The header.
+
+    Raises:
+        ValueError: If the file's name does not end in ``.safetensors``.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        msg = f"Learned weights are kept as .safetensors, not as {path.name}"
+        raise ValueError(msg)
+    content = {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_write(path) as temporary:
+        save_file(content, temporary, metadata={HEADER: json.dumps(asdict(facts), sort_keys=True)})
+    return path
+
+
+def read_facts(path: str | Path, method: str) -> TrainingFacts:
+    """The header alone, without reading the tensors; see :func:`load_learned`."""
+    with _opened(path, method) as (file, name):
+        return _facts(file.metadata(), name, method)
+
+
+def load_learned(path: str | Path, method: str) -> LearnedWeights:
+    """Read learned weights.
+
+    Args:
+        path: A ``.safetensors`` file that this package wrote, or ``"demo"`` for those bundled for the demo encoder.
+        method: What they must be for.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        WeightFileError: If it is damaged, has no header, is for another method, or holds values that are not finite.
+    """
+    with _opened(path, method) as (file, name):
+        facts = _facts(file.metadata(), name, method)
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+    check_finite(tensors, f"File of learned weights {name}")
+    return LearnedWeights(tensors, facts, name)
+
+
+@contextmanager
+def _opened(path: str | Path, method: str) -> Iterator[tuple[Any, str]]:
+    """The safetensors file behind a name, with one clear error for what cannot be read."""
+    with ExitStack() as stack:
+        if str(path) == DEMO:
+            bundled = files("anoclip_anomalib") / "bundled" / "weights" / f"{method}_demo.safetensors"
+            found = stack.enter_context(as_file(bundled))
+        else:
+            found = Path(path).expanduser()
+        if not found.is_file():
+            msg = f"No such file of learned weights: {found}"
+            raise FileNotFoundError(msg)
+        try:
+            file = stack.enter_context(safe_open(found, "pt"))
+        except (SafetensorError, OSError, ValueError) as error:
+            msg = (
+                f"{found} is no file of learned weights ({error}); it must be a .safetensors that `anoclip train` or "
+                "`anoclip convert` wrote (authors' .pth files are converted by `anoclip convert`)"
+            )
+            raise WeightFileError(msg) from error
+        yield file, str(path)
+
+
+def _facts(metadata: Mapping[str, str] | None, name: str, method: str) -> TrainingFacts:
+    try:
+        header = json.loads((metadata or {})[HEADER])
+        known = {entry.name for entry in fields(TrainingFacts)}
+        facts = TrainingFacts(**{key: value for key, value in header.items() if key in known})
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        msg = (
+            f"{name} has no header of anoclip_anomalib that could be read: it does not say what it was trained on. "
+            "`anoclip train` and `anoclip convert` write one"
+        )
+        raise WeightFileError(msg) from error
+    if facts.method != method:
+        msg = f"{name} holds weights of the method {facts.method!r}, not of {method!r}"
+        raise WeightFileError(msg)
+    return facts

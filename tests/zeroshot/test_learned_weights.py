@@ -1,0 +1,78 @@
+import json
+import os
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from anoclip_anomalib.clip.state_dict import WeightFileError
+from anoclip_anomalib.zeroshot.learned_weights import HEADER, TrainingFacts, load_learned, read_facts, save_learned
+
+FACTS = TrainingFacts(method="some", backbone="ViT-B-16", source="VisA", split="test", categories=["candle"], seed=3)
+
+
+def test_what_is_written_is_read(tmp_path):
+    tensors = {"a.x": torch.randn(2, 3), "b.y": torch.randn(4).half()}
+    path = save_learned(tmp_path / "x.safetensors", tensors, FACTS)
+    learned = load_learned(path, "some")
+    assert torch.equal(learned.part("a")["x"], tensors["a.x"])
+    assert learned.part("b")["y"].dtype == torch.float32
+    assert learned.facts == FACTS == read_facts(path, "some")
+    again = load_learned(save_learned(tmp_path / "y.safetensors", tensors, FACTS), "some")
+    assert learned.digest == again.digest
+    assert os.listdir(tmp_path) == ["x.safetensors", "y.safetensors"] or len(os.listdir(tmp_path)) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, "VisA test split, with masks"),
+        ({"masks": False}, "VisA test split, without masks"),
+        ({"split": ""}, "VisA, with masks"),
+        ({"source": "not known"}, "not known"),
+    ],
+)
+def test_the_fact_for_tables(changes, expected):
+    own = {"method": "m", "backbone": "b", "source": "VisA", "split": "test"}
+    assert TrainingFacts(**{**own, **changes}).auxiliary_data == expected
+
+
+def test_keys_of_later_versions_are_left_out(tmp_path):
+    header = {"method": "some", "backbone": "b", "invented_later": 1}
+    save_file({"a": torch.zeros(1)}, tmp_path / "x.safetensors", metadata={HEADER: json.dumps(header)})
+    assert read_facts(tmp_path / "x.safetensors", "some").backbone == "b"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        (None, "no header"),
+        ({HEADER: "{"}, "no header"),
+        ({HEADER: "[]"}, "no header"),
+        ({HEADER: '{"method": "some"}'}, "no header"),
+        ({HEADER: '{"method": "other", "backbone": "b"}'}, "method 'other', not of 'some'"),
+    ],
+)
+def test_headers_that_do_not_serve(tmp_path, metadata, message):
+    save_file({"a": torch.zeros(1)}, tmp_path / "x.safetensors", metadata=metadata)
+    with pytest.raises(WeightFileError, match=message):
+        load_learned(tmp_path / "x.safetensors", "some")
+
+
+def test_files_that_do_not_serve(tmp_path):
+    with pytest.raises(FileNotFoundError, match="No such file of learned weights"):
+        load_learned(tmp_path / "x.safetensors", "some")
+    with pytest.raises(FileNotFoundError, match="nothing_demo"):
+        load_learned("demo", "nothing")
+    torch.save({"a": torch.zeros(1)}, tmp_path / "x.pth")
+    with pytest.raises(WeightFileError, match="converted by `anoclip convert`"):
+        load_learned(tmp_path / "x.pth", "some")
+    path = save_learned(tmp_path / "x.safetensors", {"a": torch.randn(100)}, FACTS)
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(WeightFileError, match="no file of learned weights"):
+        load_learned(path, "some")
+    save_learned(path, {"a": torch.tensor([torch.inf])}, FACTS)
+    with pytest.raises(WeightFileError, match="NaN or infinite"):
+        load_learned(path, "some")
+    with pytest.raises(ValueError, match="kept as .safetensors"):
+        save_learned(tmp_path / "x.pt", {}, FACTS)
