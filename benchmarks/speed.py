@@ -77,7 +77,14 @@ class Setting:
 
 
 def compare(
-    name: str, ours: Callable[[], Any], theirs: Callable[[], Any], *, limit: float, pairs: int, warm_up: bool = True
+    name: str,
+    ours: Callable[[], Any],
+    theirs: Callable[[], Any],
+    *,
+    limit: float,
+    pairs: int,
+    warm_up: bool = True,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Row:
     """Run both in turn, each first in every second pair."""
     if warm_up:
@@ -85,19 +92,19 @@ def compare(
     times: tuple[list[float], list[float]] = ([], [])
     for pair in range(pairs):
         for which in (0, 1) if pair % 2 == 0 else (1, 0):
-            times[which].append(seconds((ours, theirs)[which]))
+            times[which].append(seconds((ours, theirs)[which], clock))
     ratios = [a / b for a, b in zip(*times, strict=True)]
     median = statistics.median
     return Row(name, median(times[0]), median(times[1]), median(ratios), limit, pairs)
 
 
-def seconds(function: Callable[[], Any]) -> float:
+def seconds(function: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> float:
     """Time of one call, the GPU's work included."""
     synchronise()
-    start = time.perf_counter()
+    start = clock()
     function()
     synchronise()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def synchronise() -> None:
