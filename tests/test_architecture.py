@@ -26,8 +26,8 @@ FLOORS = (
 )
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 METHODS = {"anoclip", "aaclip", "promptlearning", "mutual"}
-# The files of a method in which Lightning and anomalib have a place: the Lightning model, what is attached to it, the wiring.
-WIRING = {"lightning", "lightning_model", "callbacks", "visualizer"}
+# The files of a method in which Lightning and anomalib have a place: the Lightning model, what is attached to it, the wiring, training.
+WIRING = {"lightning", "lightning_model", "callbacks", "visualizer", "first_pass"} | {"training", "train", "cached_features"}
 
 
 def imports() -> Iterator[tuple[str, str, str]]:

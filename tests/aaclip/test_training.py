@@ -205,6 +205,18 @@ def test_scaling_keeps_image_and_mask_together():
     assert scaled(batch, 8) is batch
 
 
+def test_batches_take_the_sizes_in_turn(image_stage, batch, monkeypatch):
+    stage = image_stage(settings=StageSettings(epochs=1, batch_size=1, lr=1.0, sizes=(32, 64)))
+    stage._trainer = SimpleNamespace(strategy=SimpleNamespace(reduce=lambda value, reduce_op: value), current_epoch=0)
+    monkeypatch.setattr(stage, "log_dict", lambda *_, **__: None)
+    seen = []
+    losses = stage.losses
+    monkeypatch.setattr(stage, "losses", lambda own, part: seen.append(own["image"].shape[-1]) or losses(own, part))
+    for index in range(4):
+        stage.training_step(batch, index)
+    assert seen == [32, 64, 32, 64]
+
+
 def test_the_average_follows_and_is_what_is_kept(image_stage):
     stage = image_stage(settings=StageSettings(epochs=1, batch_size=1, lr=1.0, average=0.75))
     stage._trainer = SimpleNamespace(accumulate_grad_batches=2)
