@@ -26,7 +26,7 @@ FLOORS = (
 )
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 METHODS = {"anoclip", "aaclip", "promptlearning", "mutual"}
-# The files of a method in which Lightning and anomalib have a place: the Lightning model, what is attached to it, the wiring, training.
+# Where Lightning and anomalib have a place: the Lightning model, what is attached to it, the wiring, training.
 WIRING = {"lightning", "lightning_model", "callbacks", "visualizer", "first_pass"} | {"training", "train", "cached_features"}
 
 
