@@ -97,6 +97,11 @@ def test_clean_features_of_the_first_stage_do_not_depend_on_the_batch(text_stage
         torch.testing.assert_close(one[0], all_[1], atol=1e-5, rtol=1e-4)
 
 
+def test_levels_of_the_first_stage_are_of_the_value_attention_tower(text_stage):
+    assert [(tap.block, tap.stream) for tap in text_stage().taps] == [(block, "local") for block in (3, 6, 9, 12)]
+    assert (text_stage().local.blocks, text_stage().local.with_mlp) == (10, True)  # 19 of 24 blocks are 10 of 12
+
+
 @pytest.mark.parametrize("reference", [False, True])
 def test_losses_of_the_text_stage(text_stage, tiny_clip, batch, reference):
     stage = text_stage(reference=reference)
