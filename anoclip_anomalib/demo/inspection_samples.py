@@ -1,11 +1,12 @@
 """Images and masks that adapters are trained on: pictures as an inspection camera takes them, of parts good and bad."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from anoclip_anomalib.demo.camera import Camera, frame
-from anoclip_anomalib.demo.defects import visible_defect
+from anoclip_anomalib.demo.defects import DEFECTS, visible_defect
 from anoclip_anomalib.demo.fine_defects import TRAINING_DEFECTS
 from anoclip_anomalib.demo.harmless import (
     clutter,
@@ -20,16 +21,17 @@ from anoclip_anomalib.demo.harmless import (
     sheet,
 )
 from anoclip_anomalib.demo.noise import Image, Mask, Rng
-from anoclip_anomalib.demo.objects import OBJECTS
+from anoclip_anomalib.demo.objects import CATEGORIES, OBJECTS
 from anoclip_anomalib.demo.photo_textures import PhotoTextures
-from anoclip_anomalib.demo.scene import Scene
+from anoclip_anomalib.demo.scene import Defect, Photograph, Scene
 from anoclip_anomalib.demo.textures import TEXTURES
 
 LEAST_AREA = 0.002
 """Share of the picture that a defect covers at least, before the picture is framed."""
+PLAIN_SHARE = 0.4
+"""Share of pictures that are like those of the encoder's training."""
 _LEAST_CHANGE = (0.05, 0.15)  # mean change inside the mask, drawn anew for each defect
 _DRAWN = 256  # side of a part before it is framed, in pixels
-_DEFECTS = tuple(TRAINING_DEFECTS.values())
 
 
 @dataclass(frozen=True)
@@ -79,19 +81,36 @@ def draw_scene(rng: Rng, size: int, photos: PhotoTextures | None = None) -> Scen
 def draw_pair(rng: Rng, size: int, photos: PhotoTextures | None = None) -> Pair:
     """A part without and with one or two defects; arguments as in :func:`draw_scene`."""
     scene = draw_scene(rng, size, photos)
-    image, mask = scene.image, np.zeros((size, size), bool)
-    wanted = 1 + int(rng.random() < 0.2)
-    for index in rng.permutation(len(_DEFECTS)):
+    count = 1 + int(rng.random() < 0.2)
+    image, mask = damage(rng, scene, tuple(TRAINING_DEFECTS.values()), count, rng.uniform(*_LEAST_CHANGE))
+    return Pair(scene.image, image, mask)
+
+
+def damage(rng: Rng, scene: Scene, defects: Sequence[Defect], count: int, change: float) -> tuple[Image, Mask]:
+    """Some visible defects on a part.
+
+    Args:
+        rng: Random numbers.
+        scene: The good part.
+        defects: Kinds to draw from.
+        count: How many of them.
+        change: Least mean change inside a defect's mask.
+
+    Returns:
+        The damaged picture (S, S, 3) and the mask (S, S) of all defects.
+    """
+    image, mask = scene.image, np.zeros(scene.image.shape[:2], bool)
+    for index in rng.permutation(len(defects)):
         damaged = Scene(image, scene.foreground, scene.background)
         try:
-            image, changed = visible_defect(rng, damaged, _DEFECTS[index], LEAST_AREA, rng.uniform(*_LEAST_CHANGE), tries=4)
+            image, changed = visible_defect(rng, damaged, defects[index], LEAST_AREA, change, tries=4)
         except RuntimeError:  # a plain part shows no displaced structure, say: another kind is drawn
             continue
         mask |= changed
-        wanted -= 1
-        if not wanted:
+        count -= 1
+        if not count:
             break
-    return Pair(scene.image, image, mask)
+    return image, mask
 
 
 def take_pictures(rng: Rng, pair: Pair, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -114,6 +133,21 @@ def take_pictures(rng: Rng, pair: Pair, size: int) -> tuple[np.ndarray, np.ndarr
         (bad,), mask = frame(rng, [pair.bad], pair.mask, size)
         images = [Camera(rng, size).take(rng, good), Camera(rng, size).take(rng, bad)]
     return np.stack(images), np.stack([np.zeros_like(mask), mask])
+
+
+def plain_pictures(rng: Rng, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """A pair as the encoder was trained on, with small defects too: a part on a quiet ground, all of it in the picture.
+
+    Arguments and results as in :func:`take_pictures`.
+    """
+    scene = CATEGORIES[str(rng.choice(list(CATEGORIES)))](rng, size)
+    image, mask = damage(rng, scene, tuple(DEFECTS.values()), 1, 0.05)
+    first = Photograph.draw(rng, size)
+    second = first if rng.random() < 0.5 else Photograph.draw(rng, size)
+    pictures = np.stack([first.take(scene.image), second.take(image)])
+    if rng.random() < 0.3:
+        pictures = pictures[..., rng.permutation(3)]
+    return pictures, np.stack([np.zeros_like(mask), mask])
 
 
 class DrawnParts:
@@ -142,5 +176,8 @@ class DrawnParts:
     def draw(self, epoch: int, index: int) -> tuple[np.ndarray, np.ndarray, str]:
         """One image (S, S, 3) uint8, its mask (S, S) bool and its category."""
         rng = np.random.default_rng([self.seed, epoch, index])
-        images, masks = take_pictures(rng, draw_pair(rng, _DRAWN, self.photos), self.image_size)
+        if rng.random() < PLAIN_SHARE:
+            images, masks = plain_pictures(rng, self.image_size)
+        else:
+            images, masks = take_pictures(rng, draw_pair(rng, _DRAWN, self.photos), self.image_size)
         return images[index % 2], masks[index % 2], self.categories[int(rng.integers(len(self.categories)))]

@@ -8,7 +8,16 @@ from anoclip_anomalib.demo.camera import Camera, frame, light
 from anoclip_anomalib.demo.defects import DEFECTS, visible_defect
 from anoclip_anomalib.demo.fine_defects import FINE_DEFECTS, TRAINING_DEFECTS
 from anoclip_anomalib.demo.held_out import HELD_OUT_DEFECTS
-from anoclip_anomalib.demo.inspection_samples import LEAST_AREA, DrawnParts, Pair, draw_pair, draw_scene, take_pictures
+from anoclip_anomalib.demo.inspection_samples import (
+    LEAST_AREA,
+    DrawnParts,
+    Pair,
+    damage,
+    draw_pair,
+    draw_scene,
+    plain_pictures,
+    take_pictures,
+)
 from anoclip_anomalib.demo.objects import CATEGORIES
 from anoclip_anomalib.demo.photo_textures import SIDE, PhotoTextures
 from anoclip_anomalib.demo.scene import Scene
@@ -152,3 +161,26 @@ def test_drawn_parts_follow_epoch_and_index_and_alternate_good_and_bad() -> None
         assert (image != other).any()
         assert mask.any() == (index % 2 == 1)
         assert category in DrawnParts.categories
+
+
+def test_plain_pictures_show_a_whole_part_good_and_bad() -> None:
+    for seed in range(6):
+        images, masks = plain_pictures(np.random.default_rng(seed), 64)
+        again, _ = plain_pictures(np.random.default_rng(seed), 64)
+        np.testing.assert_array_equal(images, again)
+        assert images.shape == (2, 64, 64, 3)
+        assert not masks[0].any()
+        assert masks[1].any()
+
+
+def test_damage_passes_over_kinds_that_leave_no_trace() -> None:
+    def nothing(rng: np.random.Generator, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+        return scene.image, np.zeros(scene.foreground.shape, bool)
+
+    scene = coin()
+    for seed in range(4):
+        image, mask = damage(np.random.default_rng(seed), scene, (nothing, DEFECTS["stain"]), 1, 0.05)
+        assert mask.any()
+        assert (image != scene.image).any()
+    _, mask = damage(np.random.default_rng(0), scene, (nothing,), 1, 0.05)
+    assert not mask.any()
