@@ -33,6 +33,8 @@ class Entry:
 PUBLIC = {
     "AnoClip": Entry("anoclip.lightning_model", "model"),
     "AnoClipModel": Entry("anoclip.torch_model", "other"),
+    "CentreDistance": Entry("baselines.trivial", "model"),
+    "LocalContrast": Entry("baselines.trivial", "model"),
     "PromptBuilder": Entry("prompts.builder", "other"),
     "GeneratedParts": Entry("data.generated", "data"),
     "TestTimeAdaptation": Entry("anoclip.callbacks", "callback"),
