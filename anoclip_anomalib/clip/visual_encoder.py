@@ -1,7 +1,7 @@
 """open_clip's vision transformer with a second, local attention path for the patches."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -21,11 +21,14 @@ class EncodedImages(NamedTuple):
         class_token: (B, D) image embedding, equal to ``open_clip_model.encode_image``.
         patch_tokens: (B, h * w, D) patch embeddings of the local path, row by row.
         grid: (h, w), the patches in a column and in a row.
+        levels: For each depth that was asked for (B, h * w, W) patches of the original stream as they leave the block, W the
+            encoder's width.
     """
 
     class_token: torch.Tensor
     patch_tokens: torch.Tensor
     grid: tuple[int, int]
+    levels: tuple[torch.Tensor, ...] = ()
 
 
 class VisualEncoder(nn.Module):
@@ -72,6 +75,11 @@ class VisualEncoder(nn.Module):
         self.local = LocalPath(attention=attention, blocks=self.local_blocks) if self.local_blocks else None
 
     @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return len(self.visual.transformer.resblocks)
+
+    @property
     def patch_size(self) -> tuple[int, int]:
         """Height and width of a patch in pixels."""
         return pair(self.visual.patch_size)
@@ -85,21 +93,23 @@ class VisualEncoder(nn.Module):
         """Raise a ``ValueError`` unless the size is a multiple of the patch size."""
         check_image_size(self.visual, height, width)
 
-    def forward(self, images: torch.Tensor) -> EncodedImages:
-        """Encode images.
+    def forward(self, images: torch.Tensor, depths: Sequence[int] = ()) -> EncodedImages:
+        """Encode images in one walk.
 
         Args:
             images: (B, 3, H, W), normalised with CLIP's mean and standard deviation; H and W multiples of the patch size.
+            depths: Blocks, counted from 1, behind which the original stream's patches are read too.
 
         Returns:
-            Class token, patch tokens and patch grid.
+            Class token, patch tokens, patch grid, and the patches at the depths.
 
         Raises:
-            ValueError: If H or W is not a multiple of the patch size.
+            ValueError: If H or W is not a multiple of the patch size, or a depth is out of range.
         """
         patches = Tap(stream="local" if self.local is not None else "original")
-        (class_token, patch_tokens), grid = walk_image(self.visual, images, (CLASS_TOKEN, patches), local=self.local)
-        return EncodedImages(class_token, patch_tokens, grid)
+        taps = (CLASS_TOKEN, patches, *(Tap(block=depth, norm=False, project=False) for depth in depths))
+        (class_token, patch_tokens, *levels), grid = walk_image(self.visual, images, taps, local=self.local)
+        return EncodedImages(class_token, patch_tokens, grid, tuple(levels))
 
     def encode_class_token(self, images: torch.Tensor) -> torch.Tensor:
         """The image embeddings (B, D) alone, without the cost of the local path; arguments as in :meth:`forward`."""
