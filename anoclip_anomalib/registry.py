@@ -35,6 +35,7 @@ PUBLIC = {
     "AnoClipModel": Entry("anoclip.torch_model", "other"),
     "CentreDistance": Entry("baselines.trivial", "model"),
     "LocalContrast": Entry("baselines.trivial", "model"),
+    "MutualClip": Entry("mutual.lightning_model", "model"),
     "PromptBuilder": Entry("prompts.builder", "other"),
     "GeneratedParts": Entry("data.generated", "data"),
     "TestTimeAdaptation": Entry("anoclip.callbacks", "callback"),

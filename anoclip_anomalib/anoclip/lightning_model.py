@@ -18,6 +18,7 @@ from anoclip_anomalib.prompts import PromptSettings
 from anoclip_anomalib.registry import register_model
 from anoclip_anomalib.zeroshot.few_shot import FewShot
 from anoclip_anomalib.zeroshot.lightning import COMPONENTS, ZeroShotClip
+from anoclip_anomalib.zeroshot.normal_reference import TEXT_WEIGHT
 from anoclip_anomalib.zeroshot.tiling import Tiling
 
 logger = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ class AnoClip(ZeroShotClip, AnomalibModule):
         depths: list[int] | None = None,
         neighbourhoods: list[int] | tuple[int, ...] = (1, 3),
         coreset: float = 1.0,
-        text_weight: float = 1.0,
+        text_weight: float = TEXT_WEIGHT,
         false_alarms: float = 0.05,
         pre_processor: nn.Module | bool = True,
         post_processor: nn.Module | bool = True,

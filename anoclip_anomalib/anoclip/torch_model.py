@@ -24,7 +24,7 @@ from anoclip_anomalib.zeroshot.clip_reference import ClipReference
 from anoclip_anomalib.zeroshot.features import Features, check_images
 from anoclip_anomalib.zeroshot.method import NO_CLASS, MethodFacts
 from anoclip_anomalib.zeroshot.neighbourhoods import quarter_depths
-from anoclip_anomalib.zeroshot.normal_reference import NormalImage, NormalReference
+from anoclip_anomalib.zeroshot.normal_reference import TEXT_WEIGHT, NormalImage, NormalReference
 from anoclip_anomalib.zeroshot.scoring import abnormal_probability, cosine_difference, mean_filter, upsample
 from anoclip_anomalib.zeroshot.tiling import TileLayout, Tiling, plan_tiles
 from anoclip_anomalib.zeroshot.views import grouped, views
@@ -84,7 +84,7 @@ class AnoClipModel(FloatBuffers):
         ValueError: For an argument that is not usable; see also the classes named above.
     """
 
-    float_buffers = ("text_embeddings", "prompt_bank")
+    float_buffers: tuple[str, ...] = ("text_embeddings", "prompt_bank")
     text_embeddings: torch.Tensor
     prompt_bank: torch.Tensor
 
@@ -108,7 +108,7 @@ class AnoClipModel(FloatBuffers):
         depths: Sequence[int] | None = None,
         neighbourhoods: Sequence[int] = (1, 3),
         coreset: float = 1.0,
-        text_weight: float = 1.0,
+        text_weight: float = TEXT_WEIGHT,
         false_alarms: float = 0.05,
         clip: LoadedClip | None = None,
     ) -> None:

@@ -13,6 +13,10 @@ from anoclip_anomalib.zeroshot.features import Features
 from anoclip_anomalib.zeroshot.memory import PatchMemory, compare, greedy_coreset, nearest
 from anoclip_anomalib.zeroshot.neighbourhoods import check_neighbourhoods, feature_sets
 
+CLASS_WEIGHT = 0.25
+"""Of the class token's evidence beside that of the patches, chosen on the generated demo data."""
+TEXT_WEIGHT = 0.25
+"""Of the text's, chosen there too."""
 _PATCH_TEXT, _PATCH_MEMORY, _IMAGE_TEXT, _IMAGE_MEMORY, _IMAGE_PATCH = range(5)  # rows of `scales`
 
 
@@ -37,7 +41,7 @@ class LeftOut(NamedTuple):
 
     Attributes:
         scales: (5, 2) mean and standard deviation of normal scores: of patches by text (beyond their nearest normal patch's)
-            and by memory, of images by text, by class token, and by their highest patch.
+            and by memory, of images by text, by class token, and by their highest patches.
         images: (N,) fused image scores.
         peaks: (N,) each image's highest fused patch score.
     """
@@ -65,30 +69,37 @@ def standard_scale(values: torch.Tensor, prior: torch.Tensor) -> torch.Tensor:
     return torch.stack([mean, variance.sqrt().clamp_min(1e-6)])
 
 
-def joint_evidence(*scores: torch.Tensor, text_weight: float = 1.0) -> torch.Tensor:
+def joint_evidence(scores: Sequence[torch.Tensor], weights: Sequence[float] | None = None) -> torch.Tensor:
     """One score from several: the root of the mean square of what each says beyond what is normal.
 
     What is far from normal for one of them stays so, whatever the others say; what is a little unusual for all adds up.
 
     Args:
-        scores: Of one shape, in standard deviations of normal scores; the first by text.
-        text_weight: Of the first one's square; 0 leaves the text out.
+        scores: Of one shape, in standard deviations of normal scores.
+        weights: Of their squares; ``None`` for equal ones, 0 leaves one out.
 
     Returns:
-        The same shape, at least 0, about 0.8 for normal ones.
+        The same shape, greater than 0, about 0.8 for normal ones.
     """
-    weights = (text_weight, *(1.0 for _ in scores[1:]))
+    weights = weights or (1.0,) * len(scores)
     total = sum(weight * F.softplus(one) ** 2 for weight, one in zip(weights, scores, strict=True))
     return (total / sum(weights)).sqrt()
 
 
-def leave_out_each(images: Sequence[NormalImage], copies: Sequence[Sequence[NormalImage]], text_weight: float = 1.0) -> LeftOut:
+def highest_patches(patches: torch.Tensor) -> torch.Tensor:
+    """An image's score from its patches: the mean of the highest hundredth, at least one: (B, L) -> (B,)."""
+    return patches.topk(max(1, patches.shape[1] // 100), dim=1).values.mean(dim=1)
+
+
+def leave_out_each(
+    images: Sequence[NormalImage], copies: Sequence[Sequence[NormalImage]], text_weight: float = TEXT_WEIGHT
+) -> LeftOut:
     """Score each normal image by the others alone.
 
     Args:
         images: N >= 2 normal images.
         copies: For each of them what a memory would hold: the image and its turned copies.
-        text_weight: See :func:`joint_evidence`.
+        text_weight: Of the text's evidence, see :func:`joint_evidence`.
 
     Returns:
         Scales and scores, in float32.
@@ -104,16 +115,18 @@ def leave_out_each(images: Sequence[NormalImage], copies: Sequence[Sequence[Norm
     text, memory, classes = zip(*found, strict=True)
     patch = [torch.stack([values.mean(), values.std().clamp_min(1e-6)]) for values in map(torch.cat, (text, memory))]
     fused = [
-        joint_evidence(_standardise(one, patch[0]), _standardise(two, patch[1]), text_weight=text_weight)
+        joint_evidence([_standardise(one, patch[0]), _standardise(two, patch[1])], (text_weight, 1.0))
         for one, two in zip(text, memory, strict=True)
     ]
     peaks = torch.stack([values.max() for values in fused])
     by_text = torch.stack([image.image_text for image in images])
-    image_parts = [by_text, torch.stack(classes), peaks]
+    tops = torch.stack([highest_patches(values[None])[0] for values in fused])
+    image_parts = [by_text, torch.stack(classes), tops]
     priors = [patch[0][1], patch[1][1], torch.cat(fused).std()]
     scales = [standard_scale(values, prior) for values, prior in zip(image_parts, priors, strict=True)]
     standard = [_standardise(values, scale) for values, scale in zip(image_parts, scales, strict=True)]
-    return LeftOut(torch.stack([*patch, *scales]), joint_evidence(*standard, text_weight=text_weight), peaks)
+    joint = joint_evidence(standard, (text_weight, CLASS_WEIGHT, 1.0))
+    return LeftOut(torch.stack([*patch, *scales]), joint, peaks)
 
 
 def _standardise(values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
@@ -141,7 +154,7 @@ class NormalReference(FloatBuffers):
         depths: Blocks, counted from 1, whose patches are compared.
         neighbourhoods: Sides of the neighbourhoods that they are averaged over.
         coreset: Share of the patches that are kept; 1 for all.
-        text_weight: See :func:`joint_evidence`.
+        text_weight: Of the text's evidence, see :func:`joint_evidence`.
         false_alarms: Share of good images that the thresholds may call bad, if there are images enough to promise it.
 
     Attributes:
@@ -165,7 +178,7 @@ class NormalReference(FloatBuffers):
         depths: Sequence[int],
         neighbourhoods: Sequence[int] = (1, 3),
         coreset: float = 1.0,
-        text_weight: float = 1.0,
+        text_weight: float = TEXT_WEIGHT,
         false_alarms: float = 0.05,
     ) -> None:
         super().__init__()
@@ -261,14 +274,14 @@ class NormalReference(FloatBuffers):
         """
         distance, text = self.memory(self._sets(features))
         parts = (self._scaled(patch_text - text, _PATCH_TEXT), self._scaled(distance, _PATCH_MEMORY))
-        patches = joint_evidence(*parts, text_weight=self.text_weight)
+        patches = joint_evidence(parts, (self.text_weight, 1.0))
         classes = nearest(self._class_tokens(features), self.class_tokens).distance
         image_parts = (
             self._scaled(image_text, _IMAGE_TEXT),
             self._scaled(classes, _IMAGE_MEMORY),
-            self._scaled(patches.flatten(1).amax(dim=1), _IMAGE_PATCH),
+            self._scaled(highest_patches(patches.flatten(1)), _IMAGE_PATCH),
         )
-        return patches, joint_evidence(*image_parts, text_weight=self.text_weight)
+        return patches, joint_evidence(image_parts, (self.text_weight, CLASS_WEIGHT, 1.0))
 
     @property
     def image_threshold(self) -> NormalThreshold:

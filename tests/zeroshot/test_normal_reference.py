@@ -26,14 +26,14 @@ def fill(model, batch: torch.Tensor, **options) -> None:
 
 def test_evidence():
     normal, far = torch.zeros(3), torch.full((3,), 9.0)
-    both = joint_evidence(far, far)
+    both = joint_evidence([far, far])
     torch.testing.assert_close(both, F.softplus(far))
-    one = joint_evidence(normal, far)
+    one = joint_evidence([normal, far])
     assert (one < both).all()
     assert (one > 0.7 * both).all()
-    torch.testing.assert_close(joint_evidence(far, normal, text_weight=0.0), F.softplus(normal))
+    torch.testing.assert_close(joint_evidence([far, normal], (0.0, 1.0)), F.softplus(normal))
     values = torch.linspace(-8, 8, 50)
-    assert (joint_evidence(torch.zeros(50), values).diff() > 0).all()  # no ties where all are normal
+    assert (joint_evidence([torch.zeros(50), values]).diff() > 0).all()  # no ties where all are normal
 
 
 def test_two_equal_scores_do_not_make_the_scale_zero():
