@@ -23,6 +23,10 @@ from anoclip_anomalib.zeroshot.tiling import Tiling
 
 logger = logging.getLogger(__name__)
 
+LocalAttentionName = Literal[
+    "value", "query-key", "self-self", "self-calibrated", "self-calibrated-lof", "self-calibrated-norm"
+]
+
 
 @register_model
 class AnoClip(ZeroShotClip, AnomalibModule):
@@ -39,7 +43,8 @@ class AnoClip(ZeroShotClip, AnomalibModule):
             shorter side. ``None`` for the size that the backbone was trained with.
         views: 1, or 22 for the mean image score over the authors' views.
         tiling: ``none`` resizes to ``image_size``; ``square`` keeps the aspect and cuts square tiles.
-        local_attention: Attention of the local path: ``value``, ``query-key`` (baseline) or ``self-self``.
+        local_attention: Attention of the local path: ``value``, ``query-key`` (baseline) or ``self-self``; or SC-CLIP's
+            features: ``self-calibrated``, with ``-lof`` or ``-norm`` resolving outliers, which removes small defects.
         local_blocks: How many of the last blocks the local path has; ``None`` for all, 0 for plain CLIP's patches.
         precision: Of the image encoder. Scores are always computed in float32.
         text_mean: ``before_norm`` (authors) or ``after_norm``.
@@ -75,7 +80,7 @@ class AnoClip(ZeroShotClip, AnomalibModule):
         image_size: int | tuple[int, int] | None = None,
         views: Literal[1, 22] = 1,
         tiling: Tiling = "none",
-        local_attention: Literal["value", "query-key", "self-self"] = "value",
+        local_attention: LocalAttentionName = "value",
         local_blocks: int | None = None,
         precision: Precision = "float32",
         text_mean: TextMean = "before_norm",
