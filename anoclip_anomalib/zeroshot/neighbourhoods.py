@@ -93,6 +93,8 @@ def exact_where_near(distance: torch.Tensor, queries: torch.Tensor, references: 
     Returns:
         ``distance``, right to about 1e-5.
     """
+    if not (distance < _NEAR).any():
+        return distance
     for chosen, row in zip(references, distance, strict=True):
         near = (row < _NEAR).nonzero().flatten()
         if len(near):
