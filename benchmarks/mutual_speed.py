@@ -1,7 +1,7 @@
 """How fast mutual scoring is beside the same formulas image pair by image pair, and how much memory it takes.
 
-    python benchmarks/mutual_speed.py                 # ratio of the times, one thread
-    python benchmarks/mutual_speed.py --memory        # 500 x 1,369 x 1,024 features, block by block from half precision
+python benchmarks/mutual_speed.py                 # ratio of the times, one thread
+python benchmarks/mutual_speed.py --memory        # 500 x 1,369 x 1,024 features, block by block from half precision
 
 """
 
@@ -68,7 +68,9 @@ def memory(images: int, patches: int, dim: int, rows: int, block: int) -> None:
         mean_of_lowest(nearest[rows:], counted(images - 1))
         taken = time.process_time() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(f"{rows} of {images} images x {patches} x {dim}: {taken:.1f} s, peak {peak / 2**20:.2f} GiB ({before / 2**20:.2f} before)")
+    print(
+        f"{rows} of {images} images x {patches} x {dim}: {taken:.1f} s, peak and before: {peak / 2**20:.2f} GiB ({before / 2**20:.2f})"
+    )
 
 
 def main() -> None:

@@ -36,15 +36,12 @@ def main(argv: list[str]) -> int:
     elif args.batch_size < 1:
         fault = f"--batch_size {args.batch_size} must be at least 1"
     if fault is not None:
-        print(f"anoclip: error: {fault}", file=sys.stderr)
+        print(f"anoclip pool: error: {fault}", file=sys.stderr)
         return 2
-    from anoclip_anomalib.cli.anomalib_cli import USER_ERRORS, configure_logging
-
-    configure_logging()
     try:
         count = _build(args, folder, out)
-    except USER_ERRORS as error:
-        print(f"anoclip: error: {error}", file=sys.stderr)
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"anoclip pool: error: {error}", file=sys.stderr)
         return 2
     print(f"wrote {out}: {count} images, {out.stat().st_size / 2**20:.1f} MiB")
     return 0

@@ -6,7 +6,7 @@ from anomalib.data import PredictDataset
 
 from anoclip_anomalib import CentreDistance, LocalContrast
 from anoclip_anomalib.baselines.trivial import CentreDistanceModel, LocalContrastModel, centre_closeness, local_contrast
-from anoclip_anomalib.comparison.provenance import FACTS
+from anoclip_anomalib.comparison.run.provenance import FACTS
 from tests.anoclip.test_lightning_model import engine, mvtec, root  # noqa: F401
 
 
