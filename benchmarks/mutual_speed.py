@@ -68,9 +68,7 @@ def memory(images: int, patches: int, dim: int, rows: int, block: int) -> None:
         mean_of_lowest(nearest[rows:], counted(images - 1))
         taken = time.process_time() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(
-        f"{rows} of {images} images x {patches} x {dim}: {taken:.1f} s, peak and before: {peak / 2**20:.2f} GiB ({before / 2**20:.2f})"
-    )
+    print(f"{rows} of {images} images x {patches} x {dim}: {taken:.1f} s, peak {(peak - before) / 2**20:.2f} GiB more")
 
 
 def main() -> None:

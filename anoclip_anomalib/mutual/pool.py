@@ -23,7 +23,7 @@ class FeaturePool:
     """Features of N images that arrive in batches.
 
     Args:
-        images: N.
+        images: How many at most: files that turn out not to be readable are left out.
         budget: Bytes that may be held in memory; beyond that the features go to a file in half precision.
         folder: Where that file lies while the pool is in use; ``None`` for the system's temporary folder.
 
@@ -32,10 +32,8 @@ class FeaturePool:
     """
 
     def __init__(self, images: int, budget: int = 4 << 30, folder: str | Path | None = None) -> None:
-        if images < SMALLEST:
-            msg = f"Mutual scoring needs at least {SMALLEST} images that can score each other; there are {images}"
-            raise ValueError(msg)
-        self.images, self.budget, self.folder = images, budget, folder
+        _check_count(images)
+        self._room, self.budget, self.folder = images, budget, folder
         self.filled = 0
         self.grid: tuple[int, int] = (0, 0)
         self.class_tokens: list[torch.Tensor] = []
@@ -68,13 +66,12 @@ class FeaturePool:
     @property
     def levels(self) -> torch.Tensor:
         """(V, N, T, L, W), float32 in memory or half precision in a file."""
-        if self._levels is None or self.filled < self.images:
-            msg = f"Only {self.filled} of {self.images} images came to the pool"
-            raise ValueError(msg)
-        return self._levels
+        _check_count(self.filled)
+        assert self._levels is not None
+        return self._levels[:, : self.filled]
 
     def _allocated(self, levels: torch.Tensor) -> torch.Tensor:
-        shape = (levels.shape[0], self.images, *levels.shape[2:])
+        shape = (levels.shape[0], self._room, *levels.shape[2:])
         count = int(np.prod(shape))
         if 4 * count <= self.budget:
             return levels.new_empty(shape, dtype=torch.float32)
@@ -82,7 +79,7 @@ class FeaturePool:
         free = shutil.disk_usage(folder).free
         if 2 * count > free:
             msg = (
-                f"The features of {self.images} images take {2 * count / 2**30:.1f} GiB, and {folder} has "
+                f"The features of {self._room} images take {2 * count / 2**30:.1f} GiB, and {folder} has "
                 f"{free / 2**30:.1f} GiB free: name another features_folder, or use fewer depths, smaller images or subsets"
             )
             raise ValueError(msg)
@@ -102,12 +99,12 @@ class FeaturePool:
         Raises:
             ValueError: If a part would have fewer than three images.
         """
-        if count < 1 or self.images // count < SMALLEST:
-            msg = f"subsets={count} of {self.images} images: each needs at least {SMALLEST}"
+        if count < 1 or self.filled // count < SMALLEST:
+            msg = f"subsets={count} of {self.filled} images: each needs at least {SMALLEST}"
             raise ValueError(msg)
         if count == 1:
-            return [torch.arange(self.images)]
-        order = torch.randperm(self.images, generator=torch.Generator().manual_seed(seed))
+            return [torch.arange(self.filled)]
+        order = torch.randperm(self.filled, generator=torch.Generator().manual_seed(seed))
         return [part.sort().values for part in order.tensor_split(count)]
 
     def patch_scores(
@@ -122,9 +119,9 @@ class FeaturePool:
         """Mutual scores, averaged over all depths and neighbourhoods: (N, T, L) float32."""
         levels = self.levels
         parts = self.subsets(subsets)
-        total = torch.zeros(self.images, levels.shape[2] * levels.shape[3], dtype=torch.float64)
+        total = torch.zeros(self.filled, levels.shape[2] * levels.shape[3], dtype=torch.float64)
         sets = len(levels) * len(neighbourhoods)
-        with tqdm(total=self.images * sets, desc="Images score each other", disable=not progress) as bar:
+        with tqdm(total=self.filled * sets, desc="Images score each other", disable=not progress) as bar:
             for level in levels:
                 for size in neighbourhoods:
                     for part in parts:
@@ -136,6 +133,12 @@ class FeaturePool:
                         found = pool_scores(read, len(part), total.shape[1], lowest=lowest, budget=self.budget, step=bar.update)
                         total[part] += found.cpu()
         return (total / sets).float().unflatten(1, levels.shape[2:4])
+
+
+def _check_count(images: int) -> None:
+    if images < SMALLEST:
+        msg = f"Mutual scoring needs at least {SMALLEST} images that can score each other; there are {images}"
+        raise ValueError(msg)
 
 
 def peaks(patches: torch.Tensor, grid: tuple[int, int], tile: tuple[int, int]) -> torch.Tensor:

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from anomalib.data import Batch
 from lightning.pytorch import LightningModule, Trainer
+from torch.distributed import get_world_size, is_available, is_initialized
 from torch.utils._pytree import tree_leaves
-from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 
 
@@ -37,7 +38,7 @@ def first_pass(module: LightningModule, visit: Callable[[Batch], None], *, every
 
 
 def images_to_come(trainer: Trainer) -> list[tuple[Any, int]]:
-    """The data loaders of the running stage, and how many images all processes together will take from each."""
+    """The data loaders of the running stage, and how many images, at most, all processes together take."""
     if trainer.testing:
         loaders, limits = trainer.test_dataloaders, trainer.num_test_batches
     elif trainer.predicting:
@@ -69,8 +70,14 @@ def _processes(loader: Any) -> int:
 
 def _again(loader: Any, everywhere: bool) -> Any:  # noqa: FBT001
     """The same batches from processes of their own: the stage has begun to read its loader already."""
-    if not isinstance(loader, DataLoader) or loader.batch_sampler is None:
+    if not isinstance(loader, DataLoader):
         return loader
+    if isinstance(loader.dataset, IterableDataset):
+        if everywhere and is_available() and is_initialized() and get_world_size() > 1:
+            msg = "A folder is divided among the processes, and this method needs all images in each: use --trainer.devices 1"
+            raise ValueError(msg)
+        size = _batch_size(loader)
+        return DataLoader(loader.dataset, batch_size=size, num_workers=loader.num_workers, collate_fn=loader.collate_fn)
     # Lightning's own batch sampler of a prediction is its own iterator: read here, it would be empty for the stage.
     sampler = loader.sampler
     if everywhere and isinstance(sampler, DistributedSampler):

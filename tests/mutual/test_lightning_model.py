@@ -145,17 +145,27 @@ def test_fewer_than_three_images_and_no_room_on_the_disk(mutual, engine, root, t
         engine("b").predict(mutual(memory_gib=1e-9), dataset=FolderImages(root / "bottle/test"))
 
 
+def test_an_unreadable_file_is_left_out_of_the_pool(mutual, engine, root, tmp_path):  # noqa: F811
+    for path in (root / "bottle/test").rglob("*.png"):
+        (tmp_path / f"{path.parent.name}-{path.name}").write_bytes(path.read_bytes())
+    expected = predicted(mutual(), engine("a"), tmp_path)
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    assert_alike(expected, predicted(mutual(), engine("b"), tmp_path))
+
+
 def test_without_a_pool_nothing_is_exported(mutual, tmp_path):
     with pytest.raises(ValueError, match="Only a model with a saved pool"):
         mutual().to_torch(tmp_path)
 
 
 def test_subsets_divide_without_labels_and_all_images_get_a_score(mutual, engine, root):  # noqa: F811
-    parts = FeaturePool(10).subsets(3)
+    pool = FeaturePool(10)
+    pool.filled = 10
+    parts = pool.subsets(3)
     assert sorted(torch.cat(parts).tolist()) == list(range(10))
     assert [len(part) for part in parts] == [4, 3, 3]
     with pytest.raises(ValueError, match="subsets=4 of 10 images"):
-        FeaturePool(10).subsets(4)
+        pool.subsets(4)
     folder = root / "bottle/test"
     assert len(predicted(mutual(subsets=2), engine(), folder)) == len(list(folder.rglob("*.png")))
 
