@@ -27,7 +27,7 @@ FLOORS = (
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 METHODS = {"anoclip", "aaclip", "promptlearning", "mutual"}
 # The files of a method in which Lightning and anomalib have a place: the Lightning model, what is attached to it, the wiring.
-WIRING = {"lightning", "lightning_model", "callbacks", "visualizer"}
+WIRING = {"lightning", "lightning_model", "callbacks", "visualizer", "first_pass"}
 
 
 def imports() -> Iterator[tuple[str, str, str]]:

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from anomalib.data.utils import get_image_filenames
+
+from anoclip_anomalib.data import FolderImages
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ def images_of_folder(folder: str | Path) -> list[Path]:
         msg = f"normal_images={str(folder)!r} is no folder: name the folder with photographs of good parts"
         raise ValueError(msg)
     try:
-        return sorted(Path(found) for found in get_image_filenames(path))
+        return FolderImages(path).image_filenames
     except ValueError as error:
         msg = f"No images in normal_images={str(folder)!r}: a folder with image files (.jpg, .png, .bmp, .tif, ...) is needed"
         raise ValueError(msg) from error
