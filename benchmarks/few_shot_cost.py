@@ -1,6 +1,6 @@
 """What comparing with 16 normal images costs beside the encoder alone: 240 px, ViT-B-16-plus-240, one thread, random weights.
 
-    python benchmarks/few_shot_cost.py
+python benchmarks/few_shot_cost.py
 """
 
 import time
