@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from anoclip_anomalib.anoclip.callbacks import TestTimeAdaptation as TestTimeAdaptation
     from anoclip_anomalib.anoclip.lightning_model import AnoClip as AnoClip
     from anoclip_anomalib.anoclip.torch_model import AnoClipModel as AnoClipModel
+    from anoclip_anomalib.baselines.trivial import CentreDistance as CentreDistance
+    from anoclip_anomalib.baselines.trivial import LocalContrast as LocalContrast
+    from anoclip_anomalib.data.generated import GeneratedParts as GeneratedParts
+    from anoclip_anomalib.mutual.lightning_model import MutualClip as MutualClip
     from anoclip_anomalib.prompts.builder import PromptBuilder as PromptBuilder
 
 __version__ = "0.1.0"

@@ -1,6 +1,6 @@
 """AnoCLIP as a plain torch module: images in, image score and pixel map out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +24,8 @@ from anoclip_anomalib.zeroshot.buffers import FloatBuffers
 from anoclip_anomalib.zeroshot.clip_reference import ClipReference
 from anoclip_anomalib.zeroshot.features import Features, as_size, check_images
 from anoclip_anomalib.zeroshot.method import NO_CLASS, MethodFacts
+from anoclip_anomalib.zeroshot.neighbourhoods import quarter_depths
+from anoclip_anomalib.zeroshot.normal_reference import TEXT_WEIGHT, NormalImage, NormalReference
 from anoclip_anomalib.zeroshot.scoring import abnormal_probability, cosine_difference, mean_filter, upsample
 from anoclip_anomalib.zeroshot.tiling import TileLayout, Tiling, plan_tiles
 from anoclip_anomalib.zeroshot.views import grouped, views
@@ -59,13 +61,18 @@ class AnoClipModel(FloatBuffers):
         smoothing: Side of the mean filter on the patch scores, in patches, odd; 1 for none.
         encode_batch_size: Tiles and views that go through the encoder at once; no effect on the result.
         text_cache_dir: Folder for text embeddings; ``None`` for the user's cache folder.
+        depths: Blocks, counted from 1, whose patches are compared with those of normal images; ``None`` for the quarters of
+            the encoder's depth. This and the next four have no effect without normal images.
+        neighbourhoods: Sides of the neighbourhoods that these patches are averaged over.
+        coreset: Share of the normal images' patches that are kept.
+        text_weight: Of the text beside normal images, 0 for none.
+        false_alarms: Share of good images that the thresholds may call bad.
         clip: A CLIP that is loaded already, to use instead of ``backbone`` and ``pretrained``.
 
     Attributes:
         text_embeddings: (2, D) unit vectors, normal then anomalous; empty before a class is set.
         prompt_bank: (N, D) unit vectors of all sentences, normal first; for adapters.
-        facts: What tables say about the method.
-        natural_threshold: 0.5, where the two-way softmax is undecided.
+        reference: The normal images; without any, text alone decides.
         adapter: ``None``, or a function that replaces the patch tokens before they are scored. The seam of test-time
             adaptation: the model knows nothing else about it.
         class_name: The class that the embeddings were made for.
@@ -75,9 +82,7 @@ class AnoClipModel(FloatBuffers):
         ValueError: For an argument that is not usable; see also the classes named above.
     """
 
-    float_buffers = ("text_embeddings", "prompt_bank")
-    facts = MethodFacts()
-    natural_threshold = 0.5
+    float_buffers: tuple[str, ...] = ("text_embeddings", "prompt_bank")
     text_embeddings: torch.Tensor
     prompt_bank: torch.Tensor
 
@@ -98,6 +103,11 @@ class AnoClipModel(FloatBuffers):
         smoothing: int = 3,
         encode_batch_size: int = 64,
         text_cache_dir: str | Path | None = None,
+        depths: Sequence[int] | None = None,
+        neighbourhoods: Sequence[int] = (1, 3),
+        coreset: float = 1.0,
+        text_weight: float = TEXT_WEIGHT,
+        false_alarms: float = 0.05,
         clip: LoadedClip | None = None,
     ) -> None:
         super().__init__()
@@ -130,6 +140,9 @@ class AnoClipModel(FloatBuffers):
         self.encode_batch_size = encode_batch_size
         self.text_cache_dir = text_cache_dir
         self.adapter: PatchAdapter | None = None
+        chosen = tuple(depths) if depths is not None else quarter_depths(self.visual_encoder.depth)
+        _check_depths(chosen, self.visual_encoder.depth)
+        self.reference = NormalReference(chosen, neighbourhoods, coreset, text_weight, false_alarms)
         self.class_name: str | None = None
         self.register_buffer("text_embeddings", torch.empty(0))
         self.register_buffer("prompt_bank", torch.empty(0), persistent=False)
@@ -163,7 +176,8 @@ class AnoClipModel(FloatBuffers):
                 with tiling only the shorter of them needs to be.
 
         Returns:
-            ``pred_score`` (B,) and ``anomaly_map`` (B, 1, H, W), probabilities of the anomalous class, near 0.5, float32.
+            ``pred_score`` (B,) and ``anomaly_map`` (B, 1, H, W) in float32: probabilities of the anomalous class, near 0.5;
+            with normal images standard deviations of normal scores, at least 0.
 
         Raises:
             RuntimeError: If no class was set.
@@ -172,14 +186,15 @@ class AnoClipModel(FloatBuffers):
         self._check_class()
         return self.score(self.encode(images))
 
-    def encode(self, images: torch.Tensor) -> Features:
-        """Take images through the encoder; needs no class.
+    def encode(self, images: torch.Tensor, *, levels: bool | None = None) -> Features:
+        """Take images through the encoder, in one walk; needs no class.
 
         Args:
             images: See :meth:`forward`.
+            levels: Whether to read the original stream at the reference's depths; ``None`` if there are normal images.
 
         Returns:
-            Class tokens of the image and its other views, and the patch tokens of the local path, not adapted.
+            Class tokens of the image and its other views, the patch tokens of the local path, not adapted, and the levels.
 
         Raises:
             ValueError: If the images are no colour images, or their size does not fit the patch size.
@@ -187,7 +202,9 @@ class AnoClipModel(FloatBuffers):
         check_images(images)
         layout = plan_tiles(images.shape[-2], images.shape[-1], self.tiling)
         tiles = layout.split(images)
-        class_tokens, patch_tokens, grids = zip(*(self.visual_encoder(part) for part in self._batches(tiles)), strict=True)
+        depths = self.reference.depths if (len(self.reference) > 0 if levels is None else levels) else ()
+        encoded = (self.visual_encoder(part, depths) for part in self._batches(tiles))
+        class_tokens, patch_tokens, grids, read = zip(*encoded, strict=True)
         views_of_tiles = [torch.cat(class_tokens)]
         for _, batch in grouped(self.view_functions, tiles, self._limit):
             views_of_tiles += [self.visual_encoder.encode_class_token(part) for part in self._batches(batch)]
@@ -197,6 +214,9 @@ class AnoClipModel(FloatBuffers):
             torch.cat(patch_tokens).unflatten(0, (-1, len(layout))),
             grids[0],
             layout,
+            torch.stack([torch.cat(level) for level in zip(*read, strict=True)]).unflatten(1, (-1, len(layout)))
+            if depths
+            else None,
         )
 
     def score(self, features: Features) -> InferenceBatch:
@@ -213,7 +233,26 @@ class AnoClipModel(FloatBuffers):
         """
         self._check_class()
         with torch.autocast(features.patch_tokens.device.type, enabled=False):
-            return InferenceBatch(pred_score=self._image_score(features), anomaly_map=self._pixel_map(features))
+            patch_scores, image_score = self._patch_scores(features), self._image_score(features)
+            if len(self.reference):
+                patch_scores, image_score = self.reference(features, patch_scores, image_score)
+            maps = patch_scores.flatten(0, 1).unflatten(1, features.grid)
+            anomaly_map = features.layout.stitch(upsample(maps.unsqueeze(1), features.layout.tile))
+            return InferenceBatch(pred_score=image_score, anomaly_map=anomaly_map)
+
+    def describe_normal(self, images: torch.Tensor) -> list[NormalImage]:
+        """What to remember of normal images, for :meth:`NormalReference.remember`.
+
+        Args:
+            images: See :meth:`forward`.
+
+        Raises:
+            RuntimeError: If no class was set.
+        """
+        self._check_class()
+        features = self.encode(images, levels=True)
+        with torch.autocast(features.patch_tokens.device.type, enabled=False):
+            return self.reference.describe(features, self._patch_scores(features), self._image_score(features))
 
     def _check_class(self) -> None:
         if self.text_embeddings.numel() == 0:
@@ -231,6 +270,17 @@ class AnoClipModel(FloatBuffers):
         return abnormal_probability(cosine_difference(embeddings, self.text_embeddings))
 
     @property
+    def facts(self) -> MethodFacts:
+        """What tables say about the method."""
+        count = len(self.reference)
+        return MethodFacts(category_data=f"its name and {count} normal images") if count else MethodFacts()
+
+    @property
+    def natural_threshold(self) -> float:
+        """0.5, where the two-way softmax is undecided; with normal images what they say."""
+        return self.reference.image_threshold.value if len(self.reference) else 0.5
+
+    @property
     def weights_digest(self) -> str:
         """SHA-256 of all weights: CLIP's, as nothing else is learned."""
         return self.provenance["weights_digest"]
@@ -243,12 +293,13 @@ class AnoClipModel(FloatBuffers):
     def _batches(self, tiles: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return (tiles,) if self._limit is None else tiles.split(self._limit)
 
-    def _pixel_map(self, features: Features) -> torch.Tensor:
-        patch_tokens, layout = features.patch_tokens.float(), features.layout
+    def _patch_scores(self, features: Features) -> torch.Tensor:
+        """(B, T, L) by text."""
+        patch_tokens = features.patch_tokens.float()
         if self.adapter is not None:
-            patch_tokens = self.adapter(patch_tokens, features.grid, layout)
+            patch_tokens = self.adapter(patch_tokens, features.grid, features.layout)
         scores = self._probability(patch_tokens.flatten(0, 1)).unflatten(1, features.grid)
-        return layout.stitch(upsample(mean_filter(scores, self.smoothing).unsqueeze(1), layout.tile))
+        return mean_filter(scores, self.smoothing).flatten(1).unflatten(0, patch_tokens.shape[:2])
 
 
 _views = views  # `views` is also the name of an argument
@@ -264,4 +315,15 @@ def _chosen_size(image_size: int | tuple[int, int] | None, tiling: Tiling) -> tu
 def _check_square(size: tuple[int, int], tiling: Tiling) -> None:
     if tiling == "square" and size[0] != size[1]:
         msg = f"With tiling='square' image_size is the length of the shorter side, one number; got {size}"
+        raise ValueError(msg)
+
+
+def _stacked(read: Sequence[tuple[torch.Tensor, ...]], tiles: int) -> torch.Tensor:
+    """For each batch the levels (B * T, L, W) of V depths -> (V, B, T, L, W)."""
+    return torch.stack([torch.cat(level) for level in zip(*read, strict=True)]).unflatten(1, (-1, tiles))
+
+
+def _check_depths(depths: Sequence[int], blocks: int) -> None:
+    if not depths or not all(1 <= depth <= blocks for depth in depths):
+        msg = f"depths={list(depths)} must be numbers of blocks from 1 to {blocks}, the encoder's depth"
         raise ValueError(msg)

@@ -147,7 +147,8 @@ def clutter(rng: Rng, scene: Scene) -> Scene:
 def several(rng: Rng, scene: Scene) -> Scene:
     """Some copies of the part, each turned and at its own place on the ground."""
     size = scene.size
-    ground, image, cover = scene.background, scene.background, np.zeros((size, size), np.float32)
+    cover: np.ndarray = np.zeros((size, size), np.float32)
+    ground, image = scene.background, scene.background
     cells = int(rng.integers(2, 4))
     scale = rng.uniform(0.8, 1.1) / cells
     part = blur(scene.image, 0.4 / scale)

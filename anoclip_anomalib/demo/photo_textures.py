@@ -162,7 +162,7 @@ def cut_tiles(picture: np.ndarray) -> list[np.ndarray]:
 
 def is_even(tile: np.ndarray) -> bool:
     """Whether mean and spread of grey in an 8 x 8 grid of blocks vary little, compared with the pixels' own spread."""
-    grey = cv2.cvtColor(tile, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    grey: np.ndarray = cv2.cvtColor(tile, cv2.COLOR_RGB2GRAY).astype(np.float32)
     side = len(grey) // 8
     blocks = grey[: 8 * side, : 8 * side].reshape(8, side, 8, side).transpose(0, 2, 1, 3).reshape(64, -1)
     spread = max(float(grey.std()), 1.0)

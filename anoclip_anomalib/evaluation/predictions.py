@@ -42,7 +42,7 @@ class PredictionsCsv(RawPredictions):
     Scores are the model's own, before anomalib's normalisation. Without a rule the threshold is the one that anomalib's
     post-processor decides with in the same run, so that file, pictures and anomalib's metrics agree. A rule that is asked
     for takes the normal images of the validation set if these are other images than the test set's. Where there is neither,
-    a zero-shot model's natural threshold is used. The column `threshold_rule` says which.
+    a few-shot model's own threshold is used, or a zero-shot model's natural one. The column `threshold_rule` says which.
 
     Images that could not be read (`faults` of the predicted dataset, path -> reason), or whose score or map is not finite, are
     rows without a score; the column `fault` says why. Test images that anomalib holds back for validation are listed in
@@ -148,4 +148,5 @@ class PredictionsCsv(RawPredictions):
         if validation:
             scores, anomalous = labelled = tuple(np.concatenate(parts) for parts in zip(*validation, strict=True))
             reference.update(scores[~anomalous])
-        return choose_threshold(self.rule, reference, natural_threshold(pl_module), labelled)
+        own = getattr(pl_module, "image_threshold", None)
+        return choose_threshold(self.rule, reference, natural_threshold(pl_module), labelled, own)

@@ -90,6 +90,48 @@ class ThresholdRule:
         raise ValueError("the adaptive rule needs labelled scores: use adaptive_threshold")
 
 
+@dataclass(frozen=True)
+class NormalThreshold(Threshold):
+    """A threshold from scores of normal images alone.
+
+    Attributes:
+        false_alarms: the share of good images of which scores above it are to be expected, at most.
+    """
+
+    false_alarms: float
+
+
+def conformal_threshold(scores: np.ndarray, false_alarms: float = 0.05) -> NormalThreshold:
+    """A conservative quantile of normal images' scores, with the correction for small samples (split conformal prediction).
+
+    Of n + 1 scores that come in random order the new one is above the r-th smallest of the others with probability
+    (n + 1 - r) / (n + 1) at most: r = ceil((n + 1) (1 - false_alarms)). Where so few images cannot promise so little, it
+    is their largest score, and what that promises, 1 / (n + 1), is said.
+
+    Args:
+        scores: (n,) of normal images that the model had not seen, as left out one by one.
+        false_alarms: the share of good images that may be called bad.
+
+    Raises:
+        UndefinedMetricError: if there are no scores.
+        ValueError: if the share is not in (0, 1), or a score is not finite.
+    """
+    scores = np.sort(np.asarray(scores, dtype=np.float64).reshape(-1))
+    if not 0 < false_alarms < 1:
+        raise ValueError(f"the share of false alarms must lie between 0 and 1, got {false_alarms}")
+    if not len(scores):
+        raise UndefinedMetricError("no normal images to take a threshold from")
+    if not np.isfinite(scores).all():
+        raise ValueError("scores of normal images must be finite")
+    count = len(scores)
+    # The small amount keeps 20 * (1 - 0.05) at 19.
+    rank = min(int(np.ceil((count + 1) * (1 - false_alarms) - 1e-9)), count)
+    rate = (count + 1 - rank) / (count + 1)
+    which = "the largest score" if rank == count else f"score {rank}, from below,"
+    rule = f"{which} of {count} normal images left out one by one; of good images at most {rate:.1%} should exceed it"
+    return NormalThreshold(float(scores[rank - 1]), rule, rate)
+
+
 def adaptive_threshold(scores: np.ndarray, labels: np.ndarray) -> Threshold:
     """anomalib's F1AdaptiveThreshold: the threshold of the best F1 on labelled scores (N,), (N,).
 
@@ -111,14 +153,16 @@ def choose_threshold(
     reference: ScoreReference,
     natural: float | None,
     labelled: tuple[np.ndarray, np.ndarray] | None = None,
+    own: Threshold | None = None,
 ) -> Threshold:
-    """Apply a rule; where it cannot be applied, take the model's natural threshold, or none. Either is said.
+    """Apply a rule; where it cannot be applied, take the model's own threshold, its natural one, or none. Each is said.
 
     Args:
         rule: the rule asked for.
         reference: scores of normal images (may be empty).
         natural: the model's natural threshold, if it has one.
         labelled: validation scores and labels for the adaptive rule.
+        own: what the model has from normal images that it was given.
     """
     try:
         if rule.kind == "adaptive":
@@ -127,6 +171,8 @@ def choose_threshold(
             return adaptive_threshold(*labelled)
         return rule.fit(reference, UNDECIDED if natural is None else natural)
     except UndefinedMetricError as error:
+        if own is not None:
+            return Threshold(own.value, f"{own.rule}; {rule.kind} not possible: {error}")
         if natural is not None:
             instead = ThresholdRule("natural").fit(reference, natural)
             return Threshold(instead.value, f"{instead.rule}; {rule.kind} not possible: {error}")
@@ -160,5 +206,8 @@ def post_processor_threshold(model: object, *, held_out: bool) -> Threshold | No
     if np.isnan(threshold):
         threshold = (low + high) / 2
     threshold += (0.5 - post.image_sensitivity) * (high - low)
+    own = getattr(model, "image_threshold", None)
+    if own is not None and np.isclose(float(post.image_threshold), own.value):
+        return Threshold(threshold, own.rule)
     same = "" if held_out else ", which are the test images"
     return Threshold(threshold, f"anomalib's own: best F1 on validation images{same}")

@@ -14,9 +14,11 @@ class FloatBuffers(nn.Module):
 
     Attributes:
         float_buffers: Names of these buffers.
+        empty_is_absent: Whether state dicts leave out the empty ones; one that is absent is emptied by loading.
     """
 
     float_buffers: tuple[str, ...] = ()
+    empty_is_absent = False
 
     def _apply(self, fn: Callable, recurse: bool = True) -> "FloatBuffers":  # noqa: FBT001, FBT002
         kept = {name: getattr(self, name) for name in self.float_buffers}
@@ -27,9 +29,18 @@ class FloatBuffers(nn.Module):
                 setattr(self, name, full.to(moved.device))
         return self
 
+    def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:  # noqa: FBT001
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name in self.float_buffers if self.empty_is_absent else ():
+            if getattr(self, name).numel() == 0:
+                destination.pop(f"{prefix}{name}", None)
+
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
         for name in self.float_buffers:
             saved, own = state_dict.get(f"{prefix}{name}"), getattr(self, name)
+            if saved is None and self.empty_is_absent and name not in self._non_persistent_buffers_set:
+                setattr(self, name, own.new_empty(0))
+                state_dict[f"{prefix}{name}"] = getattr(self, name)
             if saved is not None and saved.shape != own.shape:
                 setattr(self, name, torch.empty_like(saved, device=own.device))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

@@ -16,12 +16,15 @@ class Features(NamedTuple):
         patch_tokens: (B, T, h * w, D), row by row, of the image itself.
         grid: (h, w), the patches in a column and in a row of a tile.
         layout: Where the T tiles lie in the image.
+        levels: (V, B, T, h * w, W) of the original stream behind V blocks, for methods that compare images with each other;
+            ``None`` if they were not asked for.
     """
 
     class_tokens: torch.Tensor
     patch_tokens: torch.Tensor
     grid: tuple[int, int]
     layout: TileLayout
+    levels: torch.Tensor | None = None
 
 
 def check_images(images: torch.Tensor) -> None:

@@ -2,55 +2,85 @@
 
 from collections.abc import Callable, Iterator
 from itertools import islice
+from math import ceil
 from typing import Any
 
 import torch
 from anomalib.data import Batch
 from lightning.pytorch import LightningModule, Trainer
+from torch.distributed import get_world_size, is_available, is_initialized
 from torch.utils._pytree import tree_leaves
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
+from torch.utils.data.distributed import DistributedSampler
 
 
-def first_pass(module: LightningModule, visit: Callable[[Batch], None]) -> None:
+def first_pass(module: LightningModule, visit: Callable[[Batch], None], *, everywhere: bool = False) -> None:
     """Show a method the batches that the running stage is about to process.
 
     To be called from ``on_test_start``, ``on_validation_start`` or ``on_predict_start``. Batches are those of the stage, on
     its device and through the model's pre-processor, in the same precision; no callback and no post-processing takes part.
-    Each process sees its own share: what a method makes of it has to be brought together by ``trainer.strategy``.
+    Each process sees its own share, and what a method makes of it has to be brought together by ``trainer.strategy``; or
+    each sees all.
 
     Args:
         module: The model, attached to a trainer.
         visit: Gets each batch.
+        everywhere: Whether each process sees all images.
     """
     trainer = module.trainer
     transform = getattr(getattr(module, "pre_processor", None), "transform", None)
     with torch.inference_mode(), trainer.precision_plugin.forward_context():
-        for batch in _batches(trainer):
+        for batch in _batches(trainer, everywhere):
             batch = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))
             if transform is not None:
                 batch.image = transform(batch.image)
             visit(batch)
 
 
-def _batches(trainer: Trainer) -> Iterator[Any]:
+def images_to_come(trainer: Trainer) -> list[tuple[Any, int]]:
+    """The data loaders of the running stage, and how many images, at most, all processes together take."""
     if trainer.testing:
         loaders, limits = trainer.test_dataloaders, trainer.num_test_batches
     elif trainer.predicting:
         loaders, limits = trainer.predict_dataloaders, trainer.num_predict_batches
     else:
         loaders, limits = trainer.val_dataloaders, trainer.num_val_batches
+    found = []
     for loader, limit in zip(tree_leaves(loaders), limits, strict=False):
-        yield from islice(_again(loader), None if limit == float("inf") else int(limit))
+        taken = limit * _batch_size(loader) * _processes(loader)
+        found.append((loader, int(min(len(loader.dataset), taken))))
+    return found
 
 
-def _again(loader: Any) -> Any:
+def _batches(trainer: Trainer, everywhere: bool) -> Iterator[Any]:  # noqa: FBT001
+    for loader, count in images_to_come(trainer):
+        processes = 1 if everywhere else _processes(loader)
+        batches = ceil(count / (_batch_size(loader) * processes))
+        yield from islice(_again(loader, everywhere), batches)
+
+
+def _batch_size(loader: Any) -> int:
+    return getattr(loader, "batch_size", None) or getattr(getattr(loader, "batch_sampler", None), "batch_size", None) or 1
+
+
+def _processes(loader: Any) -> int:
+    sampler = getattr(loader, "sampler", None)
+    return sampler.num_replicas if isinstance(sampler, DistributedSampler) else 1
+
+
+def _again(loader: Any, everywhere: bool) -> Any:  # noqa: FBT001
     """The same batches from processes of their own: the stage has begun to read its loader already."""
-    sampler = getattr(loader, "batch_sampler", None)
-    if not isinstance(loader, DataLoader) or sampler is None:
+    if not isinstance(loader, DataLoader):
         return loader
-    common = {"num_workers": loader.num_workers, "collate_fn": loader.collate_fn}
     if isinstance(loader.dataset, IterableDataset):
-        return DataLoader(loader.dataset, batch_size=loader.batch_size, **common)
-    if hasattr(sampler, "sampler"):  # in prediction Lightning's own, which cannot be read twice at once
-        sampler = BatchSampler(sampler.sampler, sampler.batch_size, sampler.drop_last)
-    return DataLoader(loader.dataset, batch_sampler=sampler, **common)
+        if everywhere and is_available() and is_initialized() and get_world_size() > 1:
+            msg = "A folder is divided among the processes, and this method needs all images in each: use --trainer.devices 1"
+            raise ValueError(msg)
+        size = _batch_size(loader)
+        return DataLoader(loader.dataset, batch_size=size, num_workers=loader.num_workers, collate_fn=loader.collate_fn)
+    # Lightning's own batch sampler of a prediction is its own iterator: read here, it would be empty for the stage.
+    sampler = loader.sampler
+    if everywhere and isinstance(sampler, DistributedSampler):
+        sampler = SequentialSampler(loader.dataset)
+    batches = BatchSampler(sampler, _batch_size(loader), drop_last=False)
+    return DataLoader(loader.dataset, batch_sampler=batches, num_workers=loader.num_workers, collate_fn=loader.collate_fn)

@@ -17,7 +17,7 @@ from torch import nn
 from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize
 
 from anoclip_anomalib.clip.constants import CLIP_MEAN, CLIP_STD
-from anoclip_anomalib.evaluation import StreamingEvaluator, standard_metrics
+from anoclip_anomalib.evaluation import StreamingEvaluator, Threshold, standard_metrics
 from anoclip_anomalib.evaluation.epoch_metrics import EpochMetrics
 from anoclip_anomalib.files import atomic_write
 from anoclip_anomalib.zeroshot.method import NO_CLASS, MethodFacts, ZeroShotModel
@@ -100,6 +100,11 @@ class ZeroShotClip(_Base):
         return self.model.natural_threshold
 
     @property
+    def image_threshold(self) -> Threshold | None:
+        """The image threshold that the method has from normal images; zero-shot methods have none."""
+        return None
+
+    @property
     def trainer_arguments(self) -> dict[str, Any]:
         """No special arguments."""
         return {}
@@ -177,13 +182,18 @@ class ZeroShotClip(_Base):
 
     on_test_epoch_end = on_validation_epoch_end
 
+    def prepare_images(self) -> None:
+        """What a method does before the images of a stage are scored; nothing here."""
+
     def on_validation_start(self) -> None:
         """Say which class is missing, before images are scored."""
         self._warn_of_a_guess()
+        self.prepare_images()
 
     def on_test_start(self) -> None:
         """Keep with the results which weights and which class they come from."""
         self._warn_of_a_guess()
+        self.prepare_images()
         if self.trainer.is_global_zero:
             with atomic_write(Path(self.trainer.default_root_dir) / "weights.json") as temporary:
                 temporary.write_text(json.dumps(self._provenance(), indent=2) + "\n", encoding="utf-8")

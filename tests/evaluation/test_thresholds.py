@@ -10,12 +10,14 @@ from anomalib.data.utils import ValSplitMode
 from anomalib.metrics import F1AdaptiveThreshold
 from anomalib.post_processing import PostProcessor
 
-from anoclip_anomalib.evaluation.curves import count_scores, f1_at
+from anoclip_anomalib.evaluation.curves import UndefinedMetricError, count_scores, f1_at
 from anoclip_anomalib.evaluation.reference import ScoreReference
 from anoclip_anomalib.evaluation.thresholds import (
+    Threshold,
     ThresholdRule,
     adaptive_threshold,
     choose_threshold,
+    conformal_threshold,
     is_held_out,
     natural_threshold,
     post_processor_threshold,
@@ -150,3 +152,36 @@ def test_the_post_processors_decision_in_raw_scores(sensitivity, threshold):
 )
 def test_without_a_decision_of_anomalibs_there_is_none(model):
     assert post_processor_threshold(model, held_out=True) is None
+
+
+@pytest.mark.parametrize(
+    ("count", "rank", "rate"), [(4, 4, 1 / 5), (16, 16, 1 / 17), (19, 19, 1 / 20), (39, 38, 2 / 40), (99, 95, 5 / 100)]
+)
+def test_conformal_rank_and_what_it_promises(count, rank, rate):
+    scores = np.random.default_rng(0).permutation(count).astype(float)
+    found = conformal_threshold(scores, 0.05)
+    assert (found.value, found.false_alarms) == (rank - 1, pytest.approx(rate))
+    assert f"{rate:.1%}" in found.rule
+
+
+def test_conformal_promise_holds_on_average():
+    generator = np.random.default_rng(1)
+    draws = [generator.normal(size=40) for _ in range(2000)]
+    exceeded = np.mean([draw[39] > conformal_threshold(draw[:39], 0.1).value for draw in draws])
+    assert 0.07 < exceeded < 0.12
+
+
+def test_conformal_bad_input():
+    with pytest.raises(UndefinedMetricError):
+        conformal_threshold(np.zeros(0))
+    with pytest.raises(ValueError, match="must lie between 0 and 1, got 0"):
+        conformal_threshold(np.zeros(3), 0)
+    with pytest.raises(ValueError, match="finite"):
+        conformal_threshold(np.array([1.0, np.nan]))
+
+
+def test_a_models_own_threshold_comes_before_the_natural_one():
+    own = Threshold(0.7, "of normal images")
+    found = choose_threshold(ThresholdRule(), ScoreReference(), 0.5, own=own)
+    assert found.value == 0.7
+    assert found.rule.startswith("of normal images; mean_std not possible")

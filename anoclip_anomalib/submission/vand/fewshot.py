@@ -78,7 +78,7 @@ class Model(nn.Module):
         if samples is not None and len(samples) and self.reference_weight > 0.0:
             with torch.no_grad():
                 features = self._encode(samples if samples.ndim == 4 else samples.unsqueeze(0))
-            self.references.remember(features.patch_tokens)
+            self.references.remember(features.patch_tokens.unsqueeze(0))
 
     def forward(self, image: torch.Tensor) -> ImageBatch:
         """Score images.
@@ -97,7 +97,8 @@ class Model(nn.Module):
         pred_score, anomaly_map = result.pred_score, result.anomaly_map
         if len(self.references):
             layout = features.layout
-            distances = self.references(features.patch_tokens).unflatten(-1, features.grid)
+            distances, _ = self.references(features.patch_tokens.unsqueeze(0))
+            distances = (distances**2 / 4).unflatten(-1, features.grid)  # half of one minus the cosine, as WinCLIP+ has it
             maps = F.interpolate(distances.flatten(0, 1).unsqueeze(1), size=layout.tile, mode="bilinear")
             weight = self.reference_weight
             pred_score = (1.0 - weight) * pred_score + weight * distances.flatten(1).amax(dim=1)

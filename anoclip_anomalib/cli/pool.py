@@ -1,0 +1,76 @@
+"""`anoclip pool build`: photographs without labels become a pool that single images are scored against."""
+
+import argparse
+import sys
+from pathlib import Path
+
+HELP = "Build a pool of unlabelled photographs, for MutualClip on single images."
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = argparse.ArgumentParser(prog="anoclip pool", description=HELP)
+    commands = parser.add_subparsers(dest="command", required=True)
+    build = commands.add_parser("build", help="encode the photographs of a folder and have them score each other")
+    build.add_argument("folder", help="photographs, most of them of good parts")
+    build.add_argument("--out", required=True, metavar="FILE", help="where the pool goes, ending in .safetensors")
+    build.add_argument("--backbone", default="ViT-B-16-plus-240", help="open_clip architecture, or demo")
+    build.add_argument("--pretrained", help="its weights: tag or file")
+    build.add_argument("--image_size", type=int, help="side of the square that images are resized to")
+    build.add_argument("--class_name", help="fuse with text scores for this product (then give --model.with_text too)")
+    build.add_argument("--batch_size", type=int, default=8)
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Run the command; returns its exit code (2: bad input)."""
+    args = build_parser().parse_args(argv)
+    folder, out = Path(args.folder), Path(args.out)
+    fault = None
+    if not folder.is_dir():
+        fault = f"{folder} is no folder with photographs"
+    elif out.suffix != ".safetensors":
+        fault = f"--out {out} must end in .safetensors"
+    elif not out.absolute().parent.is_dir():
+        fault = f"there is no folder {out.absolute().parent} for --out"
+    elif args.batch_size < 1:
+        fault = f"--batch_size {args.batch_size} must be at least 1"
+    if fault is not None:
+        print(f"anoclip pool: error: {fault}", file=sys.stderr)
+        return 2
+    try:
+        count = _build(args, folder, out)
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"anoclip pool: error: {error}", file=sys.stderr)
+        return 2
+    print(f"wrote {out}: {count} images, {out.stat().st_size / 2**20:.1f} MiB")
+    return 0
+
+
+def _build(args: argparse.Namespace, folder: Path, out: Path) -> int:
+    import torch
+    from torch.utils.data import DataLoader
+
+    from anoclip_anomalib import MutualClip
+    from anoclip_anomalib.data import FolderImages
+    from anoclip_anomalib.mutual.run import score_pool
+
+    module = MutualClip(
+        backbone=args.backbone,
+        pretrained=args.pretrained,
+        image_size=args.image_size,
+        class_name=args.class_name,
+        with_text=args.class_name is not None,
+        visualizer=False,
+    ).eval()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    module.to(device)
+    images = FolderImages(folder, transform=lambda image: module.pre_processor.transform(image[None])[0])
+
+    @torch.inference_mode()
+    def encode(add) -> None:  # noqa: ANN001
+        for batch in DataLoader(images, batch_size=args.batch_size, collate_fn=images.collate_fn):
+            add(module.model.encode(batch.image.to(device)))
+
+    score_pool(module.model, len(images), encode, device=device, save=out)
+    return len(images)

@@ -1,0 +1,1 @@
+"""Mutual scoring: images of a pool score each other."""

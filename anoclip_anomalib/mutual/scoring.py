@@ -1,0 +1,202 @@
+"""Images score each other (MuSc, arXiv 2401.16753): pure functions of a pool's features.
+
+A normal patch has near relatives in most other images of the pool, a defect in few. Nothing is trained and no text is read;
+every score depends on the pool.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+
+from anoclip_anomalib.zeroshot.neighbourhoods import distance_of_cosine, exact_where_near
+
+LOWEST = 0.3
+"""Share of the other images whose distances are averaged, the nearest ones."""
+_CACHED = 1 << 18  # cosines of a block; more would leave a processor's cache between the product and its maxima
+_CACHED_GPU = 1 << 26
+
+Read = Callable[[int, int], torch.Tensor]
+"""(start, stop) -> (stop - start, L, D) unit features of those images."""
+Step = Callable[[int], object]
+"""Told of the number of images that are done."""
+
+
+def counted(others: int, lowest: float = LOWEST) -> int:
+    """How many of the other images count: ``int(lowest * others)`` as the authors have it, at least one.
+
+    (Their code gives 0 and thus NaN for pools of up to four images.)
+    """
+    return max(1, int(lowest * others))
+
+
+def mean_of_lowest(distances: torch.Tensor, count: int) -> torch.Tensor:
+    """Mean over the ``count`` smallest of the first dimension: (N, ...) -> (...), in float64."""
+    return distances.topk(count, dim=0, largest=False).values.double().mean(dim=0)
+
+
+def _side(patches: int, device: torch.device) -> int:
+    """Images compared with one at once."""
+    return max(1, (_CACHED if device.type == "cpu" else _CACHED_GPU) // patches**2)
+
+
+def distances_to(image: torch.Tensor, others: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Nearest patches between an image and others, both ways from one product.
+
+    Args:
+        image: (L, D) unit vectors.
+        others: (M, L, D).
+
+    Returns:
+        (M, L) of each of the image's patches to the nearest of each other image, and (M, L) of each of theirs to the
+        nearest of the image.
+    """
+    count, patches = others.shape[:2]
+    cosine = (others.flatten(0, 1) @ image.T).view(count, patches, patches)
+    here = exact_where_near(distance_of_cosine(cosine.amax(dim=1)), image, others)
+    there = distance_of_cosine(cosine.amax(dim=2)).view(1, -1)
+    return here, exact_where_near(there, others.flatten(0, 1), image[None]).view(count, patches)
+
+
+def mutual_distances(features: torch.Tensor, block: int | None = None, step: Step | None = None) -> torch.Tensor:
+    """Distances of all patches to the nearest ones in every other image, each pair of images computed once.
+
+    Args:
+        features: (N, L, D) unit vectors.
+        block: Images compared with one at once; ``None`` for what fits a cache. No effect on the result.
+        step: See :data:`Step`.
+
+    Returns:
+        (N, N, L): ``[j, i, p]`` is the distance of patch p of image i to the nearest patch of image j; infinite for j = i.
+    """
+    images, patches, _ = features.shape
+    block = block or _side(patches, features.device)
+    nearest = features.new_full((images, images, patches), torch.inf)
+    for index, image in enumerate(features):
+        for start in range(index + 1, images, block):
+            stop = min(start + block, images)
+            nearest[start:stop, index], nearest[index, start:stop] = distances_to(image, features[start:stop])
+        if step is not None:
+            step(1)
+    return nearest
+
+
+def pool_scores(
+    read: Read,
+    images: int,
+    patches: int,
+    *,
+    lowest: float = LOWEST,
+    budget: int = 1 << 30,
+    block: int = 16,
+    step: Step | None = None,
+) -> torch.Tensor:
+    """Mutual scores of all patches of a pool, in bounded memory.
+
+    Args:
+        read: Gives the pool's features.
+        images: N, at least 2.
+        patches: L.
+        lowest: Share of the other images that count.
+        budget: Bytes for all distances (N * N * L) and features; where they are more, the pool is read block by block, and
+            each pair of images is computed twice.
+        block: Images held on each side then; memory grows with N * block * L. No effect on the result.
+        step: See :data:`Step`.
+
+    Returns:
+        (N, L) float64, the mean distance to the nearest ``lowest`` of the other images.
+    """
+    count = counted(images - 1, lowest)
+    first = read(0, min(block, images))
+    if 4 * images * patches * (images + first.shape[-1]) <= budget:
+        return mean_of_lowest(mutual_distances(read(0, images), step=step), count)
+    scores = []
+    for start in range(0, images, block):
+        rows = read(start, min(start + block, images))
+        nearest = rows.new_empty(images, len(rows), patches)
+        for other in range(0, images, block):
+            columns = read(other, min(other + block, images))
+            nearest[other : other + len(columns)] = one_sided(rows, columns)
+        own = torch.arange(len(rows), device=rows.device)
+        nearest[start + own, own] = torch.inf
+        scores.append(mean_of_lowest(nearest, count))
+        if step is not None:
+            step(len(rows))
+    return torch.cat(scores)
+
+
+def one_sided(images: torch.Tensor, pool: torch.Tensor) -> torch.Tensor:
+    """Distances of images' patches to the nearest in each image of a pool.
+
+    Args:
+        images: (B, L, D) unit vectors.
+        pool: (M, L', D).
+
+    Returns:
+        (M, B, L).
+    """
+    queries = images.flatten(0, 1)
+    found = []
+    side = max(1, _side(int((pool.shape[1] * len(queries)) ** 0.5) or 1, pool.device))
+    for part in pool.split(side):
+        cosine = (part.flatten(0, 1) @ queries.T).view(len(part), pool.shape[1], -1)
+        found.append(exact_where_near(distance_of_cosine(cosine.amax(dim=1)), queries, part))
+    return torch.cat(found).unflatten(1, images.shape[:2])
+
+
+def rescored(
+    scores: torch.Tensor,
+    class_tokens: torch.Tensor,
+    neighbours: Sequence[int] = (1, 2, 3),
+    pool: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> torch.Tensor:
+    """Image scores averaged over images whose class tokens are alike (MuSc's RsCIN, section 3.4).
+
+    Scores are brought to [0, 1] over the pool; for each k an image's score becomes the mean of the k most similar images'
+    (itself included), weighted by cosine; the result is the mean over all k.
+
+    Args:
+        scores: (N,) image scores.
+        class_tokens: (N, D) class tokens, any length.
+        neighbours: Values of k; (1, 2, 3) for MVTec AD and BTAD, (1, 8, 9) for VisA. Those beyond N count as N.
+        pool: Scores (M,) and class tokens (M, D) of other images, which each image is compared with instead of its batch.
+
+    Returns:
+        (N,) float64, about [0, 1]; zeros if all scores of the pool are equal. Weights are float64 here; the authors' float16
+        ties many of them.
+    """
+    known, tokens = (scores, class_tokens) if pool is None else pool
+    low, spread = known.min(), known.max() - known.min()
+    if spread == 0:
+        return torch.zeros_like(scores, dtype=torch.float64)
+    known, scores = ((values.double() - low) / spread for values in (known, scores))
+    own, other = (F.normalize(values.double(), dim=-1) for values in (class_tokens, tokens))
+    weights, values = own @ other.T, known.expand(len(scores), -1)
+    if pool is not None:  # itself first
+        weights = torch.cat([torch.ones_like(weights[:, :1]), weights], dim=1)
+        values = torch.cat([scores[:, None], values], dim=1)
+    total = torch.zeros_like(scores)
+    for k in neighbours:
+        top = weights.topk(min(k, weights.shape[1]), dim=1)
+        total += (top.values * values.gather(1, top.indices)).sum(dim=1) / top.values.sum(dim=1)
+    return total / len(neighbours)
+
+
+def two_groups(scores: torch.Tensor) -> tuple[float, int]:
+    """How clearly scores fall into two groups, and how many are in the upper one (Otsu's split).
+
+    Args:
+        scores: (N,), N >= 2.
+
+    Returns:
+        The share of the variance that lies between the groups, in [0, 1] (0.64 for a normal distribution, 0.75 for a uniform
+        one), and the size of the upper group.
+    """
+    ordered = scores.double().sort().values
+    count = torch.arange(1, len(ordered), dtype=torch.float64, device=ordered.device)
+    lower = ordered.cumsum(0)[:-1] / count
+    upper = (ordered.sum() - lower * count) / (len(ordered) - count)
+    between = count * (len(ordered) - count) * (upper - lower) ** 2 / len(ordered) ** 2
+    total = ordered.var(correction=0)
+    best = int(between.argmax())
+    return (float(between[best] / total) if total > 0 else 0.0), len(ordered) - best - 1

@@ -1,0 +1,240 @@
+"""Mutual scoring as a plain torch module: images against a saved pool, one by one."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from anomalib.data import InferenceBatch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from anoclip_anomalib.anoclip.torch_model import AnoClipModel
+from anoclip_anomalib.files import atomic_write
+from anoclip_anomalib.mutual.pool import FeaturePool, peaks
+from anoclip_anomalib.mutual.scoring import LOWEST, counted, mean_of_lowest, one_sided, rescored
+from anoclip_anomalib.zeroshot.features import Features
+from anoclip_anomalib.zeroshot.method import MethodFacts
+from anoclip_anomalib.zeroshot.neighbourhoods import check_neighbourhoods, feature_sets
+from anoclip_anomalib.zeroshot.normal_reference import joint_evidence
+from anoclip_anomalib.zeroshot.scoring import upsample
+
+_NO_POOL = (
+    "There is no pool that single images could be scored against: run a test or a prediction, in which all images score each "
+    "other, or build one (anoclip pool build FOLDER --out pool.safetensors) and name it (pool=pool.safetensors)"
+)
+
+
+class MutualModel(AnoClipModel):
+    """Images that score each other (MuSc, arXiv 2401.16753), on AnoCLIP's encoder pass.
+
+    Args:
+        depths: Blocks, counted from 1, whose patches are compared; ``None`` for the quarters of the encoder's depth.
+        neighbourhoods: Sides of the neighbourhoods that they are averaged over.
+        lowest: Share of the other images whose distances are averaged, the nearest ones.
+        similar: Image scores are averaged over so many images with similar class tokens, and over these numbers.
+        with_text: Fuse with AnoCLIP's text scores, on the scale of the pool.
+        **arguments: See :class:`anoclip_anomalib.anoclip.torch_model.AnoClipModel`.
+
+    Attributes:
+        pool: (V, N, T, L, W) features of a saved pool; empty without one.
+        pool_images: (N,) image scores of the pool.
+        pool_tokens: (N, D) class tokens of the pool.
+        pool_scales: (4, 2) mean and standard deviation over the pool, of patches by text and by mutual scoring, and of images.
+
+    Raises:
+        ValueError: For an argument that is not usable.
+    """
+
+    float_buffers: tuple[str, ...] = (*AnoClipModel.float_buffers, "pool", "pool_images", "pool_tokens", "pool_scales")
+    empty_is_absent = True
+    pool: torch.Tensor
+    pool_images: torch.Tensor
+    pool_tokens: torch.Tensor
+    pool_scales: torch.Tensor
+
+    def __init__(
+        self,
+        *,
+        neighbourhoods: Sequence[int] = (1, 3, 5),
+        lowest: float = LOWEST,
+        similar: Sequence[int] = (1, 2, 3),
+        with_text: bool = False,
+        **arguments: Any,
+    ) -> None:
+        super().__init__(**arguments)
+        if not 0 < lowest <= 1:
+            msg = f"lowest={lowest} must be a share of the other images, greater than 0 and at most 1"
+            raise ValueError(msg)
+        if not similar or min(similar) < 1:
+            msg = f"similar={list(similar)} must be numbers of images, 1 for the image alone"
+            raise ValueError(msg)
+        self.neighbourhoods, self.lowest, self.similar = check_neighbourhoods(neighbourhoods), lowest, tuple(similar)
+        self.with_text = with_text
+        for name in ("pool", "pool_images", "pool_tokens", "pool_scales"):
+            self.register_buffer(name, torch.empty(0))
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """Blocks, counted from 1, whose patches are compared."""
+        return self.reference.depths
+
+    @property
+    def has_pool(self) -> bool:
+        """Whether single images can be scored."""
+        return self.pool.numel() > 0
+
+    @property
+    def facts(self) -> MethodFacts:
+        """What tables say about the method: without a saved pool, every result depends on the other test images."""
+        name = "its name and " if self.with_text else ""
+        if self.has_pool:
+            return MethodFacts(category_data=f"{name}{self.pool.shape[1]} unlabelled images of a saved pool")
+        return MethodFacts(category_data=f"{name}all test images, without labels", sees_other_test_images=True)
+
+    @property
+    def natural_threshold(self) -> float:
+        """0.5: image scores lie between the lowest and the highest of the pool."""
+        return 0.5
+
+    def forward(self, images: torch.Tensor) -> InferenceBatch:
+        """Score images against the saved pool.
+
+        Args:
+            images: (B, 3, H, W), see :class:`anoclip_anomalib.anoclip.torch_model.AnoClipModel`.
+
+        Returns:
+            ``pred_score`` (B,), about [0, 1], and ``anomaly_map`` (B, 1, H, W), distances in [0, 2], or standard deviations
+            with text.
+
+        Raises:
+            RuntimeError: If there is no pool, or with text no class.
+        """
+        return self.score(self.encode(images))
+
+    def encode(self, images: torch.Tensor, *, levels: bool | None = None) -> Features:
+        """See AnoCLIP; levels are always read."""
+        return super().encode(images, levels=True if levels is None else levels)
+
+    def score(self, features: Features) -> InferenceBatch:
+        """Score features against the saved pool, see :meth:`forward`."""
+        if not self.has_pool:
+            raise RuntimeError(_NO_POOL)
+        assert features.levels is not None
+        if features.levels.shape[2:] != self.pool.shape[2:]:
+            msg = (
+                f"Images of {features.levels.shape[2]} x {features.levels.shape[3]} patches cannot be compared with a pool of "
+                f"{self.pool.shape[2]} x {self.pool.shape[3]}: both need the same image size and tiling"
+            )
+            raise ValueError(msg)
+        count = counted(self.pool.shape[1], self.lowest)
+        found = []
+        for own, others in zip(features.levels, self.pool, strict=True):
+            for size in self.neighbourhoods:
+                queries, pool = (feature_sets(level[None], features.grid, [size])[0].flatten(1, 2) for level in (own, others))
+                found.append(mean_of_lowest(one_sided(queries, pool), count).float())
+        patches = torch.stack(found).mean(dim=0).unflatten(1, features.levels.shape[2:4])
+        text = self.text_scores(features) if self.with_text else None
+        patches, scores = self.fused(patches, text, features, self.pool_scales)
+        pooled = rescored(scores, self._tokens(features), self.similar, (self.pool_images, self.pool_tokens))
+        return self.as_batch(patches, pooled.float(), features)
+
+    def text_scores(self, features: Features) -> tuple[torch.Tensor, torch.Tensor]:
+        """AnoCLIP's patch scores (B, T, L) and image scores (B,).
+
+        Raises:
+            RuntimeError: If no class was set.
+        """
+        self._check_class()
+        return self._patch_scores(features), self._image_score(features)
+
+    @staticmethod
+    def fused(
+        patches: torch.Tensor, text: tuple[torch.Tensor, torch.Tensor] | None, features: Features, scales: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Patch scores (N, T, L), with text fused on the pool's scale, and the image scores (N,) that follow."""
+        if text is None:
+            return patches, peaks(patches, features.grid, features.layout.tile)
+        scaled = [(values - mean) / std for values, (mean, std) in zip((text[0], patches), scales[:2], strict=True)]
+        patches = joint_evidence(scaled)
+        highest = peaks(patches, features.grid, features.layout.tile)
+        scaled = [(values - mean) / std for values, (mean, std) in zip((text[1], highest), scales[2:], strict=True)]
+        return patches, joint_evidence(scaled)
+
+    @staticmethod
+    def scales_of(patches: torch.Tensor, text: tuple[torch.Tensor, torch.Tensor], features: Features) -> torch.Tensor:
+        """``pool_scales`` of a pool's patch scores (N, T, L) and text scores."""
+
+        def scale(values: torch.Tensor) -> torch.Tensor:
+            return torch.stack([values.mean(), values.std().clamp_min(1e-6)])
+
+        first = torch.stack([scale(text[0]), scale(patches)])
+        joint = joint_evidence([(values - mean) / std for values, (mean, std) in zip((text[0], patches), first, strict=True)])
+        return torch.cat([first, torch.stack([scale(text[1]), scale(peaks(joint, features.grid, features.layout.tile))])])
+
+    @staticmethod
+    def as_batch(patches: torch.Tensor, scores: torch.Tensor, features: Features) -> InferenceBatch:
+        """Patch scores (B, T, L) and image scores as anomalib wants them."""
+        maps = patches.flatten(0, 1).unflatten(1, features.grid).unsqueeze(1)
+        return InferenceBatch(pred_score=scores, anomaly_map=features.layout.stitch(upsample(maps, features.layout.tile)))
+
+    @staticmethod
+    def _tokens(features: Features) -> torch.Tensor:
+        return torch.nn.functional.normalize(features.class_tokens[0].float(), dim=-1).mean(dim=1)
+
+    # A saved pool
+
+    def save_pool(self, path: str | Path, pool: FeaturePool, images: torch.Tensor, scales: torch.Tensor) -> None:
+        """Write a pool that single images can be scored against.
+
+        Args:
+            path: A ``.safetensors`` file.
+            pool: The features; kept in half precision.
+            images: (N,) image scores before they are averaged over similar images.
+            scales: ``pool_scales``; empty without text.
+        """
+        tensors = {
+            "pool": pool.levels.half().contiguous(),
+            "pool_images": images.float(),
+            "pool_tokens": torch.cat(pool.class_tokens),
+            "pool_scales": scales.float(),
+        }
+        with atomic_write(path) as temporary:
+            save_file(tensors, temporary, metadata={**self._pool_facts(), "backbone": self.backbone})
+
+    def load_pool(self, path: str | Path) -> None:
+        """Take over a saved pool.
+
+        Raises:
+            ValueError: If the file is no pool, or one of another encoder or other settings; the message says which.
+        """
+        if not Path(path).is_file():
+            msg = f"No pool at {path}: build one with `anoclip pool build FOLDER --out {path}`"
+            raise ValueError(msg)
+        names = ("pool", "pool_images", "pool_tokens", "pool_scales")
+        try:
+            with safe_open(path, framework="pt") as file:
+                saved = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in names}
+        except Exception as error:
+            msg = f"{path} is no pool that `anoclip pool build` has written: {error}"
+            raise ValueError(msg) from error
+        for name, own in self._pool_facts().items():
+            if saved.get(name) != own:
+                msg = f"The pool {path} was made with another {name} ({saved.get(name)}; {saved.get('backbone')}), not {own}"
+                raise ValueError(msg)
+        with torch.inference_mode(mode=False):
+            for name in names:
+                setattr(self, name, tensors[name].float().to(self.pool.device))
+
+    def _pool_facts(self) -> dict[str, str]:
+        """What must be equal: the encoder, by its digest, and everything that decides the features."""
+        return {
+            "encoder": self.weights_digest,
+            "image_size": str(self.image_size),
+            "tiling": self.tiling,
+            "depths": str(self.depths),
+            "neighbourhoods": str(self.neighbourhoods),
+            "lowest": str(self.lowest),
+            "class": str(self.class_name) if self.with_text else "none",
+        }

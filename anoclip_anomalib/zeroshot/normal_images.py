@@ -1,0 +1,131 @@
+"""Which normal images a few-shot model gets: from a folder, or k of the datamodule's training images."""
+
+import hashlib
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from anoclip_anomalib.data import FolderImages
+
+logger = logging.getLogger(__name__)
+
+
+def images_of_folder(folder: str | Path) -> list[Path]:
+    """The image files of a folder and its subfolders, in order of their names.
+
+    Raises:
+        ValueError: If there is no such folder, or no image in it.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        msg = f"normal_images={str(folder)!r} is no folder: name the folder with photographs of good parts"
+        raise ValueError(msg)
+    try:
+        return FolderImages(path).image_filenames
+    except ValueError as error:
+        msg = f"No images in normal_images={str(folder)!r}: a folder with image files (.jpg, .png, .bmp, .tif, ...) is needed"
+        raise ValueError(msg) from error
+
+
+def images_of_datamodule(datamodule: Any, k: int, seed: int) -> list[Path]:
+    """Choose k normal images of the training split; every process that has the same seed chooses the same.
+
+    Args:
+        datamodule: anomalib's, set up.
+        k: How many.
+        seed: Of the choice.
+
+    Raises:
+        ValueError: If there is no training split, or it has fewer normal images.
+    """
+    samples = getattr(getattr(datamodule, "train_data", None), "samples", None)
+    if samples is None:
+        msg = f"k_shot={k} takes normal images from a data set's training split; there is none here. Use normal_images=FOLDER"
+        raise ValueError(msg)
+    normal = samples[samples["label_index"] == 0] if "label_index" in samples else samples
+    paths = sorted(map(str, normal["image_path"]))
+    if len(paths) < k:
+        msg = f"k_shot={k}, but the training split has {len(paths)} normal images"
+        raise ValueError(msg)
+    chosen = np.random.default_rng(seed).choice(len(paths), k, replace=False)
+    return [Path(paths[index]) for index in sorted(chosen)]
+
+
+def images_of_loaders(loaders: Any) -> list[Path]:
+    """The image files that a stage's data loaders will read, as far as their data sets tell."""
+    found: list[Path] = []
+    for loader in loaders if isinstance(loaders, Sequence) else [loaders]:
+        dataset = getattr(loader, "dataset", None)
+        samples = getattr(dataset, "samples", None)
+        paths = samples["image_path"] if samples is not None else getattr(dataset, "image_filenames", ())
+        found += [Path(path) for path in paths]
+    return found
+
+
+def shared_images(normal: Sequence[Path], tested: Sequence[Path]) -> list[Path]:
+    """The tested images that are among the normal ones: the same file, or one with the same content.
+
+    Only files of equal size are read.
+    """
+    by_size = defaultdict(list)
+    for path in normal:
+        by_size[path.stat().st_size].append(path)
+    known: dict[int, set[str]] = {}
+    found = []
+    for path in tested:
+        size = path.stat().st_size if path.is_file() else -1
+        if size not in by_size:
+            continue
+        if size not in known:
+            known[size] = {_digest(one) for one in by_size[size]}
+        if _digest(path) in known[size]:
+            found.append(path)
+    return found
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def check_leakage(normal: Sequence[Path], tested: Sequence[Path], *, refuse: bool) -> None:
+    """Name tested images that the model is given as normal ones.
+
+    Args:
+        normal: The normal images.
+        tested: The images of this run.
+        refuse: Raise instead of warning: figures would be wrong.
+
+    Raises:
+        ValueError: If there are any, and ``refuse``.
+    """
+    shared = shared_images(normal, tested)
+    if not shared:
+        return
+    named = ", ".join(map(str, shared[:3])) + (", ..." if len(shared) > 3 else "")
+    msg = f"Leakage: {len(shared)} of {len(tested)} images to be scored are among the {len(normal)} normal images: {named}"
+    if refuse:
+        raise ValueError(f"{msg}. Take them out of one of the two")
+    logger.warning("%s. Their scores say nothing", msg)
+
+
+def warn_of_disagreement(left_out: torch.Tensor, tested: torch.Tensor) -> None:
+    """Say so if the normal images are less alike than the tested ones are like them: they may be of several products.
+
+    Args:
+        left_out: (N,) image scores of the normal images, each left out.
+        tested: (M,) image scores of the tested ones.
+    """
+    if len(left_out) > 1 and len(tested) > 1 and tested.median() < left_out.median():
+        logger.warning(
+            "The %d normal images disagree among themselves (median score %.2f, each left out) more than with the %d tested "
+            "images (%.2f): are they of one product, photographed alike?",
+            len(left_out),
+            left_out.median(),
+            len(tested),
+            tested.median(),
+        )

@@ -1,0 +1,176 @@
+"""MutualClip inside anomalib's Engine: images of a run, and single images against a saved pool."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from anomalib import LearningType
+
+from anoclip_anomalib import MutualClip
+from anoclip_anomalib.cli.main import main
+from anoclip_anomalib.data import FolderImages
+from anoclip_anomalib.mutual.pool import FeaturePool
+from tests.anoclip.test_lightning_model import engine, mvtec, root  # noqa: F401
+from tests.mutual.test_scoring import plain
+
+
+@pytest.fixture
+def mutual(weight_file):
+    def make(**arguments: object) -> MutualClip:
+        defaults = {"backbone": "tiny", "pretrained": weight_file("tiny"), "visualizer": False, "post_processor": False}
+        return MutualClip(**{**defaults, **arguments})
+
+    return make
+
+
+def predicted(model, runner, folder: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    found = {}
+    for batch in runner.predict(model, dataset=FolderImages(folder)):
+        for path, score, one in zip(batch.image_path, batch.pred_score, batch.anomaly_map, strict=True):
+            found[path] = (score, one)
+    return found
+
+
+def assert_alike(one: dict, two: dict, paths=None) -> None:
+    for path in paths or one:
+        for a, b in zip(one[path], two[path], strict=True):
+            torch.testing.assert_close(a, b, atol=1e-4, rtol=0)
+
+
+def test_maps_are_the_plain_double_loop_over_all_depths_and_neighbourhoods(mutual, engine, root):  # noqa: F811
+    folder = root / "bottle/test"
+    model = mutual(neighbourhoods=[1, 3], similar=[1])
+    found = predicted(model, engine(), folder)
+    paths = sorted(found)
+    from anoclip_anomalib.data import read_image
+    from anoclip_anomalib.zeroshot.neighbourhoods import feature_sets
+
+    with torch.no_grad():
+        features = model.model.encode(torch.cat([model.pre_processor.transform(read_image(path)[None]) for path in paths]))
+        sets = feature_sets(features.levels, features.grid, (1, 3)).flatten(2, 3)
+        expected = torch.stack([plain(one) for one in sets]).mean(dim=0).float()
+        maps = model.model.as_batch(expected.unsqueeze(1), expected.amax(dim=1), features).anomaly_map
+    for path, one in zip(paths, maps, strict=True):
+        torch.testing.assert_close(found[path][1].squeeze(), one.squeeze(), atol=1e-4, rtol=0)
+    highest = maps.flatten(1).amax(dim=1)
+    scores = torch.stack([found[path][0] for path in paths])
+    torch.testing.assert_close(scores, (highest - highest.min()) / (highest.max() - highest.min()), atol=1e-3, rtol=0)
+
+
+def test_a_data_set_is_measured_and_says_that_it_sees_the_test_images(mutual, engine, root):  # noqa: F811
+    model = mutual(post_processor=True)
+    (figures,) = engine().test(model, datamodule=mvtec(root), verbose=False)
+    assert {"raw_ImageAUROC", "raw_PixelAUROC"} <= figures.keys()
+    assert model.method_facts.sees_other_test_images
+    assert "all test images" in model.method_facts.category_data
+    assert model.learning_type == LearningType.ZERO_SHOT
+    again = mutual(post_processor=True)
+    (other,) = engine("again").test(again, datamodule=mvtec(root, eval_batch_size=1), verbose=False)
+    assert other["raw_PixelAUROC"] == pytest.approx(figures["raw_PixelAUROC"], abs=1e-4)
+
+
+def test_memory_on_disk_and_encode_batches_change_little(mutual, engine, root):  # noqa: F811
+    folder = root / "bottle/test"
+    expected = predicted(mutual(), engine("a"), folder)
+    assert_alike(expected, predicted(mutual(encode_batch_size=1), engine("b"), folder))
+    on_disk = predicted(mutual(memory_gib=1e-9), engine("c"), folder)
+    for path in expected:
+        torch.testing.assert_close(on_disk[path][1], expected[path][1], atol=5e-3, rtol=0)
+
+
+def test_with_text_fuses_what_the_same_pass_gives(mutual, engine, root):  # noqa: F811
+    folder = root / "bottle/test"
+    alone, fused = mutual(), mutual(with_text=True, class_name="bottle")
+    first, second = predicted(alone, engine("a"), folder), predicted(fused, engine("b"), folder)
+    assert alone.model.text_embeddings.numel() == 0
+    assert fused.model.class_name == "bottle"
+    assert any(not torch.allclose(first[path][1], second[path][1]) for path in first)
+    assert "its name" in fused.method_facts.category_data
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_a_saved_pool_makes_it_a_model_of_single_images(mutual, engine, root, tmp_path, weight_file, capsys, text):  # noqa: F811
+    out = tmp_path / "pool.safetensors"
+    words = ["--class_name", "bottle"] if text else []
+    folder = root / "bottle/train/good"
+    many = tmp_path / "many"
+    many.mkdir()
+    for name in ("train/good", "test/good"):
+        for path in (root / "bottle" / name).glob("*.png"):
+            (many / f"{name.replace('/', '-')}-{path.name}").write_bytes(path.read_bytes())
+    arguments = ["--backbone", "tiny", "--pretrained", weight_file("tiny"), *words]
+    assert main(["pool", "build", str(many), "--out", str(out), *arguments]) == 0
+    assert "wrote" in capsys.readouterr().out
+    options = {"pool": str(out), "with_text": text, "class_name": "bottle"}
+    model = mutual(**options)
+    together, alone = predicted(model, engine("a"), root / "bottle/test"), {}
+    for path in together:
+        alone |= predicted(mutual(**options), engine(Path(path).stem), Path(path))
+    assert_alike(together, alone)
+    assert not model.method_facts.sees_other_test_images
+    exported = torch.load(model.to_torch(tmp_path), weights_only=False)["model"].eval()
+    images = torch.rand(2, 3, *model.model.image_size)
+    with torch.no_grad():
+        torch.testing.assert_close(exported(images).pred_score, model.eval()(images).pred_score)
+    assert folder.is_dir()
+
+
+def test_a_pool_of_another_encoder_or_of_nothing_is_refused(mutual, root, tmp_path, weight_file, capsys):  # noqa: F811
+    out = tmp_path / "pool.safetensors"
+    arguments = ["--out", str(out), "--backbone", "tiny", "--pretrained", weight_file("tiny")]
+    assert main(["pool", "build", str(root / "bottle/test"), *arguments]) == 0
+    with pytest.raises(ValueError, match="was made with another encoder"):
+        mutual(backbone="demo", pretrained=None, pool=str(out))
+    with pytest.raises(ValueError, match="another neighbourhoods"):
+        mutual(neighbourhoods=[1], pool=str(out))
+    with pytest.raises(ValueError, match="No pool at .*: build one with"):
+        mutual(pool=str(tmp_path / "no.safetensors"))
+    (tmp_path / "bad.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="is no pool that"):
+        mutual(pool=str(tmp_path / "bad.safetensors"))
+    (tmp_path / "empty").mkdir()
+    assert main(["pool", "build", str(tmp_path / "empty"), *arguments]) == 2
+    assert "No images in" in capsys.readouterr().err
+    assert main(["pool", "build", str(tmp_path / "nowhere"), *arguments]) == 2
+    assert "is no folder" in capsys.readouterr().err
+
+
+def test_fewer_than_three_images_and_no_room_on_the_disk(mutual, engine, root, tmp_path, monkeypatch):  # noqa: F811
+    with pytest.raises(ValueError, match="at least 3 images that can score each other; there are 2"):
+        engine().predict(mutual(), dataset=FolderImages(root / "bottle/train/good"))
+    usage = type("Usage", (), {"free": 10})
+    monkeypatch.setattr("anoclip_anomalib.mutual.pool.shutil.disk_usage", lambda _: usage)
+    with pytest.raises(ValueError, match="has 0.0 GiB free: name another features_folder"):
+        engine("b").predict(mutual(memory_gib=1e-9), dataset=FolderImages(root / "bottle/test"))
+
+
+def test_an_unreadable_file_is_left_out_of_the_pool(mutual, engine, root, tmp_path):  # noqa: F811
+    for path in (root / "bottle/test").rglob("*.png"):
+        (tmp_path / f"{path.parent.name}-{path.name}").write_bytes(path.read_bytes())
+    expected = predicted(mutual(), engine("a"), tmp_path)
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    assert_alike(expected, predicted(mutual(), engine("b"), tmp_path))
+
+
+def test_without_a_pool_nothing_is_exported(mutual, tmp_path):
+    with pytest.raises(ValueError, match="Only a model with a saved pool"):
+        mutual().to_torch(tmp_path)
+
+
+def test_subsets_divide_without_labels_and_all_images_get_a_score(mutual, engine, root):  # noqa: F811
+    pool = FeaturePool(10)
+    pool.filled = 10
+    parts = pool.subsets(3)
+    assert sorted(torch.cat(parts).tolist()) == list(range(10))
+    assert [len(part) for part in parts] == [4, 3, 3]
+    with pytest.raises(ValueError, match="subsets=4 of 10 images"):
+        pool.subsets(4)
+    folder = root / "bottle/test"
+    assert len(predicted(mutual(subsets=2), engine(), folder)) == len(list(folder.rglob("*.png")))
+
+
+def test_few_images_are_warned_of(mutual, engine, root, caplog):  # noqa: F811
+    with caplog.at_level(logging.WARNING):
+        predicted(mutual(), engine(), root / "bottle/test")
+    assert "takes for normal what most images share" in caplog.text
