@@ -115,8 +115,10 @@ def precision_recall(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
 
 def average_precision(curve: Curve) -> float:
     """Average precision, 0..1: sum of precision times gain in recall (scikit-learn's, no interpolation)."""
-    recall, precision = precision_recall(curve)
-    return float((precision * np.diff(np.append(0.0, recall))).sum())
+    precision = curve.tp / (curve.tp + curve.fp)
+    # Counts are subtracted before they are divided: gains of recalls would not add up to 1 in the last digit.
+    gain = np.diff(np.append(0.0, curve.tp)) / curve.positives
+    return float((precision * gain).sum())
 
 
 def f1_max(curve: Curve) -> tuple[float, float]:

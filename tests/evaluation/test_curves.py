@@ -169,3 +169,10 @@ def test_the_overlap_of_a_whole_region_is_never_more_than_one():
         counts = curves.ScoreCounts(np.arange(float(size)), np.ones(size), np.ones(size), share, 1.0, 0.0, size - 1.0)
         assert curves.pro_curve(counts.curve)[1].max() <= 1
     assert max(sums) > 1
+
+
+@pytest.mark.parametrize("anomalous", [3, 10, 30, 49, 90])
+def test_a_perfect_ranking_has_an_average_precision_of_exactly_one(anomalous):
+    scores = np.arange(100.0)
+    counts = curves.count_scores(scores, scores >= 100 - anomalous)
+    assert curves.average_precision(counts.curve) == 1.0
