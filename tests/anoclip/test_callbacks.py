@@ -175,8 +175,8 @@ def test_an_image_that_breaks_is_named_and_the_run_goes_on(run_test, monkeypatch
 
     forward = VisualEncoder.forward
 
-    def with_one_broken(self, images):
-        encoded = forward(self, images)
+    def with_one_broken(self, images, *taps):
+        encoded = forward(self, images, *taps)
         brightest = images.flatten(1).amax(dim=1).argmax()
         encoded.patch_tokens[brightest, 0, 0] = float("nan")
         return encoded
