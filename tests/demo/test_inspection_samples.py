@@ -184,3 +184,18 @@ def test_damage_passes_over_kinds_that_leave_no_trace() -> None:
         assert (image != scene.image).any()
     _, mask = damage(np.random.default_rng(0), scene, (nothing,), 1, 0.05)
     assert not mask.any()
+
+
+def test_two_defects_are_both_in_picture_and_mask() -> None:
+    def spot(row: int):
+        def draw(rng: np.random.Generator, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+            mask = np.zeros(scene.foreground.shape, bool)
+            mask[row : row + 8, 40:56] = True
+            return np.where(mask[..., None], 1 - scene.image, scene.image), mask
+
+        return draw
+
+    scene = Scene(np.zeros((96, 96, 3), np.float32), np.ones((96, 96), bool), np.zeros((96, 96, 3), np.float32))
+    image, mask = damage(np.random.default_rng(0), scene, (spot(10), spot(60)), 2, 0.05)
+    assert mask.sum() == 2 * 8 * 16
+    np.testing.assert_array_equal(image[..., 0] > 0.5, mask)
