@@ -120,6 +120,7 @@ def test_ctrl_c_with_workers(tmp_path, moment):
         cwd=REPOSITORY,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
 
