@@ -144,13 +144,13 @@ def test_descriptions_come_from_a_file(source, tmp_path):
         command._checked(own)
 
 
-def process(words, **environment) -> subprocess.Popen:
+def process(words, folder) -> subprocess.Popen:
     code = "import sys; from anoclip_anomalib.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    script = Path(os.environ["HOME"]) / "anoclip_command.py"
+    script = folder / "anoclip_command.py"
     script.write_text(code)
     return subprocess.Popen(
         [sys.executable, str(script), "train", "aaclip", *words],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2]), **environment},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -162,7 +162,7 @@ def test_kill_9_and_the_same_command(source, tmp_path):
     words = ["--source", source, *SMALL, "--image.epochs", "40", "--image.average", "0.9", "--image.schedule", "cosine"]
     whole, killed = tmp_path / "whole.safetensors", tmp_path / "killed.safetensors"
     assert main(["train", "aaclip", *words, "--out", str(whole)]) == 0
-    own = process([*words, "--out", str(killed)])
+    own = process([*words, "--out", str(killed)], tmp_path)
     checkpoint = tmp_path / "killed.safetensors.checkpoints/image/0002.ckpt"
     limit = time.monotonic() + 240
     while not checkpoint.exists() and own.poll() is None and time.monotonic() < limit:
@@ -179,7 +179,7 @@ def test_kill_9_and_the_same_command(source, tmp_path):
 def test_two_processes_train_one_model(source, tmp_path):
     out = tmp_path / "two.safetensors"
     words = ["--source", source, *SMALL, "--image.epochs", "2", "--devices", "2", "--out", str(out)]
-    _, error = (own := process(words)).communicate(timeout=400)
+    _, error = (own := process(words, tmp_path)).communicate(timeout=400)
     assert own.returncode == 0, error[-3000:]
     facts = read_facts(out, "aaclip")
     assert facts.settings["image"]["devices"] == 2
