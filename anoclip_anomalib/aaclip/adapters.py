@@ -1,6 +1,6 @@
 """What AA-CLIP learns: residual adapters in both towers and the projections behind them (authors' ``model/adapter.py``)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +8,7 @@ from torch import nn
 
 from anoclip_anomalib.aaclip.settings import MIXING
 from anoclip_anomalib.clip import LoadedClip
+from anoclip_anomalib.zeroshot.buffers import FloatWeights
 
 SLOPE = 0.01
 """Of the LeakyReLU."""
@@ -28,18 +29,6 @@ def adapt_tokens(x: torch.Tensor, weight: torch.Tensor, mixing: float = MIXING) 
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     own = torch.linalg.vector_norm(adapted, dim=-1, keepdim=True)
     return mixing * adapted * (length / own.clamp_min(torch.finfo(own.dtype).tiny)) + (1 - mixing) * x
-
-
-class FloatWeights(nn.Module):
-    """A module whose weights keep float32 where a half-precision trainer casts everything else: ranks are decided here."""
-
-    def _apply(self, fn: Callable, recurse: bool = True) -> "FloatWeights":  # noqa: FBT001, FBT002
-        kept = {name: parameter.detach() for name, parameter in self.named_parameters()}
-        super()._apply(fn, recurse)
-        for name, parameter in self.named_parameters():
-            if parameter.dtype != kept[name].dtype:
-                parameter.data = kept[name].to(parameter.device)
-        return self
 
 
 class ResidualAdapters(nn.Module):

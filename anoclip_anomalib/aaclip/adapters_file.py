@@ -17,43 +17,20 @@ METHOD = "aaclip"
 
 
 @dataclass(frozen=True)
-class LoadedAdapters:
+class LoadedAdapters(LearnedWeights):
     """Both halves, as they were read.
 
     Attributes:
         text: The text half.
         image: The image half.
-        facts: What they were trained on.
-        origin: The file.
-        digest: SHA-256 of all tensors.
-        tensors: All of them by name.
     """
 
     text: TextAdapters
     image: ImageAdapters
-    facts: TrainingFacts
-    origin: str
-    digest: str
-    tensors: Mapping[str, torch.Tensor]
-
-    def check_backbone(self, backbone: str | None, activation: str | None) -> None:
-        """Raise a ``ValueError`` for another backbone or activation than that of the training, before anything is loaded."""
-        for what, asked, own in (
-            ("backbone", backbone, self.facts.backbone),
-            ("activation", activation, self.facts.activation),
-        ):
-            if asked not in (None, own):
-                msg = f"The adapters {self.origin} were trained with {what} {own!r}, not {asked!r}; leave {what} out to use it"
-                raise ValueError(msg)
 
     def check_clip(self, clip: LoadedClip) -> None:
         """Raise a ``ValueError`` if the CLIP's weights are not those of the training, as far as header and shapes tell."""
-        if self.facts.backbone_digest not in ("", clip.digest):
-            msg = (
-                f"The adapters {self.origin} were trained with other weights of {self.facts.backbone} "
-                f"(SHA-256 {self.facts.backbone_digest[:12]}...) than those loaded ({clip.digest[:12]}...)"
-            )
-            raise ValueError(msg)
+        super().check_clip(clip)
         visual = clip.model.visual
         depth, width = len(visual.transformer.resblocks), visual.ln_post.weight.shape[0]
         text_width, own = clip.text_tower.ln_final.weight.shape[0], self.text.projection.in_features
@@ -91,12 +68,11 @@ def load_adapters(path: str | Path) -> LoadedAdapters:
         raise WeightFileError(msg)
     settings = learned.facts.settings
     return LoadedAdapters(
-        _text_half(learned),
-        build_image(image, settings.get("taps") or (), mixing=float(settings.get("mixing", MIXING)), origin=learned.origin),
+        learned.tensors,
         learned.facts,
         learned.origin,
-        learned.digest,
-        learned.tensors,
+        _text_half(learned),
+        build_image(image, settings.get("taps") or (), mixing=float(settings.get("mixing", MIXING)), origin=learned.origin),
     )
 
 

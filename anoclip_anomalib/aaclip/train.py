@@ -18,7 +18,6 @@ from anoclip_anomalib.aaclip.adapters import ImageAdapters, TextAdapters, new_im
 from anoclip_anomalib.aaclip.adapters_file import METHOD, load_text_half, save_adapters, text_digest
 from anoclip_anomalib.aaclip.cached_features import CachedFeatures, ComputeFeatures
 from anoclip_anomalib.aaclip.settings import Recipe, StageName, StageSettings
-from anoclip_anomalib.aaclip.stage_folder import checkpoints, epoch_of, kept_checkpoint, open_folder, read_checkpoint
 from anoclip_anomalib.aaclip.text import embed_anchors
 from anoclip_anomalib.aaclip.training import ImageStage, Stage, TextStage
 from anoclip_anomalib.claims import Claims
@@ -29,6 +28,7 @@ from anoclip_anomalib.data.samples import Sample, image_digest
 from anoclip_anomalib.data.sources import Source
 from anoclip_anomalib.prompts.aaclip import described
 from anoclip_anomalib.zeroshot.learned_weights import TrainingFacts
+from anoclip_anomalib.zeroshot.stage_folder import checkpoints, epoch_of, kept_checkpoint, open_folder, read_checkpoint
 
 logger = logging.getLogger(__name__)
 Half = TypeVar("Half", bound=nn.Module)

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from anoclip_anomalib.clip import LoadedClip
 from anoclip_anomalib.clip.state_dict import WeightFileError, check_finite, state_dict_digest
 from anoclip_anomalib.files import atomic_write
 from anoclip_anomalib.versions import versions
@@ -93,6 +94,25 @@ class LearnedWeights:
     def digest(self) -> str:
         """SHA-256 of the tensors."""
         return state_dict_digest(self.tensors)
+
+    def check_backbone(self, backbone: str | None, activation: str | None) -> None:
+        """Raise a ``ValueError`` for another backbone or activation than that of the training, before anything is loaded."""
+        for what, asked, own in (
+            ("backbone", backbone, self.facts.backbone),
+            ("activation", activation, self.facts.activation),
+        ):
+            if asked not in (None, own):
+                msg = f"The adapters {self.origin} were trained with {what} {own!r}, not {asked!r}; leave {what} out to use it"
+                raise ValueError(msg)
+
+    def check_clip(self, clip: LoadedClip) -> None:
+        """Raise a ``ValueError`` if the CLIP's weights are not those of the training, as far as the header tells."""
+        if self.facts.backbone_digest not in ("", clip.digest):
+            msg = (
+                f"The adapters {self.origin} were trained with other weights of {self.facts.backbone} "
+                f"(SHA-256 {self.facts.backbone_digest[:12]}...) than those loaded ({clip.digest[:12]}...)"
+            )
+            raise ValueError(msg)
 
     def part(self, name: str) -> dict[str, torch.Tensor]:
         """The tensors whose names begin with ``name.``, without it."""
