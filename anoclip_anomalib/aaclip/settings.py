@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from anoclip_anomalib.prompts.aaclip import Descriptions
+from anoclip_anomalib.zeroshot.training_settings import TrainingSettings
 
 Mode = Literal["clean", "reference"]
-Schedule = Literal["milestones", "cosine", "constant"]
 Loss = Literal["authors", "balanced"]
 StageName = Literal["text", "image"]
 MIXING = 0.1
@@ -14,60 +14,28 @@ MIXING = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageSettings:
+class StageSettings(TrainingSettings):
     """How a stage is trained.
 
     Attributes:
-        epochs: Passes over the source.
-        batch_size: Images in a step of one process.
-        lr: Of Adam.
-        betas: Of Adam.
-        schedule: ``"milestones"`` halves the rate at some steps; ``"cosine"`` lets it fall to 2 %; or ``"constant"``.
-        milestones: Those steps (not epochs).
-        warmup: Steps over which the rate rises to its value.
-        hold: Part of the steps that ``"cosine"`` waits before it falls.
-        average: Decay of the moving average over the steps that is kept instead of the last weights; 0 for none.
         sizes: Sides that batches are scaled to in turn, in pixels; empty for the image size alone.
         loss: Segmentation loss: the ``"authors"``' focal and Dice loss, or ``"balanced"`` for small defects.
         detection_scale: Factor of the products in the detection loss (authors: 1, no temperature).
         jitter: Largest relative change of brightness, contrast and saturation of the images.
     """
 
-    epochs: int
-    batch_size: int
-    lr: float
-    betas: tuple[float, float] = (0.5, 0.999)
-    schedule: Schedule = "constant"
-    milestones: tuple[int, ...] = ()
-    warmup: int = 0
-    hold: float = 0.0
-    average: float = 0.0
     sizes: tuple[int, ...] = ()
     loss: Loss = "authors"
     detection_scale: float = 1.0
     jitter: float = 0.0
 
-    def check(self, stage: StageName) -> None:
-        """Raise a ``ValueError`` for the first value that is out of range."""
-        faults = {
-            f"epochs={self.epochs} must be at least 1": self.epochs < 1,
-            f"batch_size={self.batch_size} must be at least 1": self.batch_size < 1,
-            f"lr={self.lr} must be greater than 0": not self.lr > 0,
-            f"betas={self.betas} must be two numbers in [0, 1)": len(self.betas) != 2
-            or not all(0 <= b < 1 for b in self.betas),
-            f"schedule={self.schedule!r} is unknown; choose one of {get_args(Schedule)}": self.schedule
-            not in get_args(Schedule),
+    def faults(self) -> dict[str, bool]:
+        """See :class:`TrainingSettings`."""
+        return super().faults() | {
             f"loss={self.loss!r} is unknown; choose one of {get_args(Loss)}": self.loss not in get_args(Loss),
-            f"warmup={self.warmup} must not be negative": self.warmup < 0,
-            f"hold={self.hold} must lie in [0, 1)": not 0 <= self.hold < 1,
-            f"average={self.average} must lie in [0, 1)": not 0 <= self.average < 1,
             f"detection_scale={self.detection_scale} must be greater than 0": not self.detection_scale > 0,
             f"jitter={self.jitter} must lie in [0, 1]": not 0 <= self.jitter <= 1,
         }
-        for message, wrong in faults.items():
-            if wrong:
-                msg = f"{stage} stage: {message}"
-                raise ValueError(msg)
 
 
 TEXT_STAGE = StageSettings(epochs=5, batch_size=16, lr=1e-5)

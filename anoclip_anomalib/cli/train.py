@@ -173,9 +173,10 @@ def _descriptions(path: str | None) -> dict[str, str | list[str]]:
 
 
 def _train(args: argparse.Namespace, recipe: Recipe, source: Source) -> int:
-    from anoclip_anomalib.aaclip.train import Machine, train
+    from anoclip_anomalib.aaclip.train import train
     from anoclip_anomalib.clip import WeightsUnavailableError
     from anoclip_anomalib.running.quiet import log_to_stderr, quiet
+    from anoclip_anomalib.zeroshot.train import Machine
 
     log_to_stderr()
     with quiet():
@@ -204,10 +205,10 @@ def _train(args: argparse.Namespace, recipe: Recipe, source: Source) -> int:
 
 def _data(source: Source, recipe: Recipe):  # noqa: ANN202 - imported late
     """The images of a source: files are looked up, drawn ones are prepared."""
-    from anoclip_anomalib.aaclip.train import Data
     from anoclip_anomalib.comparison.suite import catalogue
     from anoclip_anomalib.comparison.suite.suite import ClassSpec
     from anoclip_anomalib.data.samples import labelled_samples
+    from anoclip_anomalib.zeroshot.train import Data
 
     def build(spec: DataSpec, category: str | None) -> Any:
         arguments = spec.init_args | ({"category": category} if category is not None else {})

@@ -11,12 +11,13 @@ from anoclip_anomalib.aaclip import train as train_module
 from anoclip_anomalib.aaclip.adapters_file import load_adapters
 from anoclip_anomalib.aaclip.settings import Recipe, StageSettings
 from anoclip_anomalib.aaclip.torch_model import AaClipModel
-from anoclip_anomalib.aaclip.train import Data, Machine, train
+from anoclip_anomalib.aaclip.train import train
 from anoclip_anomalib.aaclip.training import Stage
 from anoclip_anomalib.claims import Claims
 from anoclip_anomalib.data.auxiliary import AuxiliaryDataset
 from anoclip_anomalib.data.samples import Sample
 from anoclip_anomalib.data.sources import DataSpec, Source
+from anoclip_anomalib.zeroshot.train import Data, Machine
 from tests.aaclip.conftest import Squares
 from tests.mvtec_files import write_mvtec
 

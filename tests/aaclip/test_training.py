@@ -5,16 +5,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from anoclip_anomalib.aaclip import training
 from anoclip_anomalib.aaclip.adapters import new_image_adapters, new_text_adapters
 from anoclip_anomalib.aaclip.scoring import blur
 from anoclip_anomalib.aaclip.settings import IMAGE_STAGE, TEXT_STAGE, StageSettings
 from anoclip_anomalib.aaclip.text import AnchorTrainer
-from anoclip_anomalib.aaclip.training import ImageStage, TextStage, batch_axis_value_attention, detection_loss, rate, scaled
+from anoclip_anomalib.aaclip.training import ImageStage, TextStage, batch_axis_value_attention, detection_loss, scaled
 from anoclip_anomalib.clip import Tap, walk_image
 from anoclip_anomalib.clip.blocks import project_out, project_qkv
 from anoclip_anomalib.zeroshot.balanced_loss import balanced_segmentation_loss, peak_loss
 from anoclip_anomalib.zeroshot.losses import segmentation_loss
+from anoclip_anomalib.zeroshot.training import LOWEST_RATE, rate
 
 CLASSES = [["bottle"], ["pill", "white pill"]]
 
@@ -194,7 +194,7 @@ def test_schedules():
     cosine = settings(schedule="cosine", hold=0.5)
     assert [rate(cosine, step, 8) for step in (0, 4)] == [1, 1]
     assert rate(cosine, 6, 8) == pytest.approx(0.02 + 0.98 / 2)
-    assert rate(cosine, 8, 8) == rate(cosine, 9, 8) == pytest.approx(training.LOWEST_RATE)
+    assert rate(cosine, 8, 8) == rate(cosine, 9, 8) == pytest.approx(LOWEST_RATE)
 
 
 def test_scaling_keeps_image_and_mask_together():
