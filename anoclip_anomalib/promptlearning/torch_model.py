@@ -8,22 +8,20 @@ import torch.nn.functional as F
 from anomalib.data import InferenceBatch
 
 from anoclip_anomalib.clip import (
-    CLASS_TOKEN,
     LoadedClip,
-    Tap,
     TextEncoder,
     TextTower,
     VisualEncoder,
     embed_class,
     embed_tokens,
     load_clip,
-    walk_image,
 )
 from anoclip_anomalib.clip.declared import check_declared_size
 from anoclip_anomalib.promptlearning import scoring
-from anoclip_anomalib.promptlearning.hybrid_prompts import HybridLearner, embed_for_images, image_hook
+from anoclip_anomalib.promptlearning.hybrid_prompts import HybridLearner, embed_for_images
 from anoclip_anomalib.promptlearning.linear_heads import LinearHeads
 from anoclip_anomalib.promptlearning.local_patches import local_patches
+from anoclip_anomalib.promptlearning.projected_patches import tap_images
 from anoclip_anomalib.promptlearning.prompt_learner import PromptLearner, embed_prompts
 from anoclip_anomalib.promptlearning.prompts_file import check_fit, load_prompts
 from anoclip_anomalib.promptlearning.second_encoder import DINO, SecondEncoder, SimilarityMean
@@ -241,12 +239,8 @@ class PromptClipModel(FloatBuffers):
                 visual, images, self.method, self.second_encoder, similarity_mean=self.similarity_mean
             )
             return PromptFeatures(tuple(levels), class_token, None, grid, size)
-        heads, hook, condition = self.heads, None, None
-        if isinstance(heads, HybridLearner):
-            (condition,), _ = walk_image(visual, images, (CLASS_TOKEN,), position=self.method.position)
-            hook = image_hook(heads.image_prompts(condition))
-        taps = [*(Tap(block=block, norm=False, project=False) for block in heads.taps), CLASS_TOKEN]
-        (*tapped, class_token), grid = walk_image(visual, images, taps, before_block=hook, position=self.method.position)
+        heads = self.heads
+        tapped, class_token, condition, grid = tap_images(visual, images, self.method, heads)
         with torch.autocast(images.device.type, enabled=False):
             levels = heads.levels(tapped)
             if isinstance(heads, HybridLearner):
@@ -254,8 +248,9 @@ class PromptClipModel(FloatBuffers):
             class_token = F.normalize(class_token, dim=-1)
         return PromptFeatures(tuple(levels), class_token, text, grid, size)
 
-    def _text_for(self, heads: HybridLearner, condition: torch.Tensor) -> torch.Tensor:
+    def _text_for(self, heads: HybridLearner, condition: torch.Tensor | None) -> torch.Tensor:
         assert self.text_tower is not None
+        assert condition is not None
         prompts = heads.text_prompts(condition.float())
         return embed_for_images(self.text_tower, self.sentence_tokens, self.sentence_ends, self._normal_sentences, prompts)
 

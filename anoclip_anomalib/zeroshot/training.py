@@ -106,10 +106,13 @@ class Training(LightningModule):
         loss = torch.stack(list(self.losses(batch, self.result).values())).sum()
         self.log("held_out_loss", loss, prog_bar=True, sync_dist=True, batch_size=len(batch["mask"]))
 
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Adam over the trained part."""
+        return torch.optim.Adam(self.part.parameters(), lr=self.settings.lr, betas=self.settings.betas)
+
     def configure_optimizers(self) -> dict[str, Any]:
-        """Adam over the trained part, its rate changing by step."""
-        own = self.settings
-        optimizer = torch.optim.Adam(self.part.parameters(), lr=own.lr, betas=own.betas)
+        """The optimiser, its rate changing by step."""
+        own, optimizer = self.settings, self.optimizer()
         total = self.trainer.estimated_stepping_batches
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(own, step, int(total)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
