@@ -131,7 +131,7 @@ def test_a_source_whose_data_is_not_there(tmp_path, capsys):
 
 def test_another_method_is_named_and_anomalibs_train_is_still_there(capsys):
     assert main(["train", "bbclip"]) == 2
-    assert "no method 'bbclip' to train; known: aaclip" in capsys.readouterr().err
+    assert "no method 'bbclip' to train; known: aaclip, prompts" in capsys.readouterr().err
 
 
 def test_descriptions_come_from_a_file(source, tmp_path):
