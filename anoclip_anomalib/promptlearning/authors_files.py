@@ -113,8 +113,12 @@ def _prompts(state: Mapping[str, torch.Tensor], size: PromptSize, origin: str | 
                 f"another number, say it with --{option}"
             )
             raise WeightFileError(msg)
+    width = state["ctx_pos"].shape[-1]
+    for name in ("ctx_neg", *deep):
+        if state[name].shape[-1] != width:
+            msg = f"{origin} has {name} of width {state[name].shape[-1]}, and ctx_pos of width {width}"
+            raise WeightFileError(msg)
     context = torch.stack([state[name].reshape(size.context, -1) for name in ("ctx_pos", "ctx_neg")])
-    width = context.shape[2]
     tokens = [state[name] for name in deep]
     return {"context": context, "deep": torch.stack(tokens) if tokens else context.new_zeros(0, size.deep, width)}
 

@@ -26,7 +26,7 @@ class SecondEncoder(nn.Module):
 
     Args:
         name: timm's name of the model.
-        pretrained: A local weight file; ``None`` for timm's own weights of that name, ``"random"`` for untrained ones.
+        pretrained: A local weight file; ``None`` for timm's own weights of that name, ``"random"`` for untrained ones, always the same.
 
     Attributes:
         digest: SHA-256 of its weights.
@@ -45,7 +45,9 @@ class SecondEncoder(nn.Module):
             msg = f"timm has no model {name!r}, which was asked for as the second encoder; its DINOv2 is {DINO!r}"
             raise ValueError(msg)
         try:
-            model = timm.create_model(name, pretrained=pretrained is None, num_classes=0, dynamic_img_size=True)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                model = timm.create_model(name, pretrained=pretrained is None, num_classes=0, dynamic_img_size=True)
         except TypeError as error:
             msg = f"The second encoder {name!r} is no vision transformer that takes any image size: {error}"
             raise ValueError(msg) from error

@@ -147,7 +147,7 @@ def test_others_are_recognised():
         ("crane", lambda s: {**s, "tokenized_prompts_pos": s["tokenized_prompts_neg"]}, "tokenized_prompts_pos is not that"),
         ("crane", lambda s: {**s, "token_prefix_pos": s["token_prefix_pos"][..., :9]}, "token_prefix_pos is not that"),
         ("crane", lambda s: {**s, "ctx_pos": torch.full_like(s["ctx_pos"], torch.nan)}, "NaN"),
-        ("crane", lambda s: {**s, "ctx_pos": s["ctx_pos"][..., :9]}, "does not hold what|size|shape"),
+        ("crane", lambda s: {**s, "ctx_pos": s["ctx_pos"][..., :9]}, "ctx_neg of width 64, and ctx_pos of width 9"),
         ("april-gan", lambda s: {**s, "fc.2.weight": torch.zeros(3, 3)}, "patches.2.weight"),
     ],
 )

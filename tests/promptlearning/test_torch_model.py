@@ -138,7 +138,7 @@ def adaclip_by_hand(clip, learned, image, cast):
 def test_adaclip_encodes_images_and_text_with_prompts_from_the_image(model, learner, tiny_clip, images, rounded):
     """A number on the border between two of float16 may fall to either side."""
     found = model("adaclip", rounded_tokens=rounded).encode(images)
-    cast, near = (lambda x: x.half().float(), 1e-4) if rounded else (lambda x: x, 1e-5)
+    cast, near = (lambda x: x.half().float(), 1e-3) if rounded else (lambda x: x, 1e-5)
     for index in range(len(images)):
         levels, token, text, _ = adaclip_by_hand(tiny_clip(), learner("adaclip"), images[index : index + 1], cast)
         for own, expected in zip(found.levels, levels, strict=True):
@@ -174,7 +174,8 @@ def test_april_gan_projects_raw_patches(model, learner, tiny_clip, images):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_one_more_image_in_the_batch_changes_nothing(model, name, images):
-    own = model(name)
+    """Of AdaCLIP without the rounding, which makes half a unit of float16 of the last digit of float32."""
+    own = model(name, rounded_tokens=name != "adaclip")
     both, alone = own(images), own(images[1:2])
     torch.testing.assert_close(both.pred_score[1:2], alone.pred_score, atol=1e-5, rtol=0)
     torch.testing.assert_close(both.anomaly_map[1:2], alone.anomaly_map, atol=1e-5, rtol=0)
@@ -230,9 +231,9 @@ def test_text_that_needs_a_class_asks_for_one(model, images):
         ({"precision": "float8"}, "Unknown precision"),
     ],
 )
-def test_bad_arguments(model, arguments, message):
+def test_bad_arguments(prompts_file, arguments, message):
     with pytest.raises(ValueError, match=message):
-        model(**arguments)
+        PromptClipModel(**{"adapters": prompts_file(), **arguments})
 
 
 def test_smoothing_is_an_argument(model, images):

@@ -39,9 +39,7 @@ def same(first, second) -> bool:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_what_is_trained_is_a_model(tmp_path, method):
-    with torch.random.fork_rng():
-        torch.manual_seed(5)  # an untrained second encoder
-        out = train(recipe(method, epochs=1), data(), tmp_path / "a.safetensors", machine=MACHINE)
+    out = train(recipe(method, epochs=1), data(), tmp_path / "a.safetensors", machine=MACHINE)
     learned, found, _ = load_prompts(out)
     assert found.name == learned.facts.method == method
     assert learned.facts.auxiliary_data == "squares, with masks"
