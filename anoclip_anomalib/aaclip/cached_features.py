@@ -62,6 +62,7 @@ class CachedFeatures(Dataset[Item]):
                 "mask": item["mask"].to(torch.uint8),
                 "label": item["label"],
                 "class_index": item["class_index"],
+                "pair": item["pair"],
             }
             with atomic_write(self._path(index)) as temporary:
                 save_file({name: tensor.contiguous() for name, tensor in content.items()}, temporary)

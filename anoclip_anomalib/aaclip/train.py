@@ -193,6 +193,8 @@ class _Run:
                 count=recipe.image_adapters,
                 taps=recipe.taps,
                 mixing=recipe.image_mixing,
+                projections=recipe.projections,
+                class_share=recipe.class_share,
             ),
         )
         module = self._datamodule(recipe.image, Augmentation(jitter=recipe.image.jitter))
@@ -202,6 +204,8 @@ class _Run:
             "mixing": recipe.image_mixing,
             "adapters": recipe.image_adapters,
             "taps": half.taps,
+            "projections": recipe.projections,
+            "class_share": recipe.class_share,
             "text": text_digest(text),
         }
         return self._fit("image", stage, module, setting, [])

@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from anoclip_anomalib.aaclip.settings import IMAGE_STAGE, TEXT_STAGE, Recipe, StageName, StageSettings
+from anoclip_anomalib.aaclip.settings import IMAGE_STAGE, TEXT_STAGE, Projections, Recipe, StageName, StageSettings
 from anoclip_anomalib.data.sources import DataSpec, Source, read_source, read_yaml
 from anoclip_anomalib.running.signals import run_command
 
@@ -25,6 +25,7 @@ _STAGE_HELP = {
     "average": "decay of a moving average of the weights, which is then kept; 0 for none",
     "sizes": "sides in pixels that batches are scaled to in turn",
     "loss": "segmentation loss; balanced is for small defects",
+    "pairs": "weight of what compares both images of a generated part, with loss balanced",
     "detection_scale": "factor of the products in the detection loss",
     "jitter": "largest change of brightness, contrast and saturation",
 }
@@ -56,6 +57,16 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--image-mixing", type=float, default=own.image_mixing, help="of the adapters (default: %(default)s)")
     parser.add_argument("--text-adapters", type=int, metavar="BLOCKS", help="adapted blocks (default: the first quarter)")
     parser.add_argument("--image-adapters", type=int, metavar="BLOCKS", help="adapted blocks (default: a quarter, at least 6)")
+    parser.add_argument(
+        "--projections", choices=get_args(Projections), default=own.projections,
+        help="where those of the image half begin (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--class-share",
+        type=float,
+        default=own.class_share,
+        help="of the class token in the detection vector (default: %(default)s)",
+    )
     parser.add_argument("--taps", type=int, nargs="+", metavar="BLOCK", help="where patches are read (default: the quarters)")
     for stage, settings in (("text", TEXT_STAGE), ("image", IMAGE_STAGE)):
         group = parser.add_argument_group(f"{stage} stage")
@@ -149,6 +160,8 @@ def _checked(args: argparse.Namespace) -> tuple[Recipe, Source]:
         image_mixing=args.image_mixing,
         text_adapters=args.text_adapters,
         image_adapters=args.image_adapters,
+        projections=args.projections,
+        class_share=args.class_share,
         taps=tuple(args.taps) if args.taps else None,
         descriptions=_descriptions(args.descriptions),
     )
