@@ -138,7 +138,7 @@ class Recipe:
             ),
             f"projections={self.projections!r} is unknown; choose 'clip' or 'random'": self.projections
             not in get_args(Projections),
-            f"class_share={self.class_share} must lie in [0, 1]; in mode 'reference' it is 0": not 0 <= self.class_share <= 1
+            f"class_share={self.class_share} must lie in [0, 1); in mode 'reference' it is 0": not 0 <= self.class_share < 1
             or (self.reference and self.class_share > 0),
             f"taps={self.taps} must be a rising list of blocks, counted from 1": self.taps is not None
             and (not self.taps or list(self.taps) != sorted(set(self.taps)) or self.taps[0] < 1),

@@ -204,7 +204,7 @@ def _train(args: argparse.Namespace, recipe: Recipe, source: Source) -> int:
         )
         stages: tuple[StageName, ...] = ("text", "image") if args.stage == "both" else (args.stage,)
         try:
-            out = train(recipe, _data(source, recipe), args.out, stages=stages, text_from=args.text, machine=machine)
+            out = train(recipe, _data(source, recipe, stages), args.out, stages=stages, text_from=args.text, machine=machine)
         except FloatingPointError as error:
             print(f"anoclip train: {error}", file=sys.stderr)
             return 1
@@ -215,7 +215,7 @@ def _train(args: argparse.Namespace, recipe: Recipe, source: Source) -> int:
     return 0
 
 
-def _data(source: Source, recipe: Recipe):  # noqa: ANN202 - imported late
+def _data(source: Source, recipe: Recipe, stages: Sequence[StageName]):  # noqa: ANN202 - imported late
     """The images of a source: files are looked up, drawn ones are prepared."""
     from anoclip_anomalib.aaclip.train import Data
     from anoclip_anomalib.comparison.suite import catalogue
@@ -245,8 +245,8 @@ def _data(source: Source, recipe: Recipe):  # noqa: ANN202 - imported late
         return Data(source=source, samples=samples)
     from anoclip_anomalib.data.drawn import drawn_parts
 
-    largest = max([recipe.image_size, *recipe.image.sizes, *recipe.text.sizes])
-    drawn, photos = drawn_parts(source.generated, largest, source.seed)
+    sizes = [side for stage in stages for side in getattr(recipe, stage).sizes or (recipe.image_size,)]
+    drawn, photos = drawn_parts(source.generated, max(sizes), source.seed)
     return Data(source=source, samples=samples, drawn=drawn, photos=photos)
 
 
