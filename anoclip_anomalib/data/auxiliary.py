@@ -222,7 +222,8 @@ class AuxiliaryDataModule(LightningDataModule):
         training, held = hold_out(samples, source.held_out, source.seed)
         if source.shots is not None:
             training = choose_shots(training, source.shots, source.seed)
-        held_drawn = 2 * round(source.held_out * len(drawn) / 2) if drawn is not None else 0
+        together = 2 if drawn is not None and drawn.in_pairs else 1
+        held_drawn = together * round(source.held_out * len(drawn) / together) if drawn is not None else 0
 
         def dataset(chosen: Sequence[Sample], how: Augmentation | None, **which: int) -> AuxiliaryDataset:
             common = {"size": image_size, "categories": self.categories, "seed": seed}
