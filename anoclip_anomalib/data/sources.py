@@ -146,8 +146,8 @@ def _generated_spec(path: Path, entry: Any) -> GeneratedSpec:
         raise ValueError(msg)
     _check_keys(path, entry, ("images", "photos", "plain"))
     images, photos, plain = entry.get("images"), entry.get("photos", False), entry.get("plain", GeneratedSpec.plain)
-    counted = isinstance(images, int) and images >= 2 and images % 2 == 0
-    if not counted or not isinstance(photos, bool) or not (isinstance(plain, int | float) and 0 <= plain <= 1):
+    share = isinstance(plain, int | float) and 0 <= plain <= 1
+    if not isinstance(images, int) or images < 2 or images % 2 or not isinstance(photos, bool) or not share:
         msg = (
             f"{path}: `generated` needs `images` (in an epoch, an even number), `photos` (true or false) and `plain` (a part "
             f"from 0 to 1); got {entry!r}"
