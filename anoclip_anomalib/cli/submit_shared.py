@@ -54,16 +54,17 @@ def print_report(report: Report) -> int:
     return 0 if report.ok else 1
 
 
-def run(command: str, action: Callable[[], int]) -> int:
+def run(name: str, action: Callable[..., int], *arguments: Any) -> int:
     """Run a command; an error of the input is told in one line and gives exit code 2, an interruption 130."""
-    return run_command(f"anoclip submit {command}", lambda: _run(command, action))
+    command = f"anoclip submit {name}"
 
+    def told() -> int:
+        try:
+            with quiet():
+                return action(*arguments)
+        except (ValueError, OSError, ImportError, RuntimeError) as error:
+            logging.getLogger(__name__).debug("The error in full", exc_info=True)
+            print(f"{command}: error: {error}", file=sys.stderr)
+            return 2
 
-def _run(command: str, action: Callable[[], int]) -> int:
-    try:
-        with quiet():
-            return action()
-    except (ValueError, OSError, ImportError, RuntimeError) as error:
-        logging.getLogger(__name__).debug("The error in full", exc_info=True)
-        print(f"anoclip submit {command}: error: {error}", file=sys.stderr)
-        return 2
+    return run_command(command, told)

@@ -7,9 +7,8 @@ from anomalib.data import MVTecAD2
 from anomalib.data.datasets.base import AnomalibDataset
 from torch.utils.data import DataLoader
 
-from anoclip_anomalib.submission.mvtec_ad2.layout import SPLIT_SUFFIXES
+from anoclip_anomalib.submission.mvtec_ad2.layout import SPLIT_SUFFIXES, expected_stems
 
-IMAGE_SUFFIXES = {".png", ".PNG"}
 FOLDERS: Mapping[str, str] = {
     "train": "train/good",
     "validation": "validation/good",
@@ -22,7 +21,7 @@ FOLDERS: Mapping[str, str] = {
 def images_of(root: Path, object_name: str, part: str) -> list[Path]:
     """The images of one part (a key of ``FOLDERS``) of an object, sorted; empty if its folder is missing."""
     folder = root / object_name / FOLDERS[part]
-    return sorted(path for path in folder.glob("*") if path.suffix in IMAGE_SUFFIXES) if folder.is_dir() else []
+    return sorted(path for path in folder.glob("*") if path.suffix in {".png", ".PNG"})
 
 
 def check_images(root: Path, counts: Mapping[str, int]) -> None:
@@ -37,14 +36,12 @@ def check_images(root: Path, counts: Mapping[str, int]) -> None:
     for object_name, count in counts.items():
         if not images_of(root, object_name, "validation"):
             faults.append(f"{root / object_name / FOLDERS['validation']} has no PNG images (the threshold needs them)")
-        for split, suffix in SPLIT_SUFFIXES.items():
+        for split in SPLIT_SUFFIXES:
             found = {path.stem for path in images_of(root, object_name, split)}
-            expected = {f"{number:03d}_{suffix}" for number in range(count)}
-            if found != expected:
-                differing = ", ".join(sorted(found ^ expected)[:3])
+            if differing := sorted(found.symmetric_difference(expected_stems(split, count))):
                 faults.append(
                     f"{root / object_name / split} has {len(found)} images, the leaderboard expects {count} "
-                    f"({len(found ^ expected)} names differ: {differing}, ...)"
+                    f"({len(differing)} names differ: {', '.join(differing[:3])}, ...)"
                 )
     if faults:
         raise FileNotFoundError("this is not the complete data set:\n  " + "\n  ".join(faults))
@@ -61,8 +58,7 @@ class ObjectData(MVTecAD2):
 
     def __init__(self, parts: Sequence[str], skip: Callable[[str], bool], **arguments) -> None:
         super().__init__(**arguments)
-        self.parts = list(parts)
-        self.skip = skip
+        self.parts, self.skip = parts, skip
         self.predicted: list[AnomalibDataset] = []
 
     @property
@@ -79,14 +75,12 @@ class ObjectData(MVTecAD2):
             "test_public_good": self.test_public_data,
             "test_public_bad": self.test_public_data,
         }
-        wanted = {id(available[part]): available[part] for part in self.parts}
         self.predicted = []
-        for dataset in wanted.values():
+        for dataset in {id(available[part]): available[part] for part in self.parts}.values():
             left = [number for number, path in enumerate(dataset.samples.image_path) if not self.skip(path)]
             if left:
-                attributes = dataset.samples.attrs
                 chosen = dataset.subsample(left)
-                chosen.samples.attrs.update(attributes)
+                chosen.samples.attrs.update(dataset.samples.attrs)
                 self.predicted.append(chosen)
 
     def _update_augmentations(self) -> None:
@@ -98,13 +92,5 @@ class ObjectData(MVTecAD2):
 
     def predict_dataloader(self) -> list[DataLoader]:
         """One loader for each part, so that labelled and unlabelled images do not meet in a batch."""
-        return [
-            DataLoader(
-                dataset,
-                shuffle=False,
-                batch_size=self.eval_batch_size,
-                num_workers=self.num_workers,
-                collate_fn=dataset.collate_fn,
-            )
-            for dataset in self.predicted
-        ]
+        options = {"batch_size": self.eval_batch_size, "num_workers": self.num_workers}
+        return [DataLoader(dataset, collate_fn=dataset.collate_fn, **options) for dataset in self.predicted]
