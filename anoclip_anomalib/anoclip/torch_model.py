@@ -113,11 +113,9 @@ class AnoClipModel(FloatBuffers):
         super().__init__()
         self.prompt_builder = PromptBuilder.from_settings(prompts)
         if smoothing < 1 or smoothing % 2 == 0:
-            msg = f"smoothing={smoothing} must be an odd number of patches, 1 for no smoothing"
-            raise ValueError(msg)
+            raise ValueError(f"smoothing={smoothing} must be an odd number of patches, 1 for no smoothing")
         if encode_batch_size < 1:
-            msg = f"encode_batch_size={encode_batch_size} must be at least 1"
-            raise ValueError(msg)
+            raise ValueError(f"encode_batch_size={encode_batch_size} must be at least 1")
         check_text_mean(text_mean)
         plan_tiles(1, 1, tiling)  # refuses an unknown tiling now rather than at the first image
         self.view_functions = _views(views)
@@ -135,10 +133,8 @@ class AnoClipModel(FloatBuffers):
         _check_square(self.image_size, tiling)
         self.visual_encoder.check_image_size(*self.image_size)
         self.tiling: Tiling = tiling
-        self.smoothing = smoothing
         self.text_mean: TextMean = text_mean
-        self.encode_batch_size = encode_batch_size
-        self.text_cache_dir = text_cache_dir
+        self.smoothing, self.encode_batch_size, self.text_cache_dir = smoothing, encode_batch_size, text_cache_dir
         self.adapter: PatchAdapter | None = None
         chosen = tuple(depths) if depths is not None else quarter_depths(self.visual_encoder.depth)
         _check_depths(chosen, self.visual_encoder.depth)
@@ -314,8 +310,7 @@ def _chosen_size(image_size: int | tuple[int, int] | None, tiling: Tiling) -> tu
 
 def _check_square(size: tuple[int, int], tiling: Tiling) -> None:
     if tiling == "square" and size[0] != size[1]:
-        msg = f"With tiling='square' image_size is the length of the shorter side, one number; got {size}"
-        raise ValueError(msg)
+        raise ValueError(f"With tiling='square' image_size is the length of the shorter side, one number; got {size}")
 
 
 def _stacked(read: Sequence[tuple[torch.Tensor, ...]], tiles: int) -> torch.Tensor:
@@ -325,5 +320,4 @@ def _stacked(read: Sequence[tuple[torch.Tensor, ...]], tiles: int) -> torch.Tens
 
 def _check_depths(depths: Sequence[int], blocks: int) -> None:
     if not depths or not all(1 <= depth <= blocks for depth in depths):
-        msg = f"depths={list(depths)} must be numbers of blocks from 1 to {blocks}, the encoder's depth"
-        raise ValueError(msg)
+        raise ValueError(f"depths={list(depths)} must be numbers of blocks from 1 to {blocks}, the encoder's depth")

@@ -77,21 +77,20 @@ def _settings(arguments: argparse.Namespace) -> dict:
     for item in arguments.set:
         name, separator, value = item.partition("=")
         if not separator:
-            msg = f"--set {item!r} has no '=': write NAME=VALUE, such as texture=true"
-            raise ValueError(msg)
+            raise ValueError(f"--set {item!r} has no '=': write NAME=VALUE, such as texture=true")
         try:
             settings[name] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            msg = f"--set {item!r} is not valid YAML; sentences with {{}} need quotes, as in templates='[\"a {{}}\"]'"
-            raise ValueError(msg) from error
+            raise ValueError(
+                f"--set {item!r} is not valid YAML; sentences with {{}} need quotes, as in templates='[\"a {{}}\"]'"
+            ) from error
     return settings
 
 
 def _find_prompts(config: object) -> Mapping:
     """The prompt settings in a configuration of ours or of anomalib's command line."""
     if not isinstance(config, Mapping):
-        msg = f"The configuration must be a YAML mapping, got {type(config).__name__}"
-        raise ValueError(msg)
+        raise ValueError(f"The configuration must be a YAML mapping, got {type(config).__name__}")
     for path in (("model", "init_args", "prompts"), ("model", "prompts"), ("prompts",)):
         value: object = config
         for key in path:

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,11 @@ logger = logging.getLogger(__name__)
 COMPONENTS = ("pre_processor", "post_processor", "evaluator", "visualizer", "raw_evaluator", "model")
 """Constructor arguments that are no hyperparameters."""
 _PROVENANCE = "anoclip"  # key in checkpoints; of this package, whatever the method
+
+
+def taken_by(target: Callable, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the given arguments that a function or class takes, for a constructor that hands most of its own on."""
+    return {name: given[name] for name in signature(target).parameters if name in given}
 
 
 class ZeroShotClip(_Base):
