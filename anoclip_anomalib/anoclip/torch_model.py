@@ -313,11 +313,6 @@ def _check_square(size: tuple[int, int], tiling: Tiling) -> None:
         raise ValueError(f"With tiling='square' image_size is the length of the shorter side, one number; got {size}")
 
 
-def _stacked(read: Sequence[tuple[torch.Tensor, ...]], tiles: int) -> torch.Tensor:
-    """For each batch the levels (B * T, L, W) of V depths -> (V, B, T, L, W)."""
-    return torch.stack([torch.cat(level) for level in zip(*read, strict=True)]).unflatten(1, (-1, tiles))
-
-
 def _check_depths(depths: Sequence[int], blocks: int) -> None:
     if not depths or not all(1 <= depth <= blocks for depth in depths):
         raise ValueError(f"depths={list(depths)} must be numbers of blocks from 1 to {blocks}, the encoder's depth")

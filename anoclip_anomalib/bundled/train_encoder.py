@@ -142,16 +142,10 @@ def parameter_groups(model: nn.Module, peak: float) -> list[dict]:
 
     Only matrices of the vision tower decay; the scale learns faster, as it has far to go in a short training.
     """
-    vision: list[torch.nn.Parameter] = []
-    text: list[torch.nn.Parameter] = []
-    plain: list[torch.nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        if name == "logit_scale":
-            continue
-        if name.startswith("visual."):
-            (vision if parameter.ndim >= 2 else plain).append(parameter)
-        else:
-            text.append(parameter)
+    named = {name: parameter for name, parameter in model.named_parameters() if name != "logit_scale"}
+    vision = [parameter for name, parameter in named.items() if name.startswith("visual.") and parameter.ndim >= 2]
+    plain = [parameter for name, parameter in named.items() if name.startswith("visual.") and parameter.ndim < 2]
+    text = [parameter for name, parameter in named.items() if not name.startswith("visual.")]
     return [
         {"params": vision, "lr": peak, "weight_decay": 0.05},
         {"params": plain, "lr": peak, "weight_decay": 0.0},

@@ -25,18 +25,14 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--reference-weight", type=float, default=0.5, help="share of the normal images (default: 0.5)")
     parser.add_argument("--backbone", help="AnoClip's backbone (default: AnoClip's own)")
     parser.add_argument("--pretrained", help="its weights")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="another argument of AnoClip, its value in YAML"
-    )
-    arguments = parser.parse_args(argv)
-    return shared.run(NAME, lambda: _write(arguments))
+    other = "another argument of AnoClip, its value in YAML"
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=other)
+    return shared.run(NAME, _write, parser.parse_args(argv))
 
 
 def _settings(arguments: argparse.Namespace) -> dict:
-    settings: dict = {"reference_weight": arguments.reference_weight}
-    for name in ("backbone", "pretrained"):
-        if getattr(arguments, name) is not None:
-            settings[name] = getattr(arguments, name)
+    given = {name: getattr(arguments, name) for name in ("reference_weight", "backbone", "pretrained")}
+    settings = {name: value for name, value in given.items() if value is not None}
     for pair in arguments.set:
         name, equals, value = pair.partition("=")
         if not (name.isidentifier() and equals):

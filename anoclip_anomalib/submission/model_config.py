@@ -19,17 +19,16 @@ class ModelConfig:
     They are anomalib's own options with anomalib's own meaning, so that the configuration of a test run can be used as it is.
 
     Args:
-        arguments: The command line's part with these options.
-        data: Name of the data module that is meant when none is given.
+        arguments: The command line's part with these options; the data module is MVTecAD2 when none is given.
 
     Raises:
         ValueError: If an option is unknown or does not fit, with the parser's words.
     """
 
-    def __init__(self, arguments: Sequence[str], *, data: str = "MVTecAD2") -> None:
+    def __init__(self, arguments: Sequence[str]) -> None:
         self.parser = _parser()
         try:
-            self.config: Namespace = self.parser.parse_args(["--data", data, *arguments])
+            self.config: Namespace = self.parser.parse_args(["--data", "MVTecAD2", *arguments])
         except ArgumentError as error:
             raise ValueError(_in_one_line(str(error))) from error
 
