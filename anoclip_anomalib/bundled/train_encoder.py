@@ -43,19 +43,9 @@ REFRESH = 40  # steps between new chunks
 
 def model_config(image_size: int) -> dict:
     """The encoder as an open_clip model configuration."""
-    return {
-        "embed_dim": 64,
-        "vision_cfg": {
-            "image_size": image_size,
-            "patch_size": 8,
-            "layers": 12,
-            "width": 96,
-            "head_width": 48,
-            "mlp_ratio": 2.0,
-            "ls_init_value": 1.0,
-        },
-        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 3},
-    }
+    vision = {"image_size": image_size, "patch_size": 8, "layers": 12, "width": 96, "head_width": 48, "mlp_ratio": 2.0}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 3}
+    return {"embed_dim": 64, "vision_cfg": {**vision, "ls_init_value": 1.0}, "text_cfg": text}
 
 
 def shape_depth(model: nn.Module) -> None:
@@ -168,7 +158,6 @@ def train(model: nn.Module, captioner: Captioner, args: argparse.Namespace, save
         batch_size=None,
         num_workers=args.workers,
         prefetch_factor=4 if args.workers else None,
-        collate_fn=_as_it_is,
     )
     pool = PairPool(iter(loader), POOL)
     optimizer = torch.optim.AdamW(parameter_groups(model, args.peak), betas=(0.9, 0.98))
@@ -206,7 +195,7 @@ def train(model: nn.Module, captioner: Captioner, args: argparse.Namespace, save
             model.logit_scale.clamp_(0, float(np.log(100)))
             margin = generic_logits[:, 1::2].mean(1) - generic_logits[:, 0::2].mean(1)
             correct = (margin[args.pairs :] > margin[: args.pairs]).float().mean()
-        for name, value in (("named", named_loss), ("generic", generic_loss), ("state", correct)):
+        for name, value in zip(meters, (named_loss, generic_loss, correct), strict=True):
             meters[name] += float(value.detach()) / args.log_every
         if rank == 0 and (step + 1) % args.log_every == 0:
             speed = (step + 1) * distributed.get_world_size() * 2 * args.pairs / (time.monotonic() - started)
@@ -222,10 +211,6 @@ def train(model: nn.Module, captioner: Captioner, args: argparse.Namespace, save
             saved = time.monotonic()
     if rank == 0:
         save("complete")
-
-
-def _as_it_is(chunk: Chunk) -> Chunk:
-    return chunk
 
 
 def main(argv: list[str] | None = None) -> int:

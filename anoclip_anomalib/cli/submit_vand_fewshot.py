@@ -44,7 +44,7 @@ def _settings(arguments: argparse.Namespace) -> dict:
 def _write(arguments: argparse.Namespace) -> int:
     if arguments.validate is not None and not Path(arguments.validate).is_file():
         raise FileNotFoundError(f"there is no {arguments.validate}")
-    from anoclip_anomalib.submission.vand.make import make_model_file, try_model_file
+    from anoclip_anomalib.submission.vand.fewshot import make_model_file, try_model_file
 
     if arguments.validate is None:
         path, settings = Path(arguments.out), _settings(arguments)

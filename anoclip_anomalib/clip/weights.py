@@ -214,12 +214,12 @@ def _how_to_get(backbone: str, pretrained: str, config: dict[str, Any], error: E
     if _needs_own_file(pretrained, config) or not repository:
         target = Path("~/.cache/clip").expanduser() / Path(url).name
         return f"{reason} Download {url} and put it at {target}, or anywhere and name that file as `pretrained`."
-    file = "open_clip_model.safetensors" if repository.endswith("/") else Path(repository).name
-    page = repository if repository.endswith("/") else str(Path(repository).parent)
+    page, _, file = repository.rpartition("/")
+    file = file or "open_clip_model.safetensors"
     activation = f"{backbone}-quickgelu"
     if config.get("quick_gelu") and activation in open_clip.list_models():
         file += f" (these weights need backbone={activation!r} when they are named as a file)"
-    return f"{reason} Download https://huggingface.co/{page.strip('/')} and name its file as `pretrained`: {file}"
+    return f"{reason} Download https://huggingface.co/{page} and name its file as `pretrained`: {file}"
 
 
 def _hub_model(backbone: str) -> nn.Module:

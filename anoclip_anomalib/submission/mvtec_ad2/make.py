@@ -106,8 +106,8 @@ class Submission:
 def original_sizes(root: Path) -> ImageSize:
     """Look up sizes of private images in a data set, for the validator."""
 
-    def look_up(*names: str) -> tuple[int, int] | None:
-        path = root.joinpath(*names).with_suffix(".png")
+    def look_up(object_name: str, split: str, stem: str) -> tuple[int, int] | None:
+        path = root / object_name / split / f"{stem}.png"
         return image_size(path) if path.is_file() else None
 
     return look_up
