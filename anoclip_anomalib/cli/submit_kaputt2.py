@@ -3,11 +3,9 @@
 import argparse
 from pathlib import Path
 
-from anoclip_anomalib.cli import submit_shared as shared
+from anoclip_anomalib.cli import submit as shared
 from anoclip_anomalib.running.progress import Progress
 from anoclip_anomalib.submission.provenance import check_name
-
-NAME = "kaputt2"
 
 
 def main(argv: list[str]) -> int:
@@ -19,7 +17,7 @@ def main(argv: list[str]) -> int:
     Returns:
         0; 1 if the submission is not valid; 2 for input that cannot be used; 130 after an interruption.
     """
-    parser = shared.parser(NAME, "Write and validate a submission for Kaputt 2, or only validate one.")
+    parser = shared.parser("kaputt2", "Write and validate a submission for Kaputt 2, or only validate one.")
     parser.add_argument("--validate", metavar="ZIP", help="only check a zip, whoever wrote it")
     parser.add_argument("--data.root", dest="root", metavar="FOLDER", help="Kaputt 2's folder")
     ids = "query-test.parquet (default: the one in --data.root or its datasets/); for --validate also a CSV with capture_id"
@@ -30,7 +28,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--data.eval_batch_size", dest="batch_size", type=int, default=32, metavar="N")
     parser.add_argument("--data.num_workers", dest="num_workers", type=int, default=2, metavar="N")
     arguments, model_arguments = parser.parse_known_args(argv)
-    return shared.run(NAME, _submit if arguments.validate is None else _validate, arguments, model_arguments)
+    return (_submit if arguments.validate is None else _validate)(arguments, model_arguments)
 
 
 def _ids_file(arguments: argparse.Namespace) -> Path | None:

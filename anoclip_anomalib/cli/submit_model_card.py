@@ -3,9 +3,7 @@
 import argparse
 import re
 
-from anoclip_anomalib.cli import submit_shared as shared
-
-NAME = "model-card"
+from anoclip_anomalib.cli import submit as shared
 
 
 def main(argv: list[str]) -> int:
@@ -17,7 +15,7 @@ def main(argv: list[str]) -> int:
     Returns:
         0, or 2 for input that cannot be used.
     """
-    parser = shared.parser(NAME, "Write a comparison's results for the Hugging Face Hub.", with_model=False)
+    parser = shared.parser("model-card", "Write a comparison's results for the Hugging Face Hub.", with_model=False)
     parser.add_argument("results", help="folder that `anoclip compare` wrote, or a folder with one such in it")
     parser.add_argument("--model", help="which of its models (needed if there are several)")
     parser.add_argument("--name", help="name of the model on the card (default: the model's)")
@@ -29,7 +27,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--license", default="apache-2.0", help="(default: %(default)s)")
     parser.add_argument("--task-type", default="anomaly-detection", help="(default: %(default)s)")
     parser.add_argument("--allow-failed", action="store_true", help="write the card although jobs failed; it says which")
-    return shared.run(NAME, _write, parser.parse_args(argv))
+    return _write(parser.parse_args(argv))
 
 
 def _write(arguments: argparse.Namespace) -> int:

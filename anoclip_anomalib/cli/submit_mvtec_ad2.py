@@ -5,12 +5,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from anoclip_anomalib.cli import submit_shared as shared
+from anoclip_anomalib.cli import submit as shared
 from anoclip_anomalib.running.progress import Progress
 from anoclip_anomalib.submission.mvtec_ad2.layout import IMAGES_PER_SPLIT
 from anoclip_anomalib.submission.provenance import check_name
-
-NAME = "mvtec-ad2"
 
 
 def main(argv: list[str]) -> int:
@@ -24,11 +22,11 @@ def main(argv: list[str]) -> int:
     """
     arguments, model_arguments = _parser().parse_known_args(argv)
     action = _evaluate if arguments.evaluate_public else _runtime if arguments.runtime else _submit
-    return shared.run(NAME, action if arguments.validate is None else _validate, arguments, model_arguments)
+    return (action if arguments.validate is None else _validate)(arguments, model_arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = shared.parser(NAME, "Write, validate and pack a submission for MVTec AD 2, or one of these steps.")
+    parser = shared.parser("mvtec-ad2", "Write, validate and pack a submission for MVTec AD 2, or one of these steps.")
     steps = parser.add_mutually_exclusive_group()
     steps.add_argument("--validate", metavar="PATH", help="only check a folder or .tar.gz, whoever wrote it")
     steps.add_argument("--evaluate-public", action="store_true", help="measure test_public with the leaderboard's metrics")

@@ -5,9 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from anoclip_anomalib.cli import submit_shared as shared
-
-NAME = "vand-fewshot"
+from anoclip_anomalib.cli import submit as shared
 
 
 def main(argv: list[str]) -> int:
@@ -19,7 +17,7 @@ def main(argv: list[str]) -> int:
     Returns:
         0; 1 if the model does not keep the interface; 2 for input that cannot be used.
     """
-    parser = shared.parser(NAME, "Write or check model.py for the VAND 3 few-shot evaluation kit.", with_model=False)
+    parser = shared.parser("vand-fewshot", "Write or check model.py for the VAND 3 few-shot evaluation kit.", with_model=False)
     parser.add_argument("--out", default="model.py", metavar="FILE", help="in a clone of the kit: src/eval/submission/model.py")
     parser.add_argument("--validate", metavar="FILE", help="only try a model.py, whoever wrote it (this runs its code)")
     parser.add_argument("--reference-weight", type=float, default=0.5, help="share of the normal images (default: 0.5)")
@@ -27,7 +25,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--pretrained", help="its weights")
     other = "another argument of AnoClip, its value in YAML"
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=other)
-    return shared.run(NAME, _write, parser.parse_args(argv))
+    return _write(parser.parse_args(argv))
 
 
 def _settings(arguments: argparse.Namespace) -> dict:

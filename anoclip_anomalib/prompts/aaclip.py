@@ -88,8 +88,7 @@ def described(class_name: str, descriptions: Descriptions | None = None) -> list
     found = (descriptions or {}).get(class_name, DESCRIPTIONS.get(class_name, name))
     texts = [found] if isinstance(found, str) else list(found)
     if not class_name.strip() or not texts or not all(isinstance(text, str) and text.strip() for text in texts):
-        msg = f"The class {class_name!r} needs a name and a description that are not empty; got {texts!r}"
-        raise ValueError(msg)
+        raise ValueError(f"The class {class_name!r} needs a name and a description that are not empty; got {texts!r}")
     if not is_described(class_name, descriptions):
         logger.info("Nobody described the class %r; the prompts use its name: %r", class_name, name)
     return texts

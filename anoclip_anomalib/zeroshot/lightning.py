@@ -316,15 +316,13 @@ class ZeroShotClip(_Base):
         if input_size is not None:
             return
         if self.model.tiling != "none":
-            msg = (
+            raise ValueError(
                 f"With tiling={self.model.tiling!r} the number of tiles depends on the image's shape, which a graph cannot "
                 "choose: export with the images' size, such as --input_size '[480, 640]', or with tiling='none'"
             )
-            raise ValueError(msg)
         if self.input_size is None:
             height, width = self.model.image_size
-            msg = (
+            raise ValueError(
                 "Without a pre-processor that resizes, the exported graph takes images of one size: name it, such as "
                 f"--input_size '[{height}, {width}]', or export with the pre-processor"
             )
-            raise ValueError(msg)
