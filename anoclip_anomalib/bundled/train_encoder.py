@@ -9,7 +9,6 @@ general or random name, which fit every image of their state.
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -32,6 +31,7 @@ from anoclip_anomalib.clip import embed_tokens, walk_text
 from anoclip_anomalib.clip.constants import CLIP_MEAN, CLIP_STD
 from anoclip_anomalib.clip.patch_embedding import interpolate_position
 from anoclip_anomalib.clip.weights import new_clip, tokenizer_of, whole_words
+from anoclip_anomalib.versions import commit
 
 MEAN, STD = (torch.tensor(values).view(1, 3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
 SIZE = 64  # side of the training images in pixels
@@ -260,10 +260,9 @@ def _train(rank: int, args: argparse.Namespace, provenance: dict[str, str], meet
 
 def _provenance(argv: list[str] | None) -> dict[str, str]:
     arguments = sys.argv[1:] if argv is None else argv
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
     return {
         "command": " ".join(["python -m anoclip_anomalib.bundled.train_encoder", *arguments]),
-        "commit": commit.stdout.strip() or "unknown",
+        "commit": commit() or "unknown",
         "versions": json.dumps({"torch": torch.__version__, "numpy": np.__version__, "opencv": cv2.__version__}),
     }
 

@@ -28,11 +28,7 @@ class PredictSettings:
 
 
 def predict_object(
-    settings: PredictSettings,
-    object_name: str,
-    parts: Sequence[str],
-    store: RawMapStore,
-    progress: Callable[[int], None],
+    settings: PredictSettings, object_name: str, parts: Sequence[str], store: RawMapStore, progress: Callable[[int], None]
 ) -> str | None:
     """Predict those images of an object that the store does not hold yet, with an engine and a model of their own.
 
