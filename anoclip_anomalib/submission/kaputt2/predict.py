@@ -1,21 +1,19 @@
 """Predicting Kaputt 2's unlabelled query images with any anomalib model."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
-from anomalib.data import ImageBatch, ImageItem
 from anomalib.data.transforms.utils import extract_transforms_by_type
-from anomalib.data.utils import read_image
-from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import Resize
 
 from anoclip_anomalib.files import atomic_write
 from anoclip_anomalib.running.collect import Collect
 from anoclip_anomalib.running.engine import build_engine, strip, undisturbed
+from anoclip_anomalib.submission.images import UnlabelledImages
 from anoclip_anomalib.submission.model_config import ModelConfig
 
 ImageType = Literal["image", "crop"]
@@ -58,20 +56,6 @@ def query_images(root: Path, parquet: Path, image_type: ImageType = "crop") -> d
     return found
 
 
-class QueryImages(Dataset):
-    """Unlabelled images; ``resize`` is the model's own, so that images of different sizes fit in one batch."""
-
-    def __init__(self, paths: Sequence[str], resize: Resize | None = None) -> None:
-        self.paths, self.resize = paths, resize
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> ImageItem:
-        image = read_image(self.paths[index], as_tensor=True)
-        return ImageItem(image=self.resize(image) if self.resize else image, image_path=self.paths[index])
-
-
 def read_scores(path: Path) -> dict[str, float]:
     """The scores of an earlier run; a line that an interruption left half-written is dropped."""
     scores: dict[str, float] = {}
@@ -105,7 +89,7 @@ def predict_queries(
     if left:
         strip(model, keep={"post_processor"})
         resize = extract_transforms_by_type(getattr(model.pre_processor, "transform", None), Resize)
-        loader = DataLoader(QueryImages(list(left), *resize[:1]), collate_fn=ImageBatch.collate, **loading)
+        loader = UnlabelledImages([images[key] for key in left.values()], next(iter(resize), None)).loader(**loading)
         with atomic_write(path) as temporary:
             temporary.write_text("".join(json.dumps(item) + "\n" for item in scores.items()), encoding="utf-8")
         with undisturbed(), path.open("a", encoding="utf-8") as stream:

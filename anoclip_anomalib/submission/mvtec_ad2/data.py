@@ -1,12 +1,13 @@
 """MVTec AD 2's images for prediction: the private splits (which have no labels), and good validation images."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 
 from anomalib.data import MVTecAD2
-from anomalib.data.datasets.base import AnomalibDataset
 from torch.utils.data import DataLoader
 
+from anoclip_anomalib.submission.images import UnlabelledImages
 from anoclip_anomalib.submission.mvtec_ad2.layout import SPLIT_SUFFIXES, expected_stems
 
 FOLDERS: Mapping[str, str] = {
@@ -48,49 +49,24 @@ def check_images(root: Path, counts: Mapping[str, int]) -> None:
 
 
 class ObjectData(MVTecAD2):
-    """anomalib's MVTecAD2 for one object, whose prediction covers several parts and skips images that are done.
+    """anomalib's MVTecAD2 for one object, whose prediction is of chosen images.
 
     Args:
-        parts: Keys of ``FOLDERS`` to predict; ``test_public_good`` and ``test_public_bad`` come together.
-        skip: Tells which images are done.
+        images: Those to predict.
         **arguments: anomalib's own: ``root``, ``category``, ``eval_batch_size``, ``num_workers``, ...
     """
 
-    def __init__(self, parts: Sequence[str], skip: Callable[[str], bool], **arguments) -> None:
+    def __init__(self, images: Sequence[Path], **arguments) -> None:
         super().__init__(**arguments)
-        self.parts, self.skip = parts, skip
-        self.predicted: list[AnomalibDataset] = []
+        self.images = images
 
     @property
     def name(self) -> str:
         """The data set's name, as anomalib's own module gives it."""
         return "MVTecAD2"
 
-    def _setup(self, _stage: str | None = None) -> None:
-        super()._setup(_stage)
-        available = {
-            "validation": self.val_data,
-            "test_private": self.test_private_data,
-            "test_private_mixed": self.test_private_mixed_data,
-            "test_public_good": self.test_public_data,
-            "test_public_bad": self.test_public_data,
-        }
-        self.predicted = []
-        for dataset in {id(available[part]): available[part] for part in self.parts}.values():
-            left = [number for number, path in enumerate(dataset.samples.image_path) if not self.skip(path)]
-            if left:
-                chosen = dataset.subsample(left)
-                chosen.samples.attrs.update(dataset.samples.attrs)
-                self.predicted.append(chosen)
-
-    def _update_augmentations(self) -> None:
-        super()._update_augmentations()
-        # anomalib gives the model's resize to its three standard subsets only; without it several megapixels of every
-        # private image would travel through the loader.
-        for dataset in self.predicted:
-            dataset.augmentations = self.test_data.augmentations
-
     def predict_dataloader(self) -> list[DataLoader]:
-        """One loader for each part, so that labelled and unlabelled images do not meet in a batch."""
-        options = {"batch_size": self.eval_batch_size, "num_workers": self.num_workers}
-        return [DataLoader(dataset, collate_fn=dataset.collate_fn, **options) for dataset in self.predicted]
+        """One loader for each part, whose images are resized as anomalib resizes those that it tests, before they travel."""
+        splits = groupby(self.images, key=lambda image: image.relative_to(self.root / self.category).parts[0])
+        datasets = [UnlabelledImages(list(images), self.test_data.augmentations) for _, images in splits]
+        return [dataset.loader(batch_size=self.eval_batch_size, num_workers=self.num_workers) for dataset in datasets]

@@ -63,7 +63,7 @@ def predict_object(
     strip(model, keep={"post_processor"})
     own = ("root", "category", "test_type")
     arguments = {key: value for key, value in settings.config.data_arguments.items() if key not in own}
-    data = ObjectData(parts, store.has, root=settings.root, category=object_name, **arguments)
+    data = ObjectData(left, root=settings.root, category=object_name, **arguments)
     folder = store.folder / "engine"
     keep = Collect(lambda image, score, scores: store.write(image, scores, score), maps=True, advance=progress)
     with undisturbed():
