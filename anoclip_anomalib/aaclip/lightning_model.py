@@ -127,8 +127,7 @@ class AaClip(LearnedClip, AnomalibModule):
         """
         super().prepare_export()
         if self.model.mode == "reference":
-            msg = (
+            raise ValueError(
                 "In mode 'reference' a score depends on all test images of the class, which an exported graph does not see; "
                 "export with mode='clean' (--model.mode clean)"
             )
-            raise ValueError(msg)
