@@ -36,6 +36,13 @@ def write_predictions(path: str | Path, rows: list[dict[str, Any]]) -> None:
         writer.writerows({**row, "path": path_cell(row["path"])} for row in rows)
 
 
+def decision(score: float, threshold: Threshold) -> dict[str, Any]:
+    """An image's cells of what its threshold decides; without a threshold only the rule, which says why."""
+    label = threshold.label(score)
+    known = {} if label is None else {"threshold": repr(threshold.value), "label": label}
+    return known | {"threshold_rule": threshold.rule}
+
+
 class PredictionsCsv(RawPredictions):
     """Write `predictions.csv` and, if wanted, every pixel map at original size.
 
@@ -122,14 +129,9 @@ class PredictionsCsv(RawPredictions):
         for dataset in datasets_of(trainer.predict_dataloaders if trainer.predicting else None):
             self.faults.update(getattr(dataset, "faults", {}))
         every = gathered((self._rows, self.faults, self._labelled))
-        rows = [row for rows, _, _ in every for row in rows]
         self.faults = {path: fault for _, faults, _ in every for path, fault in faults.items()}
         threshold = self._threshold(trainer, pl_module, [part for _, _, labelled in every for part in labelled])
-        for row in rows:
-            label = threshold.label(float(row["score"]))
-            row["label"] = "" if label is None else label
-            row["threshold"] = "" if label is None else repr(threshold.value)
-            row["threshold_rule"] = threshold.rule
+        rows = [row | decision(float(row["score"]), threshold) for rows, _, _ in every for row in rows]
         unread = [{"path": path, "fault": printable(fault)} for path, fault in self.faults.items()]
         assert self.path is not None  # set in begin
         if trainer.is_global_zero:
@@ -139,11 +141,10 @@ class PredictionsCsv(RawPredictions):
     def _threshold(
         self, trainer: Trainer, pl_module: LightningModule, validation: list[tuple[np.ndarray, np.ndarray]]
     ) -> Threshold:
-        if self.follow_post_processor:
-            held_out = is_held_out(getattr(trainer, "datamodule", None))
-            threshold = post_processor_threshold(pl_module, held_out=held_out)
-            if threshold is not None:
-                return threshold
+        held_out = is_held_out(getattr(trainer, "datamodule", None))
+        decided = post_processor_threshold(pl_module, held_out=held_out) if self.follow_post_processor else None
+        if decided is not None:
+            return decided
         reference, labelled = ScoreReference(), None
         if validation:
             scores, anomalous = labelled = tuple(np.concatenate(parts) for parts in zip(*validation, strict=True))

@@ -7,7 +7,8 @@ from anomalib.metrics.base import AnomalibMetric
 from lightning.pytorch import LightningModule, Trainer
 
 from anoclip_anomalib.evaluation.epoch_metrics import EpochMetrics
-from anoclip_anomalib.evaluation.evaluator import StreamingEvaluator, standard_metrics
+from anoclip_anomalib.evaluation.evaluator import StreamingEvaluator
+from anoclip_anomalib.evaluation.metrics import standard_metrics
 from anoclip_anomalib.evaluation.raw_batch import raw_maps, raw_scores
 from anoclip_anomalib.evaluation.raw_predictions import RawPredictions
 from anoclip_anomalib.evaluation.resolution import mask_paths_of, restored_mask_paths

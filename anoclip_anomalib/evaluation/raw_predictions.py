@@ -57,9 +57,7 @@ class RawPredictions(Callback):
         if trainer.sanity_checking or batch.gt_label is None or not is_held_out(getattr(trainer, "datamodule", None)):
             return
         batch = self._distinct.of(batch, getattr(trainer, "val_dataloaders", None), dataloader_idx)
-        if batch is None:
-            return
-        if batch.pred_score is not None or batch.anomaly_map is not None:
+        if batch is not None and (batch.pred_score is not None or batch.anomaly_map is not None):
             self.read_validation(batch, raw_scores(batch), batch.gt_label.cpu().numpy().reshape(-1) > 0)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -71,30 +69,16 @@ class RawPredictions(Callback):
         self._begin("predict", trainer, pl_module)
 
     def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Read a batch."""
-        if "test" in self.stages:
-            self._read(batch, trainer, pl_module, trainer.test_dataloaders, dataloader_idx)
+        self._read("test", batch, trainer, pl_module, dataloader_idx)
 
     def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Read a batch."""
-        if "predict" in self.stages:
-            self._read(outputs, trainer, pl_module, trainer.predict_dataloaders, dataloader_idx)
+        self._read("predict", outputs, trainer, pl_module, dataloader_idx)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End."""
@@ -112,7 +96,8 @@ class RawPredictions(Callback):
             self._distinct.start()
             self.begin(trainer, pl_module)
 
-    def _read(self, batch: Any, trainer: Trainer, pl_module: LightningModule, loaders: Any, index: int) -> None:
-        distinct = self._distinct.of(batch, loaders, index)
-        if distinct is not None:
-            self.read(distinct, trainer, pl_module, index)
+    def _read(self, stage: str, batch: Any, trainer: Trainer, pl_module: LightningModule, index: int) -> None:
+        if stage in self.stages:
+            distinct = self._distinct.of(batch, getattr(trainer, f"{stage}_dataloaders"), index)
+            if distinct is not None:
+                self.read(distinct, trainer, pl_module, index)
