@@ -14,13 +14,7 @@ from anoclip_anomalib.evaluation.confidence import placements
 from anoclip_anomalib.evaluation.raw_batch import raw_maps, raw_scores
 from anoclip_anomalib.evaluation.raw_predictions import RawPredictions
 from anoclip_anomalib.evaluation.reference import ScoreReference
-from anoclip_anomalib.evaluation.resolution import (
-    datasets_of,
-    map_mask_pairs,
-    mask_paths_of,
-    path_list,
-    restored_mask_paths,
-)
+from anoclip_anomalib.evaluation.resolution import datasets_of, map_mask_pairs, mask_paths_of, path_list, restored_mask_paths
 
 THUMBNAIL = 192  # longer side of a thumbnail in the report, pixels
 
@@ -72,10 +66,8 @@ def shrink(image: np.ndarray, side: int = THUMBNAIL) -> np.ndarray:
     """Reduce (H, W) or (H, W, 3) so that the longer side is `side` at most, by area averaging."""
     height, width = image.shape[:2]
     scale = side / max(height, width)
-    if scale >= 1:
-        return image
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return image if scale >= 1 else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
 def choose_samples(paths: list[str], labels: list[int], count: int) -> list[str]:
@@ -83,11 +75,8 @@ def choose_samples(paths: list[str], labels: list[int], count: int) -> list[str]
     pairs = sorted(set(zip(paths, labels, strict=True)))
     bad, good = [p for p, label in pairs if label > 0], [p for p, label in pairs if label <= 0]
     from_good = min(len(good), max(count // 3, count - len(bad)))
-    chosen = []
-    for group, number in ((bad, min(len(bad), count - from_good)), (good, from_good)):
-        positions = np.linspace(0, len(group) - 1, number).round().astype(int) if number else []
-        chosen += [group[i] for i in positions]
-    return chosen
+    parts = ((bad, min(len(bad), count - from_good)), (good, from_good))
+    return [group[i] for group, number in parts for i in np.linspace(0, len(group) - 1, number).round().astype(int)]
 
 
 class Measure(RawPredictions):
@@ -176,11 +165,5 @@ def _map_auroc(anomaly_map: np.ndarray, mask: np.ndarray | None) -> float:
 
 def relative_path(path: str, root: str | Path | None) -> str:
     """A path below the data root, for rows and tables; the last three parts of a path that lies elsewhere."""
-    try:
-        return Path(path).resolve().relative_to(Path(root or "").resolve()).as_posix() if root else _tail(path)
-    except ValueError:
-        return _tail(path)
-
-
-def _tail(path: str) -> str:
-    return "/".join(Path(path).parts[-3:])
+    whole, base = Path(path).resolve(), Path(root or "").resolve()
+    return whole.relative_to(base).as_posix() if root and whole.is_relative_to(base) else "/".join(Path(path).parts[-3:])

@@ -71,7 +71,7 @@ class Outcome:
 
 
 def needs_run(
-    folder: ResultsFolder, job: Job, retry_failed: bool, since: float, note: Callable[[str], None] | None = None
+    folder: ResultsFolder, job: Job, retry_failed: bool, since: float, note: Callable[[str], None] = lambda text: None
 ) -> bool:
     """Whether a job still has no usable row.
 
@@ -85,8 +85,7 @@ def needs_run(
     try:
         row = folder.read_row(job.id)
     except ResultsError as error:
-        if note is not None:
-            note(f"{error}; the job is done again")
+        note(f"{error}; the job is done again")
         return True
     return row is None or (retry_failed and row["status"] == "failed" and folder.row_path(job.id).stat().st_mtime < since)
 
