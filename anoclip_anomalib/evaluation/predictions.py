@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 
+from anoclip_anomalib.evaluation import thresholds
 from anoclip_anomalib.evaluation.epoch_metrics import gathered
 from anoclip_anomalib.evaluation.left_out import write_left_out
 from anoclip_anomalib.evaluation.map_files import MapWriter
@@ -15,14 +16,6 @@ from anoclip_anomalib.evaluation.raw_batch import raw_maps, raw_scores
 from anoclip_anomalib.evaluation.raw_predictions import RawPredictions
 from anoclip_anomalib.evaluation.reference import ScoreReference
 from anoclip_anomalib.evaluation.resolution import datasets_of, image_size, path_list
-from anoclip_anomalib.evaluation.thresholds import (
-    Threshold,
-    ThresholdRule,
-    choose_threshold,
-    is_held_out,
-    natural_threshold,
-    post_processor_threshold,
-)
 from anoclip_anomalib.files import atomic_write, printable, set_aside
 
 COLUMNS = ("path", "score", "threshold", "label", "threshold_rule", "map", "map_min", "map_max", "fault")
@@ -36,7 +29,7 @@ def write_predictions(path: str | Path, rows: list[dict[str, Any]]) -> None:
         writer.writerows({**row, "path": path_cell(row["path"])} for row in rows)
 
 
-def decision(score: float, threshold: Threshold) -> dict[str, Any]:
+def decision(score: float, threshold: thresholds.Threshold) -> dict[str, Any]:
     """An image's cells of what its threshold decides; without a threshold only the rule, which says why."""
     label = threshold.label(score)
     known = {} if label is None else {"threshold": repr(threshold.value), "label": label}
@@ -78,7 +71,7 @@ class PredictionsCsv(RawPredictions):
         self.folder = folder
         self.save_maps = save_maps
         self.follow_post_processor = threshold is None
-        self.rule = ThresholdRule(threshold or "mean_std", k=k, q=q, value=value)
+        self.rule = thresholds.ThresholdRule(threshold or "mean_std", k=k, q=q, value=value)
         self.path: Path | None = None  # of the file written last
         self.faults: dict[str, str] = {}  # of the last run: path -> why it was not read
         if save_maps is not None:
@@ -140,9 +133,9 @@ class PredictionsCsv(RawPredictions):
 
     def _threshold(
         self, trainer: Trainer, pl_module: LightningModule, validation: list[tuple[np.ndarray, np.ndarray]]
-    ) -> Threshold:
-        held_out = is_held_out(getattr(trainer, "datamodule", None))
-        decided = post_processor_threshold(pl_module, held_out=held_out) if self.follow_post_processor else None
+    ) -> thresholds.Threshold:
+        held_out = thresholds.is_held_out(getattr(trainer, "datamodule", None))
+        decided = thresholds.post_processor_threshold(pl_module, held_out=held_out) if self.follow_post_processor else None
         if decided is not None:
             return decided
         reference, labelled = ScoreReference(), None
@@ -150,4 +143,4 @@ class PredictionsCsv(RawPredictions):
             scores, anomalous = labelled = tuple(np.concatenate(parts) for parts in zip(*validation, strict=True))
             reference.update(scores[~anomalous])
         own = getattr(pl_module, "image_threshold", None)
-        return choose_threshold(self.rule, reference, natural_threshold(pl_module), labelled, own)
+        return thresholds.choose_threshold(self.rule, reference, thresholds.natural_threshold(pl_module), labelled, own)

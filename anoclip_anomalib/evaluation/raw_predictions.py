@@ -7,6 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from anoclip_anomalib.evaluation.epoch_metrics import DistinctImages
 from anoclip_anomalib.evaluation.raw_batch import raw_scores, require_before_post_processor
+from anoclip_anomalib.evaluation.resolution import mask_paths_of, restored_mask_paths
 from anoclip_anomalib.evaluation.thresholds import is_held_out
 
 
@@ -23,12 +24,13 @@ class RawPredictions(Callback):
 
     def __init__(self) -> None:
         self._distinct = DistinctImages()
+        self._mask_paths: dict[str, str] = {}
 
     def begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A test or prediction begins."""
 
     def read(self, batch: Any, trainer: Trainer, pl_module: LightningModule, loader: int = 0) -> None:
-        """A batch of the data loader with that index has its raw ``pred_score`` and ``anomaly_map``."""
+        """A batch of the data loader with that index has its raw ``pred_score``, ``anomaly_map`` and all its mask paths."""
 
     def end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """All batches were read."""
@@ -94,10 +96,12 @@ class RawPredictions(Callback):
         if stage in self.stages:
             require_before_post_processor(self, trainer.callbacks)
             self._distinct.start()
+            self._mask_paths = mask_paths_of(trainer.test_dataloaders) if stage == "test" else {}
             self.begin(trainer, pl_module)
 
     def _read(self, stage: str, batch: Any, trainer: Trainer, pl_module: LightningModule, index: int) -> None:
         if stage in self.stages:
             distinct = self._distinct.of(batch, getattr(trainer, f"{stage}_dataloaders"), index)
             if distinct is not None:
-                self.read(distinct, trainer, pl_module, index)
+                with restored_mask_paths(distinct, self._mask_paths):
+                    self.read(distinct, trainer, pl_module, index)

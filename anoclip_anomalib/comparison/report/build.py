@@ -8,19 +8,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from anoclip_anomalib.comparison.report import charts, intervals, pictures, text
+from anoclip_anomalib.comparison.report import charts, intervals, pictures, tables, text
 from anoclip_anomalib.comparison.report.quoted import Quoted, load_quoted
-from anoclip_anomalib.comparison.report.tables import (
-    MEAN,
-    METRIC_TITLES,
-    SPEED,
-    Table,
-    build_table,
-    distinct,
-    first_seed_rows,
-    mean_curve,
-    speed_of,
-)
+from anoclip_anomalib.comparison.report.tables import MEAN, METRIC_TITLES, Table, distinct
 from anoclip_anomalib.comparison.run.folder import ResultsError, ResultsFolder
 from anoclip_anomalib.comparison.suite.catalogue import constant_categories, find_class
 from anoclip_anomalib.files import atomic_write
@@ -62,23 +52,24 @@ def build_report(
     rows, faults = folder.rows()
     if not rows:
         raise ResultsError(f"{folder.path} has no results yet")
-    tables = [build_table(data, suite["models"], places, rows, len(suite["seeds"])) for data, places in suite["data"].items()]
+    models, seeds = suite["models"], len(suite["seeds"])
+    every = [tables.build_table(data, models, places, rows, seeds) for data, places in suite["data"].items()]
     context = {
         "title": suite["name"],
         "description": suite.get("description", ""),
         "suite": suite,
         "notes": _notes(suite, rows, faults),
-        "tables": tables,
-        "quotes": {table.data: _quotes(rows, table, quoted_file) for table in tables} if quoted else {},
-        "models": [_model_facts(rows, model) for model in suite["models"]],
+        "tables": every,
+        "quotes": {table.data: _quotes(rows, table, quoted_file) for table in every} if quoted else {},
+        "models": [_model_facts(rows, model) for model in models],
         "facts": FACT_TITLES,
         "failed": [row for row in rows if row["status"] == "failed"],
-        "grids": {table.data: pictures.grid(folder.path, rows, table.models, table.data) for table in tables},
-        "charts": {table.data: _charts(table, rows) for table in tables},
-        "estimates": {table.data: intervals.estimates(rows, table) for table in tables},
-        "defects": {table.data: intervals.per_defect(rows, table) for table in tables},
+        "grids": {table.data: pictures.grid(folder.path, rows, table.models, table.data) for table in every},
+        "charts": {table.data: _charts(table, rows) for table in every},
+        "estimates": {table.data: intervals.estimates(rows, table) for table in every},
+        "defects": {table.data: intervals.per_defect(rows, table) for table in every},
         "shown_facts": [*SHOWN_FACTS, "note"],
-        "speed_names": list(SPEED),
+        "speed_names": list(tables.SPEED),
         "colour": charts.colour,
     }
     for name in ("report.css", "report.js"):
@@ -138,7 +129,7 @@ def _model_facts(rows: list[dict], model: str) -> dict[str, Any]:
         "facts": {fact: distinct(own, partial(_stated, fact)) or "no result" for fact in FACT_TITLES},
         **shown,
         "note": distinct([row for row in own if row["provenance"].get("note")], lambda row: row["provenance"]["note"]),
-        "speed": speed_of(own, model),
+        "speed": tables.speed_of(own, model),
     }
 
 
@@ -187,25 +178,23 @@ SHOWN_FACTS: dict[str, Callable[[dict], Any]] = {  # title -> what stands there 
 
 def _charts(table: Table, rows: list[dict]) -> dict[str, Any]:
     """Drawings of a data set: curves of the mean and of each category with its histograms (first seed), speed and accuracy."""
-    first = first_seed_rows(rows, table.data)
+    first = tables.first_seed_rows(rows, table.data)
     mean: dict[str, dict[str, Any]] = {model: {} for model in table.models}
     for name, (*_, limit, start) in charts.CURVES.items():
         for model in table.models:
             own = [row["curves"][name] for (of, _), row in first.items() if of == model and name in row["curves"]]
             if own:
-                mean[model][name] = mean_curve(own, limit, start)
+                mean[model][name] = tables.mean_curve(own, limit, start)
     categories: dict[str, dict[str, list]] = {}
     for category in dict.fromkeys(category for _, category in first):
         found = {model: first[model, category] for model in table.models if (model, category) in first}
         drawn = [charts.histogram_chart(m, found[m]["histogram"], i) for i, m in enumerate(table.models) if m in found]
-        curves = {model: row["curves"] for model, row in found.items()} if len(table.categories) > 1 else {}
-        histograms = [chart for chart in drawn if chart is not None]
-        categories[category] = {"curves": charts.curve_charts(table.models, curves), "histograms": histograms}
-    seconds = {model: speed_of(rows, model, table.data)["median_s"] for model in table.models}
+        curves = {model: row["curves"] for model, row in found.items() if len(table.categories) > 1}
+        categories[category] = {"curves": charts.curve_charts(table.models, curves), "histograms": list(filter(None, drawn))}
+    seconds = {model: tables.speed_of(rows, model, table.data)["median_s"] for model in table.models}
     speed = {}
     for name in table.metrics:
         points = [(i, m, seconds[m], table.cells[m][MEAN][name].value) for i, m in enumerate(table.models)]
-        chart = charts.speed_chart(points, METRIC_TITLES[name])
-        if chart is not None:
-            speed[METRIC_TITLES[name]] = chart
-    return {"mean": charts.curve_charts(table.models, mean), "categories": categories, "speed": speed}
+        speed[METRIC_TITLES[name]] = charts.speed_chart(points, METRIC_TITLES[name])
+    shown = {title: chart for title, chart in speed.items() if chart is not None}
+    return {"mean": charts.curve_charts(table.models, mean), "categories": categories, "speed": shown}

@@ -49,7 +49,6 @@ class ResultsFolder:
             ResultsError: if it belongs to another suite, holds other files, or cannot be written.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
             with atomic_write(self.path / ".writable"):
                 pass
             (self.path / ".writable").unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from anoclip_anomalib.evaluation.confidence import placements
 from anoclip_anomalib.evaluation.raw_batch import raw_maps, raw_scores
 from anoclip_anomalib.evaluation.raw_predictions import RawPredictions
 from anoclip_anomalib.evaluation.reference import ScoreReference
-from anoclip_anomalib.evaluation.resolution import datasets_of, map_mask_pairs, mask_paths_of, path_list, restored_mask_paths
+from anoclip_anomalib.evaluation.resolution import datasets_of, map_mask_pairs, path_list
 
 THUMBNAIL = 192  # longer side of a thumbnail in the report, pixels
 
@@ -93,7 +93,6 @@ class Measure(RawPredictions):
         self.protocol = protocol
         self.result = Measured()
         self._wanted: set[str] = set()
-        self._mask_paths: dict[str, str] = {}
 
     def forget_validation(self) -> None:
         """Forget an earlier epoch's validation (training validates several times)."""
@@ -112,7 +111,6 @@ class Measure(RawPredictions):
 
     def begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Choose the samples."""
-        self._mask_paths = mask_paths_of(trainer.test_dataloaders)
         samples = next((getattr(dataset, "samples", None) for dataset in datasets_of(trainer.test_dataloaders)), None)
         if samples is not None:
             paths, labels = [str(path) for path in samples["image_path"]], [int(x) for x in samples["label_index"]]
@@ -137,23 +135,15 @@ class Measure(RawPredictions):
             result.map_aurocs.extend([float("nan")] * len(scores))
             return
         result.map_size = (int(maps.shape[1]), int(maps.shape[2]))
-        pairs = []
-        if batch.gt_mask is not None:
-            with restored_mask_paths(batch, self._mask_paths):
-                pairs = list(map_mask_pairs(batch, self.protocol.resolution))
-        for map_part, mask_part in pairs:
-            result.pixels.update(map_part, mask_part)
-        masks = [mask for _, part in pairs for mask in part] if pairs else [None] * len(maps)
-        used = [one for part, _ in pairs for one in part] if pairs else list(maps)
-        for path, anomaly_map, mask in zip(paths, used, masks, strict=True):
+        parts = [] if batch.gt_mask is None else list(map_mask_pairs(batch, self.protocol.resolution))
+        for part in parts:
+            result.pixels.update(*part)
+        pairs = [pair for part in parts for pair in zip(*part, strict=True)] or [(one, None) for one in maps]
+        for path, (anomaly_map, mask) in zip(paths, pairs, strict=True):
             result.map_aurocs.append(_map_auroc(anomaly_map, mask))
             if path in self._wanted:
-                result.samples.append(_sample(path, anomaly_map, mask))
-
-
-def _sample(path: str, anomaly_map: np.ndarray, mask: np.ndarray | None) -> Sample:
-    small = None if mask is None else shrink((mask > 0).astype(np.uint8) * 255)
-    return Sample(path, shrink(np.asarray(anomaly_map, np.float32)), small)
+                small = None if mask is None else shrink((mask > 0).astype(np.uint8) * 255)
+                result.samples.append(Sample(path, shrink(np.asarray(anomaly_map, np.float32)), small))
 
 
 def _map_auroc(anomaly_map: np.ndarray, mask: np.ndarray | None) -> float:

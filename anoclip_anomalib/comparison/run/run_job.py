@@ -90,10 +90,8 @@ def _run(job: Job, progress: Steps | None) -> tuple[dict[str, Any], Pictures | N
 
 def build_data(job: Job) -> Any:
     """The job's datamodule, its data downloaded or drawn: that is no part of the times."""
-    arguments = dict(job.data.spec.init_args)
-    if job.data.categories:
-        arguments["category"] = job.category
-    datamodule = catalogue.instantiate("data", ClassSpec(job.data.spec.class_path, arguments))
+    category = {"category": job.category} if job.data.categories else {}
+    datamodule = catalogue.instantiate("data", ClassSpec(job.data.spec.class_path, job.data.spec.init_args | category))
     datamodule.prepare_data()
     return datamodule
 
@@ -117,11 +115,10 @@ def build_model(job: Job) -> tuple[Any, str | None]:
 
 def _time_single_images(engine: Engine, model: Any, datamodule: Any, job: Job) -> None:
     """Predict some test images one by one, so that the stopwatch sees single images."""
-    count = job.protocol.timed_images + job.protocol.warmup_images
     if job.protocol.timed_images == 0:
         return
     datamodule.eval_batch_size, before = 1, datamodule.eval_batch_size
-    engine.trainer.limit_predict_batches = count
+    engine.trainer.limit_predict_batches = job.protocol.timed_images + job.protocol.warmup_images
     try:
         engine.trainer.predict(model, datamodule=datamodule, return_predictions=False)
     finally:
