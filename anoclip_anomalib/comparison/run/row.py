@@ -44,20 +44,16 @@ class Pictures:
     masks: bytes
 
 
-def job_fields(job: Job) -> dict[str, Any]:
-    """What names a job in its row."""
-    return {"model": job.model.name, "data": job.data.name, "category": job.category, "seed": job.seed}
+def _head(job: Job, status: str) -> dict[str, Any]:
+    """What every row holds."""
+    names = {"model": job.model.name, "data": job.data.name, "category": job.category, "seed": job.seed}
+    return {"format": FORMAT, "id": job.id, "job": names, "status": status}
 
 
 def failed_row(job: Job, error: BaseException, trace: str = "") -> dict[str, Any]:
     """The row of a job that failed."""
-    return {
-        "format": FORMAT,
-        "id": job.id,
-        "job": job_fields(job),
-        "status": "failed",
-        "error": {"type": type(error).__name__, "message": str(error)[:2000], "traceback": trace[-10000:]},
-    }
+    told = {"type": type(error).__name__, "message": str(error)[:2000], "traceback": trace[-10000:]}
+    return _head(job, "failed") | {"error": told}
 
 
 def finished_row(job: Job, result: Measured, natural: float | None, root: Any) -> dict[str, Any]:
@@ -84,11 +80,7 @@ def finished_row(job: Job, result: Measured, natural: float | None, root: Any) -
         value, why = (None, reason) if reason else _tried(metric.compute, found, thresholds[metric.level].value)
         metrics[name] = value
         undefined |= {name: why} if why else {}
-    return {
-        "format": FORMAT,
-        "id": job.id,
-        "job": job_fields(job),
-        "status": "done",
+    return _head(job, "done") | {
         "metrics": metrics,
         "undefined": undefined,
         "thresholds": {level: {"value": _finite(one.value), "rule": one.rule} for level, one in thresholds.items()},
