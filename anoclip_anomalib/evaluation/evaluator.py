@@ -1,6 +1,7 @@
 """An anomalib Evaluator whose pixel metrics read each map once."""
 
 from collections.abc import Sequence
+from functools import partialmethod
 from typing import Any
 
 from anomalib.metrics import Evaluator
@@ -46,18 +47,14 @@ class StreamingEvaluator(Evaluator):
 
     on_test_epoch_start = on_validation_epoch_start
 
-    def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    def _batch_end(
+        self, stage: str, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, number: int, loader: int = 0
     ) -> None:
-        """Add a batch to the metrics of validation."""
-        distinct = self._distinct.of(batch, trainer.val_dataloaders, dataloader_idx)
+        """Add a batch to the metrics of its stage."""
+        loaders = trainer.val_dataloaders if stage == "validation" else trainer.test_dataloaders
+        distinct = self._distinct.of(batch, loaders, loader)
         if distinct is not None:
-            super().on_validation_batch_end(trainer, pl_module, outputs, distinct, batch_idx, dataloader_idx)
+            getattr(super(), f"on_{stage}_batch_end")(trainer, pl_module, outputs, distinct, number, loader)
 
-    def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        """Add a batch to the metrics of the test."""
-        distinct = self._distinct.of(batch, trainer.test_dataloaders, dataloader_idx)
-        if distinct is not None:
-            super().on_test_batch_end(trainer, pl_module, outputs, distinct, batch_idx, dataloader_idx)
+    on_validation_batch_end = partialmethod(_batch_end, "validation")
+    on_test_batch_end = partialmethod(_batch_end, "test")

@@ -1,5 +1,6 @@
 """The one callback that reads a model's raw scores and maps, whatever is done with them."""
 
+from functools import partialmethod
 from typing import Any
 
 import numpy as np
@@ -62,36 +63,6 @@ class RawPredictions(Callback):
         if batch is not None and (batch.pred_score is not None or batch.anomaly_map is not None):
             self.read_validation(batch, raw_scores(batch), batch.gt_label.cpu().numpy().reshape(-1) > 0)
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin."""
-        self._begin("test", trainer, pl_module)
-
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin."""
-        self._begin("predict", trainer, pl_module)
-
-    def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        """Read a batch."""
-        self._read("test", batch, trainer, pl_module, dataloader_idx)
-
-    def on_predict_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        """Read a batch."""
-        self._read("predict", outputs, trainer, pl_module, dataloader_idx)
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """End."""
-        if "test" in self.stages:
-            self.end(trainer, pl_module)
-
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """End."""
-        if "predict" in self.stages:
-            self.end(trainer, pl_module)
-
     def _begin(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> None:
         if stage in self.stages:
             require_before_post_processor(self, trainer.callbacks)
@@ -99,9 +70,20 @@ class RawPredictions(Callback):
             self._mask_paths = mask_paths_of(trainer.test_dataloaders) if stage == "test" else {}
             self.begin(trainer, pl_module)
 
-    def _read(self, stage: str, batch: Any, trainer: Trainer, pl_module: LightningModule, index: int) -> None:
+    def _batch_end(
+        self, stage: str, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, number: int, loader: int = 0
+    ) -> None:
         if stage in self.stages:
-            distinct = self._distinct.of(batch, getattr(trainer, f"{stage}_dataloaders"), index)
+            predicted = batch if stage == "test" else outputs
+            distinct = self._distinct.of(predicted, getattr(trainer, f"{stage}_dataloaders"), loader)
             if distinct is not None:
                 with restored_mask_paths(distinct, self._mask_paths):
-                    self.read(distinct, trainer, pl_module, index)
+                    self.read(distinct, trainer, pl_module, loader)
+
+    def _end(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> None:
+        if stage in self.stages:
+            self.end(trainer, pl_module)
+
+    on_test_start, on_predict_start = partialmethod(_begin, "test"), partialmethod(_begin, "predict")
+    on_test_batch_end, on_predict_batch_end = partialmethod(_batch_end, "test"), partialmethod(_batch_end, "predict")
+    on_test_end, on_predict_end = partialmethod(_end, "test"), partialmethod(_end, "predict")
