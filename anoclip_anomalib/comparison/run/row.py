@@ -144,7 +144,7 @@ def pictures_of(job: Job, result: Measured, root: Any, row: dict[str, Any]) -> P
     if not samples:
         return None
     values = np.concatenate([sample.anomaly_map.reshape(-1) for sample in samples])
-    low, high = row["map_scale"] = tuple(np.percentile(values, [1, 99.9]).tolist())
+    low, high = row["map_scale"] = float(np.percentile(values, 1)), float(np.percentile(values, 99.9))  # in float32, as ever
     index = {path: i for i, path in enumerate(result.paths)}
     scores, labels = np.array(result.scores), np.array(result.labels)
     squares = []
