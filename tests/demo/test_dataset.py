@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from anomalib.data import MVTecAD
 
-from anoclip_anomalib.demo import dataset
 from anoclip_anomalib.demo.dataset import write_demo_dataset
 from anoclip_anomalib.demo.held_out import DEFECTS_OF
 
@@ -73,12 +72,14 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(path: Path, image: np.ndarray) -> None:
+    write = Path.write_bytes
+
+    def fail(path: Path, content: bytes) -> int:
         if "ground_truth" in path.parts:
             raise OSError("No space left on device")
-        path.write_bytes(b"")
+        return write(path, content)
 
-    monkeypatch.setattr(dataset, "_write_png", fail)
+    monkeypatch.setattr(Path, "write_bytes", fail)
     with pytest.raises(OSError, match="No space left"):
         write_demo_dataset(tmp_path, ["fuse"], **SMALL)
     assert list(tmp_path.iterdir()) == []
