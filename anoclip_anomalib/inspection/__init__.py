@@ -1,0 +1,1 @@
+"""What a person does with photographs: inspect them, look at the result, keep it."""
