@@ -82,13 +82,16 @@
 
   // Heat and side by side are boxes that the style looks at; the photograph is needed a second time, when it is wanted.
   const press = box => { box.checked = !box.checked; box.dispatchEvent(new Event("change")); };
+  const near = new IntersectionObserver(entries => entries.filter(entry => entry.isIntersecting).forEach(({ target }) => {
+    near.unobserve(target);
+    const again = target.previousElementSibling.firstElementChild.cloneNode();
+    again.className = "again";
+    again.alt = "";
+    target.prepend(again);
+  }), { rootMargin: "600px" });
   const beside = () => {
-    if ($("side").checked) table.querySelectorAll(".over:not(:has(.again))").forEach(pane => {
-      const again = pane.previousElementSibling.firstElementChild.cloneNode();
-      again.className = "again";
-      again.alt = "";
-      pane.prepend(again);
-    });
+    if ($("side").checked) table.querySelectorAll(".over:not(:has(.again))").forEach(pane => near.observe(pane));
+    else near.disconnect();
     if (viewer.open) fill();
   };
   $("side").addEventListener("change", beside);

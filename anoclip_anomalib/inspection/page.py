@@ -181,25 +181,29 @@ def _link(folder: Path, path: Path) -> str:
     return quote(os.fsencode(path.resolve().relative_to(folder.resolve()).as_posix()))
 
 
-def _embed(path: Path, small: bool) -> str:
-    """A picture as a data URI."""
+def _embed(path: Path, small: bool) -> str | None:
+    """A picture as a data URI; None if it is damaged."""
     content, kind = path.read_bytes(), "jpeg"
     if small or path.suffix == ".png":  # heat as WebP is a tenth of the PNG
-        with Image.open(path) as picture:
-            if small:
-                picture.thumbnail((EMBEDDED_SIDE, EMBEDDED_SIDE))
-            made = io.BytesIO()
-            picture.save(made, "WEBP", quality=82)
+        made = io.BytesIO()
+        try:
+            with Image.open(path) as picture:
+                if small:
+                    picture.thumbnail((EMBEDDED_SIDE, EMBEDDED_SIDE))
+                picture.save(made, "WEBP", quality=82)
+        except OSError:
+            return None
         content, kind = made.getvalue(), "webp"
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _aspect(path: Path | None) -> float:
     """Width by height of the cards' pictures: that of the first photograph, within reason."""
-    if path is None:
+    try:
+        with Image.open(path or "") as picture:
+            return min(max(picture.width / picture.height, 0.6), 1.8)
+    except OSError:  # none, or damaged
         return 1.0
-    with Image.open(path) as picture:
-        return min(max(picture.width / picture.height, 0.6), 1.8)
 
 
 def _template() -> jinja2.Template:
