@@ -72,53 +72,40 @@ def check_model_and_data(options: Iterable[tuple[str, Any]], command: str = "") 
     listed = [pair for name, value in options for pair in _expanded(name, value)]
     for name, value in listed:
         if name == "ckpt_path" and isinstance(value, str) and value.endswith(WEIGHTS):
-            _check_file(f"--{name}", value)
+            check_file(f"--{name}", value)
     for kind in ("model", "data"):
-        own = {name.removeprefix(f"{kind}.").removeprefix("init_args."): value for name, value in listed if name.startswith(f"{kind}.")}
+        own = {
+            name.removeprefix(f"{kind}.").removeprefix("init_args."): value
+            for name, value in listed
+            if name.startswith(f"{kind}.")
+        }
         chosen = [value for name, value in listed if name == kind] + [own.pop("class_path", None)]
         named = next((value for value in reversed(chosen) if isinstance(value, str)), None)
         if named is None:
             continue
-        found = _find(kind, named, or_folder=kind == "data" and command == "predict")
+        found = find_class(kind, named, or_folder=kind == "data" and command == "predict")
         if found is not None:
             for name, value in own.items():
-                _check_argument(kind, found, name.rstrip("+").partition(".")[0], value)
+                check_argument(kind, found, name.rstrip("+").partition(".")[0], value)
             if kind == "data":
                 _check_data(found, own)
 
 
-def check_suite(path: str) -> None:
-    """Check the names of models, data sets and their arguments in a suite of ``anoclip compare``.
+def check_own(words: Sequence[str]) -> None:
+    """Check the options that our own commands share with anomalib's, or name an encoder.
 
     Args:
-        path: Its YAML file.
+        words: What follows ``anoclip``.
 
     Raises:
-        InputError: With all faults, each with its line; or if there is no such file.
+        InputError: For a name, folder or file that does not exist.
     """
-    from anoclip_anomalib.comparison.suite.yaml_lines import Located, SuiteError
-
-    _check_file("suite", path)
-    try:
-        document = Located(path)
-        for part, kind in (("models", "model"), ("data", "data")):
-            entries = document.data.get(part) if isinstance(document.data, dict) else None
-            for index, entry in enumerate(entries if isinstance(entries, list) else ()):
-                entry = {"class_path": entry} if isinstance(entry, str) else entry
-                where = (part, index)
-                try:
-                    named = entry.get("class_path", entry.get("name")) if isinstance(entry, dict) else None
-                    found = _find(kind, named) if isinstance(named, str) else None  # type: ignore[arg-type]
-                    arguments = entry.get("init_args") if found is not None else None
-                    for name in arguments if isinstance(arguments, dict) else ():
-                        where = (part, index, "init_args", name)  # type: ignore[assignment]
-                        if found is not None:
-                            _check_argument(kind, found, name, None)  # type: ignore[arg-type]
-                except InputError as error:
-                    document.fault(where, str(error))
-        document.raise_faults()
-    except SuiteError as error:
-        raise InputError(f"{len(error.faults)} fault(s) in the suite:\n{error}") from error
+    options = [(name, value) for name, value in _options(words) if value is not None]
+    for name, value in options:
+        if name == "backbone":
+            _check_backbone(str(value))
+    if "model-card" not in words:  # where --model is one of a comparison's
+        check_model_and_data([(name, value) for name, value in options if name.partition(".")[0] in _WITH_MODEL])
 
 
 def own_options(command: str) -> tuple[str, ...]:
@@ -134,7 +121,7 @@ def closest(name: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:
     return folded[found[0]] if found else None
 
 
-def no_such_path(what: str, path: str | Path, *, folder: bool = False) -> str:
+def no_such_path(path: str | Path, *, folder: bool = False) -> str:
     """That a file or folder does not exist, and which one beside it is meant perhaps."""
     path = Path(path)
     above = path
@@ -143,7 +130,7 @@ def no_such_path(what: str, path: str | Path, *, folder: bool = False) -> str:
     beside = [one.name for one in above.parent.iterdir() if one.is_dir() or not folder] if above.parent.is_dir() else []
     near = closest(above.name, beside)
     kind = "folder" if folder else "file"
-    return f"{what}: there is no {kind} {path}" + (f"; did you mean {above.parent / near}?" if near else "")
+    return f"there is no {kind} {path}" + (f"; did you mean {above.parent / near}?" if near else "")
 
 
 def _options(words: Sequence[str]) -> list[tuple[str, str | None]]:
@@ -165,7 +152,7 @@ def _expanded(name: str, value: Any) -> Iterator[tuple[str, Any]]:
         return
     if value.lstrip().startswith("{"):
         return
-    _check_file("--config", value)
+    check_file("--config", value)
     try:
         content = yaml.safe_load(Path(value).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -196,8 +183,12 @@ def _check_option(command: str, name: str) -> None:
             raise InputError(f"there is no option --{name}; did you mean --trainer.{near}?")
 
 
-def _find(kind: Kind, named: str, *, or_folder: bool = False) -> Known | None:
-    """The class of a short name or of a path below anomalib or this package; None for what cannot be known here."""
+def find_class(kind: Kind, named: str, *, or_folder: bool = False) -> Known | None:
+    """The class of a short name or of a path below anomalib or this package; None for what cannot be known here.
+
+    Raises:
+        InputError: For a short name that does not exist, with the nearest one.
+    """
     module, _, short = named.rpartition(".")
     names = known(kind)
     if short in names and re.fullmatch(r"(anomalib|anoclip_anomalib)(\.\w+)*|", module):
@@ -209,7 +200,7 @@ def _find(kind: Kind, named: str, *, or_folder: bool = False) -> Known | None:
         near = closest(named, names) if re.fullmatch(r"\w+", named) else None
         if near:
             raise InputError(f"--data: there is no folder and no data set {named}; did you mean {near}?")
-        raise InputError(no_such_path("--data", named, folder=True))
+        raise InputError(f"--data: {no_such_path(named, folder=True)}")
     if not re.fullmatch(r"\w+|(anomalib|anoclip_anomalib)(\.\w+)+", named):
         return None
     if module not in ("", "anoclip_anomalib", "anomalib.models", "anomalib.data", "anoclip_anomalib.data"):
@@ -218,11 +209,17 @@ def _find(kind: Kind, named: str, *, or_folder: bool = False) -> Known | None:
     ours = ", ".join(name for name, one in names.items() if one.ours)
     theirs = ", ".join(name for name, one in names.items() if not one.ours)
     raise InputError(
-        f'unknown {what} "{named}"; ' + (f"did you mean {near}?" if near else f"known: {ours}; anomalib's: {theirs}; or a full class path")
+        f'unknown {what} "{named}"; '
+        + (f"did you mean {near}?" if near else f"known: {ours}; anomalib's: {theirs}; or a full class path")
     )
 
 
-def _check_argument(kind: Kind, found: Known, name: str, value: Any) -> None:
+def check_argument(kind: Kind, found: Known, name: str, value: Any) -> None:
+    """Check an argument's name and, of a file, folder or encoder, its value; None for a value that is not to be looked at.
+
+    Raises:
+        InputError: For what does not exist.
+    """
     if name not in found.options and name not in ("help", "dict_kwargs", "init_args"):
         near = closest(name, found.options, 0.5 if not found.takes_more else 0.8)
         if not found.takes_more:
@@ -232,23 +229,28 @@ def _check_argument(kind: Kind, found: Known, name: str, value: Any) -> None:
     if not isinstance(value, str):
         return
     if kind == "model" and value.endswith(WEIGHTS) and "://" not in value and not value.startswith("hf-hub:"):
-        _check_file(f"--model.{name}", value)
+        check_file(f"--model.{name}", value)
     if kind == "model" and name == "normal_images" and not Path(value).is_dir():
-        raise InputError(no_such_path(f"--model.{name}", value, folder=True))
-    if found.ours and name == "backbone" and value not in backbones() and not value.startswith("hf-hub:"):
-        near = get_close_matches(value, backbones(), n=3, cutoff=0.4)
+        raise InputError(f"--model.{name}: {no_such_path(value, folder=True)}")
+    if found.ours and name == "backbone":
+        _check_backbone(value)
+
+
+def _check_backbone(name: str) -> None:
+    if name not in backbones() and not name.startswith("hf-hub:"):
+        near = get_close_matches(name, backbones(), n=3, cutoff=0.4)
         hint = f"closest names: {', '.join(near)}" if near else f"known: {', '.join(backbones())}"
-        raise InputError(f"Unknown backbone {value!r}; {hint}")
+        raise InputError(f"Unknown backbone {name!r}; {hint}")
 
 
 def _check_data(found: Known, own: dict[str, Any]) -> None:
     """Before anomalib makes a folder and downloads a data set into it for a misspelt root or category."""
     root, category = own.get("root"), own.get("category")
     folder = Path(root) if isinstance(root, str) and not found.draws_itself else None
-    default = (found.options["root"].default or "").strip("'\"") if "root" in found.options else ""
+    default = found.default("root") or ""
     if folder is not None and not folder.is_dir() and root != default:
-        fault = no_such_path("--data.root", folder, folder=True)
-        raise InputError(f"{fault} (where a data set shall be downloaded to, make an empty folder first)")
+        fault = no_such_path(folder, folder=True)
+        raise InputError(f"--data.root: {fault} (where a data set shall be downloaded to, make an empty folder first)")
     if not isinstance(category, str):
         return
     base = folder or Path(default)
@@ -262,15 +264,16 @@ def _check_data(found: Known, own: dict[str, Any]) -> None:
             f'{found.name} has no category "{category}"; '
             + (f"did you mean {near}?" if near else f"it has: {', '.join(found.categories)}")
         )
-    if folder is not None and here and found.looks_for_category and not found.draws_itself:
-        if not any(path.name.endswith(_ARCHIVES) for path in folder.iterdir()):
-            raise InputError(f"--data.root: {folder} has no folder {category}; it has: {', '.join(here[:20])}")
+    archived = folder is not None and any(path.name.endswith(_ARCHIVES) for path in folder.iterdir())
+    if folder is not None and here and not archived and found.looks_for_category and not found.draws_itself:
+        raise InputError(f"--data.root: {folder} has no folder {category}; it has: {', '.join(here[:20])}")
 
 
 def _folders(path: Path) -> list[Path]:
     return [one for one in path.iterdir() if one.is_dir() and not one.name.startswith(".")]
 
 
-def _check_file(what: str, path: str) -> None:
+def check_file(what: str, path: str) -> None:
+    """Raise an ``InputError`` unless a file exists."""
     if not Path(path).is_file():
-        raise InputError(no_such_path(what, path))
+        raise InputError(f"{what}: {no_such_path(path)}")

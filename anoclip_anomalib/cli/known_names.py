@@ -58,6 +58,11 @@ class Known:
         """The arguments of its constructor by name, without those that ``**kwargs`` passes on."""
         return _options(self.file, self._node, self._constructor)
 
+    def default(self, name: str) -> str | None:
+        """The default of an argument that is a text."""
+        text = self.options[name].default if name in self.options else None
+        return text[1:-1] if text and text[0] in "'\"" else None
+
     @property
     def takes_more(self) -> bool:
         """Whether there may be arguments that the source does not list."""
@@ -91,7 +96,7 @@ class Known:
 
 @cache
 def known(kind: Kind) -> dict[str, Known]:
-    """What the option ``--model`` or ``--data`` takes by short name: ours first, then anomalib's, each in alphabetical order."""
+    """What the option ``--model`` or ``--data`` takes by short name: ours first, then anomalib's."""
     own = [(name, entry) for name, entry in PUBLIC.items() if entry.kind == kind]
     ours = {name: Known(name, _file(f"{PACKAGE}.{entry.module}"), ours=True) for name, entry in sorted(own)}
     return ours | {name: Known(name, file, ours=False) for name, file in sorted(_derived(kind)) if name not in ours}
@@ -139,9 +144,9 @@ def _file(module: str, beside: Path | None = None) -> Path:
 def _derived(kind: Kind) -> Iterator[tuple[str, Path]]:
     """anomalib's classes that are derived from the base of a kind."""
     anomalib = package_folder("anomalib")
-    folder, pattern = (anomalib / "models", "lightning_model.py") if kind == "model" else (anomalib / "data/datamodules", "*.py")
+    folder = anomalib / ("models" if kind == "model" else "data/datamodules")
     bases, files = {}, {}
-    for file in folder.rglob(pattern):
+    for file in folder.rglob("lightning_model.py" if kind == "model" else "*.py"):
         if "base" in file.relative_to(folder).parts:
             continue
         for name, parents in _CLASS.findall(file.read_text(encoding="utf-8")):
@@ -171,7 +176,9 @@ def _options(file: Path, owner: ast.ClassDef, function: ast.FunctionDef | None) 
     pairs = [*zip(listed, [*required, *function.args.defaults[-len(listed) :]], strict=True)] if listed else []
     pairs += zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True)
     return {
-        arg.arg: Option(arg.arg, _type(file, arg.annotation), one and _shown(file, one), texts.get(arg.arg, ""))
+        arg.arg: Option(
+            arg.arg, _type(file, arg.annotation), None if one is None else _shown(file, one), texts.get(arg.arg, "")
+        )
         for arg, one in pairs
     }
 
@@ -223,7 +230,9 @@ def _constant(file: Path, name: str) -> Any:
     if isinstance(value, ast.Call) and ast.unparse(value.func) == "tuple" and isinstance(value.args[0], ast.Name):
         return _constant(file, value.args[0].id)
     try:
-        return tuple(ast.literal_eval(key) for key in value.keys if key) if isinstance(value, ast.Dict) else ast.literal_eval(value)
+        if isinstance(value, ast.Dict):
+            return tuple(ast.literal_eval(key) for key in value.keys if key)
+        return ast.literal_eval(value)
     except ValueError:
         return None
 

@@ -15,7 +15,7 @@ from anoclip_anomalib.running.quiet import quiet
 
 OWN_COMMANDS = ("demo", "prompts", "pool", "compare", "report", "submit", "convert")
 INTERRUPTED = 128 + signal.SIGINT
-STOPPED = "anoclip: stopped by Ctrl-C; nothing was begun"
+STOPPED = "anoclip: stopped by Ctrl-C; "
 ANOMALIB_COMMANDS = {
     "test": "Measure a model on a data set.",
     "predict": "Score images, with or without labels.",
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         # Lightning turns Ctrl-C into an exit of its own.
         if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):
             raise
-        print(STOPPED, file=sys.stderr)
+        print(f"{STOPPED}files that were finished are kept", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         try:
@@ -69,7 +69,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
     """
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
-            os.write(2, f"{STOPPED}\n".encode())
+            os.write(2, f"{STOPPED}nothing was begun\n".encode())
             os._exit(INTERRUPTED)
         frame = frame.f_back
     raise KeyboardInterrupt
@@ -83,22 +83,23 @@ def _run(argv: list[str]) -> int:
         print(f"anoclip_anomalib {__version__}")
         return 0
     command, words = argv[0], argv[1:]
-    # `train` is anomalib's command too, whose words all begin with a dash.
-    if command in OWN_COMMANDS or (command == "train" and words and not words[0].startswith("-")):
-        return _command(command).main(words)
     from anoclip_anomalib.cli import early_checks
+    from anoclip_anomalib.cli.anomalib_help import FULL_HELP, help_text
 
-    if command not in ANOMALIB_COMMANDS:
+    # `train` is anomalib's command too, whose words all begin with a dash.
+    ours = command in OWN_COMMANDS or (command == "train" and words and not words[0].startswith("-"))
+    if not ours and command not in ANOMALIB_COMMANDS:
         near = early_checks.closest(command, [*OWN_COMMANDS, *ANOMALIB_COMMANDS])
         hint = f"; did you mean {near}?" if near else ""
         print(f"anoclip: error: there is no command {command}{hint}\n\n{_help()}", file=sys.stderr)
         return 2
-    from anoclip_anomalib.cli.anomalib_help import FULL_HELP, help_text
-
-    if {"-h", "--help"} & {*words}:
-        print(help_text(command, ANOMALIB_COMMANDS[command], words))
-        return 0
     try:
+        if ours:
+            early_checks.check_own(argv)
+            return _command(command).main(words)
+        if {"-h", "--help"} & {*words}:
+            print(help_text(command, ANOMALIB_COMMANDS[command], words))
+            return 0
         early_checks.check_command(command, words)
     except early_checks.InputError as error:
         print(f"anoclip {command}: error: {error}", file=sys.stderr)
