@@ -6,12 +6,11 @@ Nothing heavy is imported before it is clear that it is needed: help should not 
 import os
 import signal
 import sys
-import threading
+from contextlib import suppress
 from importlib import import_module
 from types import FrameType, ModuleType
 
 from anoclip_anomalib import __version__, registry
-from anoclip_anomalib.running.quiet import quiet
 
 OWN_COMMANDS = ("demo", "prompts", "pool", "compare", "report", "submit", "convert")
 INTERRUPTED = 128 + signal.SIGINT
@@ -39,9 +38,12 @@ def main(argv: list[str] | None = None) -> int:
         finished but for files that could not be read, 130 after Ctrl-C, 141 when the reader of the output has gone.
     """
     argv = sys.argv[1:] if argv is None else argv
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _stop)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        with suppress(ValueError):  # not the main thread
+            signal.signal(signal.SIGINT, _stop)
     try:
+        from anoclip_anomalib.running.quiet import quiet
+
         try:
             with quiet(warnings_of="anomalib"):
                 return _run(argv)

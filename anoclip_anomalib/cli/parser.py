@@ -32,7 +32,7 @@ class Parser(argparse.ArgumentParser):
         return found
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        """As argparse; an option that is left for anomalib's parser, is none of its own and looks like one of ours is an error."""
+        """As argparse; an option left for anomalib's parser that is none of its own and looks like one of ours is an error."""
         found, left = super().parse_known_args(args, namespace)
         for word in left:
             name = word.partition("=")[0]

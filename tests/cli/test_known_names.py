@@ -88,4 +88,4 @@ def test_options_of_a_command_are_those_of_anomalibs_parser(command):
 def test_arguments_of_the_trainer():
     trainer = import_module("lightning.pytorch").Trainer
     found = known_names.arguments_of("lightning.pytorch.trainer.trainer", "Trainer")
-    assert list(found) == [name for name in inspect.signature(trainer).parameters]
+    assert list(found) == list(inspect.signature(trainer).parameters)

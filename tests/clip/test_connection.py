@@ -1,5 +1,6 @@
 import socket
 import time
+from contextlib import suppress
 
 import pytest
 from huggingface_hub import constants
@@ -49,7 +50,7 @@ def test_a_host_that_never_answers_is_given_up(monkeypatch):
 def test_the_hub_is_offline_only_inside_and_only_when_unreachable(server, closed_port, monkeypatch, before):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", before)
     for address, offline in ((f"http://{server}", before), (f"http://{closed_port}", True), (None, before)):
-        with pytest.raises(KeyError), hub_if_reachable(address):
+        with suppress(KeyError), hub_if_reachable(address):
             assert constants.HF_HUB_OFFLINE is offline
             raise KeyError
         assert constants.HF_HUB_OFFLINE is before
