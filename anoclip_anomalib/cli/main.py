@@ -91,8 +91,7 @@ def _run(argv: list[str]) -> int:
     # `train` is anomalib's command too, whose words all begin with a dash.
     ours = command in OWN_COMMANDS or (command == "train" and words and not words[0].startswith("-"))
     if not ours and command not in ANOMALIB_COMMANDS:
-        near = early_checks.closest(command, [*OWN_COMMANDS, *ANOMALIB_COMMANDS])
-        hint = f"; did you mean {near}?" if near else ""
+        hint = early_checks.did_you_mean(command, [*OWN_COMMANDS, *ANOMALIB_COMMANDS])
         print(f"anoclip: error: there is no command {command}{hint}\n\n{_help()}", file=sys.stderr)
         return 2
     try:
@@ -125,7 +124,10 @@ def _help() -> str:
             "usage: anoclip COMMAND [options]        anoclip COMMAND --help tells a command's options",
             "",
             "Commands of this package:",
-            *table({name: _command(name).HELP for name in OWN_COMMANDS} | {"train aaclip": _command("train").HELP}),
+            *table(
+                {name: _command(name).HELP for name in OWN_COMMANDS}
+                | {"train aaclip": _command("train").HELP, "train prompts": _command("train_prompts").HELP}
+            ),
             "",
             f"anomalib's commands, with --model {', '.join(registry.MODELS)} known by short names:",
             *table(ANOMALIB_COMMANDS),
