@@ -1,0 +1,197 @@
+"""Which photographs a person means who names files and folders. Listed without torch, one folder at a time."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
+from pathlib import Path
+from typing import NamedTuple
+
+from anoclip_anomalib.evaluation.output_names import OutputNames
+from anoclip_anomalib.files import printable
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""As anomalib has them, whose list cannot be read without importing torch."""
+
+MASK_FOLDERS = ("ground_truth", "groundtruth", "gt", "mask", "masks")
+_MASK_STEM = re.compile(r"(.+)[_.-](mask|gt|ground_truth)", re.IGNORECASE)
+_KINDS = 20  # so many reasons for leaving something out are told apart
+
+
+class Photo(NamedTuple):
+    """A photograph to inspect.
+
+    Attributes:
+        path: As the user would write it: what was given, and the way from there.
+        file: The file itself, whatever folder the process is in.
+        name: Relative path, without a suffix, of what is written about it; no two photographs share one.
+        fault: Why it cannot be inspected, if that is clear already.
+    """
+
+    path: str
+    file: Path
+    name: Path
+    fault: str = ""
+
+
+class Photos:
+    """The photographs in files and folders, in the order of their names.
+
+    Iterating walks the folders anew each time, so that millions of files take no more memory than the names of the largest
+    single folder. By the rules of :class:`anoclip_anomalib.data.FolderImages`: subfolders are read, links to files are
+    followed, links to folders are not. A file that is named is taken whatever its suffix is; what was named twice is taken once.
+
+    Left out and counted are: masks beside photographs (`x_mask.png` beside `x.jpg`, a folder `ground_truth` or `masks`), what
+    earlier runs have written, and files of other kinds.
+
+    Args:
+        given: Files and folders.
+        base: The folder that relative ones start from; default: the current one.
+
+    Attributes:
+        left_out: What the last complete walk has left out: reason -> number of files.
+
+    Raises:
+        FileNotFoundError: If one of them does not exist; the message has the nearest name.
+    """
+
+    def __init__(self, given: Iterable[str | Path], base: str | Path | None = None) -> None:
+        self.given = [str(path) for path in given]
+        self.base = Path(base or Path.cwd())
+        self.left_out: Counter[str] = Counter()
+        self._named: dict[str, tuple[str, bool]] = {}  # place -> as given, whether it is a folder
+        for path in self.given:
+            place = os.path.normpath(self.base / path)
+            if not os.path.lexists(place):
+                raise FileNotFoundError(_missing(path, Path(place)))
+            self._named.setdefault(place, (path, os.path.isdir(place)))
+
+    def __iter__(self) -> Iterator[Photo]:
+        """List the photographs."""
+        left_out: Counter[str] = Counter()
+        top = OutputNames()
+        roots: dict[str, _Names] = {}
+        for place, (path, is_folder) in self._named.items():
+            if self._is_inside_another(place):
+                continue
+            folder = place if is_folder else os.path.dirname(place)
+            names = roots.setdefault(folder, _Names(Path()))
+            if names.folder == Path():
+                names.folder = top.unique(Path(os.path.basename(folder) or "images"))
+            if is_folder:
+                yield from self._walk(path, place, names, left_out)
+            else:
+                yield Photo(path, Path(place), names.unique(os.path.basename(place), ""))
+        self.left_out = left_out
+
+    def holds(self, file: str | Path) -> bool:
+        """Whether a file, or a folder, is one of what was given or lies in one of its folders."""
+        place = os.path.normpath(self.base / file)
+        return place in self._named or self._is_inside_another(place)
+
+    def _is_inside_another(self, place: str) -> bool:
+        return any(self._named.get(str(parent), ("", False))[1] for parent in Path(place).parents)
+
+    def _walk(self, root: str, place: str, names: "_Names", left_out: Counter[str]) -> Iterator[Photo]:
+        """A folder and its subfolders; only names of one folder, and of those above it, are in memory."""
+        waiting = [("", names, _entries(place))]
+        while waiting:
+            below, names, entries = waiting[-1]
+            entry = next(entries, None)
+            if entry is None:
+                waiting.pop()
+                continue
+            if isinstance(entry, OSError):
+                path, folder = os.path.join(root, below) if below else root, Path(place, below)
+                fault = f"Cannot read folder {printable(path)}: {entry.strerror or type(entry).__name__}"
+                yield Photo(path, folder, names.folder, fault)
+                continue
+            name = entry.rstrip("/")
+            inner = os.path.join(below, name)
+            path, file = os.path.join(root, inner), Path(place, inner)
+            named = str(file) in self._named
+            if entry.endswith("//"):
+                left_out["links to folders"] += 1
+            elif entry.endswith("/"):
+                if name.lower() in MASK_FOLDERS and not named:
+                    left_out["masks"] += sum(1 for _ in self._walk(path, str(file), _Names(Path()), Counter()))
+                elif _is_results(file):
+                    left_out["results folders of earlier runs"] += 1
+                else:
+                    waiting.append((inner, _Names(names.unique(name)), _entries(str(file))))
+            elif named or os.path.splitext(name)[1].lower() in SUFFIXES:
+                if _is_mask(file) and not named:
+                    left_out["masks"] += 1
+                else:
+                    yield Photo(path, file, names.unique(name, ""))
+            else:
+                left_out[_kind(name, left_out)] += 1
+
+
+class _Names:
+    """Names in one output folder; equal ones are numbered, see :class:`OutputNames`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self._names = folder, OutputNames()
+
+    def unique(self, name: str, suffix: str | None = None) -> Path:
+        return self.folder / self._names.unique(Path(name), suffix)
+
+
+def _entries(folder: str) -> Iterator[str | OSError]:
+    """Names in a folder, sorted: those of folders end in `/`, those of links to folders in `//`; or why it cannot be read."""
+    found = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                mark = "" if not entry.is_dir() else "//" if entry.is_symlink() else "/"
+                found.append(entry.name + mark)
+    except OSError as error:
+        yield error
+    found.sort(reverse=True)
+    while found:
+        yield found.pop()
+
+
+def _kind(name: str, left_out: Counter[str]) -> str:
+    suffix = printable(os.path.splitext(name)[1].lower())
+    reason = f"files of another kind ({suffix or 'no suffix'})"
+    return reason if reason in left_out or len(left_out) < _KINDS else "files of other kinds"
+
+
+def spread(photos: Photos, count: int, wanted: int) -> Iterator[Photo]:
+    """At most `wanted` of `count` photographs, at equal distances."""
+    step = max(1, -(-count // wanted))
+    for index, photo in enumerate(photos):
+        if index % step == 0 and not photo.fault:
+            yield photo
+
+
+def _is_mask(file: Path) -> bool:
+    """Whether a file's name is that of a mask of a photograph beside it."""
+    found = _MASK_STEM.fullmatch(file.stem)
+    return found is not None and any(
+        os.path.lexists(file.with_name(found[1] + suffix)) for known in SUFFIXES for suffix in (known, known.upper())
+    )
+
+
+def _is_results(folder: Path) -> bool:
+    return os.path.isfile(folder / "results.csv") and os.path.isfile(folder / "run.json")
+
+
+def _missing(path: str, place: Path) -> str:
+    """What to say of a path that does not exist: the nearest name in the part of it that does."""
+    folder = place
+    while not folder.is_dir() and folder != folder.parent:
+        place, folder = folder, folder.parent
+    try:
+        near = get_close_matches(place.name, os.listdir(folder)[:10_000], n=1)
+    except OSError:
+        near = []
+    hint = (
+        f"; did you mean {printable(folder / near[0])}?"
+        if near
+        else f"; {printable(folder)} is there, {printable(place.name)} is not"
+    )
+    return f"No such photograph or folder: {printable(path)}{hint}"
