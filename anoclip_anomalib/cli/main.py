@@ -10,7 +10,7 @@ from types import ModuleType
 
 from anoclip_anomalib import __version__, registry
 
-OWN_COMMANDS = ("demo", "prompts", "pool", "compare", "report", "submit", "convert")
+OWN_COMMANDS = ("inspect", "demo", "prompts", "pool", "compare", "report", "submit", "convert")
 ANOMALIB_COMMANDS = {
     "test": "Measure a model on a data set.",
     "predict": "Score images, with or without labels.",

@@ -15,6 +15,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".
 """As anomalib has them, whose list cannot be read without importing torch."""
 
 MASK_FOLDERS = ("ground_truth", "groundtruth", "gt", "mask", "masks")
+GOOD = "good ones, which are the reference"
 _MASK_STEM = re.compile(r"(.+)[_.-](mask|gt|ground_truth)", re.IGNORECASE)
 _KINDS = 20  # so many reasons for leaving something out are told apart
 
@@ -40,7 +41,7 @@ class Photos:
 
     Iterating walks the folders anew each time, so that millions of files take no more memory than the names of the largest
     single folder. By the rules of :class:`anoclip_anomalib.data.FolderImages`: subfolders are read, links to files are
-    followed, links to folders are not. A file that is named is taken whatever its suffix is; what was named twice is taken once.
+    followed, links to folders are not. A file that is named is taken whatever its suffix is; what is named twice is taken once.
 
     Left out and counted are: masks beside photographs (`x_mask.png` beside `x.jpg`, a folder `ground_truth` or `masks`), what
     earlier runs have written, and files of other kinds.
@@ -48,6 +49,7 @@ class Photos:
     Args:
         given: Files and folders.
         base: The folder that relative ones start from; default: the current one.
+        without: Files to leave out: the good ones, which are no photographs to inspect.
 
     Attributes:
         left_out: What the last complete walk has left out: reason -> number of files.
@@ -56,9 +58,10 @@ class Photos:
         FileNotFoundError: If one of them does not exist; the message has the nearest name.
     """
 
-    def __init__(self, given: Iterable[str | Path], base: str | Path | None = None) -> None:
+    def __init__(self, given: Iterable[str | Path], base: str | Path | None = None, without: Iterable[str | Path] = ()) -> None:
         self.given = [str(path) for path in given]
         self.base = Path(base or Path.cwd())
+        self.without = {os.path.normpath(self.base / file) for file in without}
         self.left_out: Counter[str] = Counter()
         self._named: dict[str, tuple[str, bool]] = {}  # place -> as given, whether it is a folder
         for path in self.given:
@@ -81,14 +84,11 @@ class Photos:
                 names.folder = top.unique(Path(os.path.basename(folder) or "images"))
             if is_folder:
                 yield from self._walk(path, place, names, left_out)
+            elif place in self.without:
+                left_out[GOOD] += 1
             else:
                 yield Photo(path, Path(place), names.unique(os.path.basename(place), ""))
         self.left_out = left_out
-
-    def holds(self, file: str | Path) -> bool:
-        """Whether a file, or a folder, is one of what was given or lies in one of its folders."""
-        place = os.path.normpath(self.base / file)
-        return place in self._named or self._is_inside_another(place)
 
     def _is_inside_another(self, place: str) -> bool:
         return any(self._named.get(str(parent), ("", False))[1] for parent in Path(place).parents)
@@ -120,6 +120,8 @@ class Photos:
                     left_out["results folders of earlier runs"] += 1
                 else:
                     waiting.append((inner, _Names(names.unique(name)), _entries(str(file))))
+            elif str(file) in self.without:
+                left_out[GOOD] += 1
             elif named or os.path.splitext(name)[1].lower() in SUFFIXES:
                 if _is_mask(file) and not named:
                     left_out["masks"] += 1
@@ -189,9 +191,5 @@ def _missing(path: str, place: Path) -> str:
         near = get_close_matches(place.name, os.listdir(folder)[:10_000], n=1)
     except OSError:
         near = []
-    hint = (
-        f"; did you mean {printable(folder / near[0])}?"
-        if near
-        else f"; {printable(folder)} is there, {printable(place.name)} is not"
-    )
-    return f"No such photograph or folder: {printable(path)}{hint}"
+    hint = f"did you mean {printable(folder / near[0])}?" if near else f"{printable(folder)} has no {printable(place.name)}"
+    return f"No such photograph or folder: {printable(path)}; {hint}"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from anoclip_anomalib.inspection import photos as module
-from anoclip_anomalib.inspection.photos import SUFFIXES, Photos, spread
+from anoclip_anomalib.inspection.photos import GOOD, SUFFIXES, Photos, spread
 
 
 def touch(*paths: Path) -> None:
@@ -46,7 +46,17 @@ def test_files_and_folders_in_the_order_given_each_once(tmp_path):
 
 
 def test_no_two_names_are_equal(tmp_path):
-    names = ("p/a.png", "p/A.jpg", "p/a.png.jpg", "p/x:y/1.png", "p/x_y/1.png", "p/x_y-2/1.png", "q/p/a.png", "r/p/b.png", "r/p/c.png")
+    names = (
+        "p/a.png",
+        "p/A.jpg",
+        "p/a.png.jpg",
+        "p/x:y/1.png",
+        "p/x_y/1.png",
+        "p/x_y-2/1.png",
+        "q/p/a.png",
+        "r/p/b.png",
+        "r/p/c.png",
+    )
     touch(*(tmp_path / name for name in names))
     found = [photo.name.as_posix() for photo in Photos(["p", "q/p", "r/p/b.png", "r/p/c.png"], tmp_path)]
     assert len({name.lower() for name in found}) == len(names) == len(found)
@@ -119,14 +129,11 @@ def test_a_spread_covers_the_whole_list(tmp_path):
     assert len(list(spread(Photos([tmp_path]), 100, 1000))) == 100
 
 
-def test_what_is_held(tmp_path):
-    touch(tmp_path / "p" / "a.png", tmp_path / "q" / "b.png")
-    photos = Photos(["p", "q/b.png"], tmp_path)
-    assert photos.holds("p/x/y")
-    assert photos.holds("p")
-    assert photos.holds(tmp_path / "q" / "b.png")
-    assert not photos.holds("q")
-    assert not photos.holds("pp/a.png")
+def test_good_ones_are_no_photographs_to_inspect(tmp_path):
+    touch(tmp_path / "p" / "a.png", tmp_path / "p" / "good" / "b.png", tmp_path / "c.png")
+    photos = Photos(["p", "c.png"], tmp_path, without=["p/good/b.png", tmp_path / "c.png"])
+    assert [photo.path for photo in photos] == ["p/a.png"]
+    assert photos.left_out == {GOOD: 2}
 
 
 def test_many_files_take_no_more_memory_than_the_names_of_one_folder(tmp_path, monkeypatch):
