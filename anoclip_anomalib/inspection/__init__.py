@@ -1,1 +1,1 @@
-"""Photographs of parts, inspected: in Python one by one or as a stream, by the command as a folder of results."""
+"""What a person does with photographs: the inspector, its results, pictures of them."""
