@@ -31,7 +31,7 @@ class Photo(NamedTuple):
     """
 
     path: str
-    file: Path
+    file: str
     name: Path
     fault: str = ""
 
@@ -72,6 +72,13 @@ class Photos:
 
     def __iter__(self) -> Iterator[Photo]:
         """List the photographs."""
+        return self._listed(named=True)
+
+    def count(self) -> int:
+        """How many there are just now."""
+        return sum(1 for _ in self._listed(named=False))
+
+    def _listed(self, *, named: bool) -> Iterator[Photo]:
         left_out: Counter[str] = Counter()
         top = OutputNames()
         roots: dict[str, _Names] = {}
@@ -79,15 +86,15 @@ class Photos:
             if self._is_inside_another(place):
                 continue
             folder = place if is_folder else os.path.dirname(place)
-            names = roots.setdefault(folder, _Names(Path()))
-            if names.folder == Path():
-                names.folder = top.unique(Path(os.path.basename(folder) or "images"))
+            if folder not in roots:
+                roots[folder] = _Names(top.unique(Path(os.path.basename(folder) or "images")), named)
+            names = roots[folder]
             if is_folder:
                 yield from self._walk(path, place, names, left_out)
             elif place in self.without:
                 left_out[GOOD] += 1
             else:
-                yield Photo(path, Path(place), names.unique(os.path.basename(place), ""))
+                yield Photo(path, place, names.unique(os.path.basename(place), ""))
         self.left_out = left_out
 
     def _is_inside_another(self, place: str) -> bool:
@@ -103,24 +110,24 @@ class Photos:
                 waiting.pop()
                 continue
             if isinstance(entry, OSError):
-                path, folder = os.path.join(root, below) if below else root, Path(place, below)
+                path, folder = (os.path.join(start, below) if below else start for start in (root, place))
                 fault = f"Cannot read folder {printable(path)}: {entry.strerror or type(entry).__name__}"
                 yield Photo(path, folder, names.folder, fault)
                 continue
             name = entry.rstrip("/")
             inner = os.path.join(below, name)
-            path, file = os.path.join(root, inner), Path(place, inner)
-            named = str(file) in self._named
+            path, file = os.path.join(root, inner), os.path.join(place, inner)
+            named = file in self._named
             if entry.endswith("//"):
                 left_out["links to folders"] += 1
             elif entry.endswith("/"):
                 if name.lower() in MASK_FOLDERS and not named:
-                    left_out["masks"] += sum(1 for _ in self._walk(path, str(file), _Names(Path()), Counter()))
+                    left_out["masks"] += sum(1 for _ in self._walk(path, file, _Names(Path(), wanted=False), Counter()))
                 elif _is_results(file):
                     left_out["results folders of earlier runs"] += 1
                 else:
-                    waiting.append((inner, _Names(names.unique(name)), _entries(str(file))))
-            elif str(file) in self.without:
+                    waiting.append((inner, names.below(name), _entries(file)))
+            elif file in self.without:
                 left_out[GOOD] += 1
             elif named or os.path.splitext(name)[1].lower() in SUFFIXES:
                 if _is_mask(file) and not named:
@@ -132,13 +139,16 @@ class Photos:
 
 
 class _Names:
-    """Names in one output folder; equal ones are numbered, see :class:`OutputNames`."""
+    """Names in one output folder; equal ones are numbered, see :class:`OutputNames`. They take time: not to be had unwanted."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self._names = folder, OutputNames()
+    def __init__(self, folder: Path, wanted: bool) -> None:  # noqa: FBT001
+        self.folder, self._names = folder, OutputNames() if wanted else None
 
     def unique(self, name: str, suffix: str | None = None) -> Path:
-        return self.folder / self._names.unique(Path(name), suffix)
+        return self.folder if self._names is None else self.folder / self._names.unique(Path(name), suffix)
+
+    def below(self, name: str) -> "_Names":
+        return _Names(self.unique(name), self._names is not None)
 
 
 def _entries(folder: str) -> Iterator[str | OSError]:
@@ -170,16 +180,17 @@ def spread(photos: Photos, count: int, wanted: int) -> Iterator[Photo]:
             yield photo
 
 
-def _is_mask(file: Path) -> bool:
+def _is_mask(file: str) -> bool:
     """Whether a file's name is that of a mask of a photograph beside it."""
-    found = _MASK_STEM.fullmatch(file.stem)
+    folder, name = os.path.split(os.path.splitext(file)[0])
+    found = _MASK_STEM.fullmatch(name)
     return found is not None and any(
-        os.path.lexists(file.with_name(found[1] + suffix)) for known in SUFFIXES for suffix in (known, known.upper())
+        os.path.lexists(os.path.join(folder, found[1] + suffix)) for known in SUFFIXES for suffix in (known, known.upper())
     )
 
 
-def _is_results(folder: Path) -> bool:
-    return os.path.isfile(folder / "results.csv") and os.path.isfile(folder / "run.json")
+def _is_results(folder: str) -> bool:
+    return all(os.path.isfile(os.path.join(folder, name)) for name in ("results.csv", "run.json"))
 
 
 def _missing(path: str, place: Path) -> str:

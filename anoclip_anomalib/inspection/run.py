@@ -150,7 +150,7 @@ def scored(inspector: "Inspector", photos: Iterable[Photo]) -> Iterator[Scored]:
     waiting: deque[Photo] = deque()
     faults: deque[Photo] = deque()
 
-    def files() -> Iterator[Path]:
+    def files() -> Iterator[str]:
         for photo in photos:
             (faults if photo.fault else waiting).append(photo)
             if not photo.fault:

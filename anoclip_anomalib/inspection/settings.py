@@ -81,14 +81,14 @@ def photos_of(settings: dict[str, Any]) -> tuple[Photos, int]:
         ValueError: If there is none, or the good folder has none.
         FileNotFoundError: If a file or folder does not exist.
     """
-    good: list[Path] = []
+    good: list[str] = []
     if settings["good"] is not None:
         good = [photo.file for photo in Photos([settings["good"]])]
         if not good:
             msg = f"--good {printable(settings['good'])} has no photographs: give a folder with some of good parts"
             raise ValueError(msg)
     photos = Photos(settings["photos"], settings["base"], without=good)
-    total = sum(1 for _ in photos)
+    total = photos.count()
     if total == 0:
         named = ", ".join(printable(path) for path in islice(photos.given, 3))
         found = ", ".join(f"{count} {reason}" for reason, count in photos.left_out.items())

@@ -88,7 +88,9 @@ def write_run(folder: Path, rows, decision=DECISION, complete=True, side=8, **fa
                 continue
             path, score, picture = row
             verdict = "" if decision is None else "defect" if score > decision["image_threshold"] else "good"
-            regions = json.dumps([{"box": [0, 0, 2, 2], "area": 4, "peak": score}, {"box": [4, 4, 5, 5], "area": 1, "peak": 0.1}])
+            regions = json.dumps(
+                [{"box": [0, 0, 2, 2], "area": 4, "peak": score}, {"box": [4, 4, 5, 5], "area": 1, "peak": 0.1}]
+            )
             cells = (path, score, ranked.index(score) + 1, (score - 0.5) / 0.1, verdict, "", picture, regions, "")
             writer.writerow(dict(zip(COLUMNS, cells, strict=True)))
             if picture.startswith("pictures/") and not re.search(r"\.\.|link", picture):
@@ -97,13 +99,21 @@ def write_run(folder: Path, rows, decision=DECISION, complete=True, side=8, **fa
                     (folder / target).parent.mkdir(parents=True, exist_ok=True)
                     Image.fromarray(rng.integers(0, 255, (side, 2 * side, bands), dtype=np.uint8)).save(folder / target)
     run = {"facts": {"product": "cookie", "model": "AnoClip"} | facts, "decision": decision, "contrast": [0.2, 0.9]}
-    run |= {"counts": {}, "complete": complete, "started": "2026-01-02T03:04:05", "seconds": 2.0, "command": "anoclip inspect x"}
+    run |= {
+        "counts": {},
+        "complete": complete,
+        "started": "2026-01-02T03:04:05",
+        "seconds": 2.0,
+        "command": "anoclip inspect x",
+    }
     (folder / "run.json").write_text(json.dumps(run), encoding="utf-8")
     return folder
 
 
 def some(count: int) -> list[tuple]:
-    return [(f"/data/line {i % 2}/{i}.jpg", round(0.4 + 0.4 * i / count, 3), f"pictures/line {i % 2}/{i}.png") for i in range(count)]
+    return [
+        (f"/data/line {i % 2}/{i}.jpg", round(0.4 + 0.4 * i / count, 3), f"pictures/line {i % 2}/{i}.png") for i in range(count)
+    ]
 
 
 def test_photographs_are_ranked_with_score_z_and_verdict(tmp_path):
@@ -130,7 +140,16 @@ def test_without_a_decision_there_is_rank_and_z_and_the_way_to_one(tmp_path):
 
 
 def test_no_name_does_harm(tmp_path):
-    hostile = ["<script>alert(1)</script>", "\" onerror='x' x=\"", "&lt;b&gt;", "a\nb", "{{ 7 * 7 }}", "-->", "</td></table>", "\\xff"]
+    hostile = [
+        "<script>alert(1)</script>",
+        "\" onerror='x' x=\"",
+        "&lt;b&gt;",
+        "a\nb",
+        "{{ 7 * 7 }}",
+        "-->",
+        "</td></table>",
+        "\\xff",
+    ]
     rows = [(f"/data/{name}", 0.1 * index, f"pictures/{index}.png") for index, name in enumerate(hostile)]
     rows += [("/data/<img src=x>", "cannot <b>read</b>\x00")]
     page = Page(write_page(write_run(tmp_path, rows, product="<script>x</script>", note="\udcff")))
