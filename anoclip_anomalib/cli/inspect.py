@@ -25,6 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = argparse.ArgumentParser(
         prog="anoclip inspect",
+        usage="anoclip inspect PHOTO [PHOTO ...] [options]",
         description=HELP + " Works offline with the bundled encoder, which is no inspector of real parts: give --backbone and "
         "--weights for those.",
         epilog="A new folder results/inspect/NNN gets results.csv (a line for every file), run.json, pictures/ and index.html. "
@@ -139,9 +140,9 @@ def _main(given: dict[str, Any], argv: list[str]) -> int:
             content = folder.read()
         settings = settings_of(given, content.get("settings"))
         photos, total = photos_of(settings)
+        _log(given)
     except (ValueError, OSError) as error:
         return _refused(error)
-    _log(given)
     for reason, count in photos.left_out.items():
         logger.info("Left out: %d %s", count, reason)
     content |= {"settings": settings, "left_out": dict(photos.left_out)}
@@ -201,8 +202,10 @@ def _run(given: dict[str, Any], place: Any, content: dict[str, Any], photos: Any
             if given.get("runner") == "ray":
                 from anoclip_anomalib.inspection.ray_data import OnRayData
 
-                execute = OnRayData(settings, folder.path, given.get("address"), given.get("workers"))
+                execute = OnRayData(content, folder.path, given.get("address"), given.get("workers"))
             FolderRun(inspector, photos, total, folder, content, progress, execute)()
+            if execute is not None:
+                execute.write_parquet()
     except RunFolderError as error:
         return _refused(error)
     except (KeyboardInterrupt, Terminated):

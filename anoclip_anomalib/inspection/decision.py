@@ -6,7 +6,6 @@ from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
-from scipy.stats import median_abs_deviation, rankdata
 
 NATURAL_RULE = "natural threshold of the model: where it is undecided without any data; nothing promises few false alarms"
 NO_GOOD = "no verdict: nothing tells how high good ones score. Give photographs of good parts (--good FOLDER, good=...)"
@@ -104,6 +103,8 @@ def robust_z(scores: Sequence[float] | np.ndarray) -> np.ndarray:
     Returns:
         (N,); zeros if all scores are equal.
     """
+    from scipy.stats import median_abs_deviation  # takes a second or two, which names and thresholds do without
+
     values = np.asarray(scores, dtype=np.float64)
     if not values.size:
         return values
@@ -114,4 +115,6 @@ def robust_z(scores: Sequence[float] | np.ndarray) -> np.ndarray:
 
 def ranks(scores: Sequence[float] | np.ndarray) -> np.ndarray:
     """(N,) scores -> (N,) ranks from 1, the most unusual; equal scores share the better one."""
+    from scipy.stats import rankdata
+
     return rankdata(-np.asarray(scores, dtype=np.float64), method="min").astype(int)

@@ -15,7 +15,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".
 """As anomalib has them, whose list cannot be read without importing torch."""
 
 MASK_FOLDERS = ("ground_truth", "groundtruth", "gt", "mask", "masks")
-GOOD = "good ones, which are the reference"
+GOOD = "of the good ones, which are the reference"
 _MASK_STEM = re.compile(r"(.+)[_.-](mask|gt|ground_truth)", re.IGNORECASE)
 _KINDS = 20  # so many reasons for leaving something out are told apart
 

@@ -92,7 +92,7 @@ def photos_of(settings: dict[str, Any]) -> tuple[Photos, int]:
     if total == 0:
         named = ", ".join(printable(path) for path in islice(photos.given, 3))
         found = ", ".join(f"{count} {reason}" for reason, count in photos.left_out.items())
-        hint = f"there are only {found}" if found else "photographs end in .jpg, .png, .bmp, .tif, .webp, ..."
+        hint = f"left out were {found}" if found else "photographs end in .jpg, .png, .bmp, .tif, .webp, ..."
         msg = f"No photographs to inspect in {named}: {hint}"
         raise ValueError(msg)
     return photos, total
