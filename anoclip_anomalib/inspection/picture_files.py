@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from anoclip_anomalib.inspection.pictures import composite, overlay
 
@@ -35,6 +36,21 @@ def write_pictures(inspection: "Inspection", contrast: "Contrast", picture: Path
     _write(picture, np.asarray(composite(inspection, contrast)), _QUALITY)
     _write(page.with_name(f"{page.name}.photo.jpg"), _for_page(inspection.photograph), _QUALITY)
     _write(page.with_name(f"{page.name}.heat.png"), _for_page(overlay(inspection, contrast)), [cv2.IMWRITE_PNG_COMPRESSION, 1])
+
+
+def add_line(picture: Path, text: str) -> None:
+    """Write a line below a picture; ranks are known when a run has ended.
+
+    Raises:
+        OSError: If the picture has gone, or cannot be written.
+    """
+    with Image.open(picture) as image:
+        width, height = image.size
+        size = max(11, round(max(width, height) / 80))
+        taller = Image.new("RGB", (width, height + round(1.35 * size)), "white")
+        taller.paste(image, (0, 0))
+    ImageDraw.Draw(taller).text((size // 2, height), text, fill=(20, 20, 20), font=ImageFont.load_default(size))
+    _write(picture, np.asarray(taller), _QUALITY)
 
 
 def _for_page(pixels: np.ndarray) -> np.ndarray:

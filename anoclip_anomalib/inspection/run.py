@@ -8,13 +8,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anoclip_anomalib.evaluation.output_names import path_cell
 from anoclip_anomalib.files import printable
 from anoclip_anomalib.inspection.photos import Photo, Photos, spread
-from anoclip_anomalib.inspection.results import Results, Row, fault_row, row_of
+from anoclip_anomalib.inspection.results import Results, Row, fault_row, read_rows, row_of
 from anoclip_anomalib.inspection.run_folder import PAGE, PICTURES, RunFolder, RunFolderError, changed
 from anoclip_anomalib.running.progress import Progress
 
@@ -27,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 SAMPLE = 24
 """Without good images the contrast of all pictures comes from so many photographs, spread over the whole list."""
+RANKED = 200
+"""Without verdicts the pictures of so many, the most unusual ones, have their rank on them."""
 WRITERS = 2
 """Threads that draw and write pictures beside the encoder."""
 _AHEAD = 8  # results that wait for a writer
@@ -64,9 +67,12 @@ class FolderRun:
         Whatever ends the run, the results so far stay valid: they are ranked and shown if the disk takes it.
 
         Raises:
-            RunFolderError: If another process is at work on the folder, or this run is another one than it was.
+            RunFolderError: If the run is complete, another process is at work on it, or its results would not fit together.
             OSError: If results cannot be written.
         """
+        if self.content.get("complete"):
+            msg = f"{printable(self.folder.path)} is complete, there is nothing to resume: start a new run"
+            raise RunFolderError(msg)
         with self.folder.held():
             self._compare_facts()
             self._begun, self._earlier = time.monotonic(), float(self.content.get("seconds") or 0)
@@ -133,11 +139,21 @@ class FolderRun:
     def _end(self, results: Results, *, complete: bool) -> None:
         counts = results.finish()
         self.content["counts"] = {**counts, "left": max(0, self.total - counts["inspected"] - counts["unreadable"])}
+        if complete and self.content["decision"] is None:
+            self._draw_ranks(counts["inspected"])
         self._write(complete=complete)
         if counts["inspected"] or counts["unreadable"]:
             from anoclip_anomalib.inspection.page import write_page
 
             write_page(self.folder.path)
+
+    def _draw_ranks(self, count: int) -> None:
+        """Without a verdict the rank says how unusual a photograph is."""
+        from anoclip_anomalib.inspection.picture_files import add_line
+
+        for row in islice(read_rows(self.folder.results), RANKED):
+            if row["picture"]:
+                add_line(self.folder.path / row["picture"], f"rank {row['rank']} of {count}, z {row['z']}")
 
     def _write(self, *, complete: bool) -> None:
         seconds = self._earlier + time.monotonic() - self._begun

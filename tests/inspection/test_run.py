@@ -121,20 +121,33 @@ def test_an_interrupted_run_is_valid_and_goes_on_to_the_same_end(inspector, phot
     assert again["decision"] == content["decision"]
 
 
-def test_a_run_that_is_done_changes_nothing(undisturbed, inspector, photos):
+def test_a_run_that_is_done_is_left_alone(undisturbed, inspector, photos):
     folder, _ = undisturbed
     before = left_behind(folder)
-    run(inspector, photos, folder, content=RunFolder(folder).read())
+    with pytest.raises(RunFolderError, match="is complete"):
+        run(inspector, photos, folder, content=RunFolder(folder).read())
     assert left_behind(folder) == before
 
 
-def test_another_inspector_does_not_go_on(undisturbed, photos):
+def test_without_verdicts_pictures_have_their_rank(undisturbed, inspector, photos, tmp_path):
     folder, _ = undisturbed
-    before = left_behind(folder)
+    ranked = {row["path"]: Image.open(folder / row["picture"]) for row in rows(folder) if row["picture"]}
+    path = next(iter(ranked))
+    line0 = [photo for photo in Photos([photos]) if photo.path == path]
+    assert len(line0) == 1
+    list(rows_of(scored(inspector, line0), tmp_path / "plain", (0.0, 1.0)))
+    plain = Image.open(tmp_path / "plain" / "pictures" / f"{line0[0].name}.jpg")
+    assert ranked[path].width == plain.width
+    assert ranked[path].height > plain.height + 10
+    assert np.asarray(ranked[path])[plain.height :].min() < 128  # ink
+
+
+def test_another_inspector_does_not_go_on(undisturbed, photos, tmp_path):
+    content = RunFolder(undisturbed[0]).read() | {"complete": False}
     other = Inspector(product="cookie", backbone="demo", image_size=96, device="cpu")
     with pytest.raises(RunFolderError, match="image_size"):
-        run(other, photos, folder, content=RunFolder(folder).read())
-    assert left_behind(folder) == before
+        run(other, photos, tmp_path, content=content)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_photograph_is_scored_twice(inspector, photos, tmp_path, monkeypatch):
