@@ -81,11 +81,11 @@ class FolderRun:
             with closing(Results(self.folder.results)) as results:
                 try:
                     self._inspect(results)
+                    self._end(results, complete=True)
                 except BaseException:
                     with suppress(OSError):  # a full disk; the rows are there
                         self._end(results, complete=False)
                     raise
-                self._end(results, complete=True)
 
     def _compare_facts(self) -> None:
         """Make sure that a run that goes on gives the results that it would have given."""
@@ -151,9 +151,10 @@ class FolderRun:
         """Without a verdict the rank says how unusual a photograph is."""
         from anoclip_anomalib.inspection.picture_files import add_line
 
-        for row in islice(read_rows(self.folder.results), RANKED):
+        for row in islice(read_rows(self.folder.results), self.content.setdefault("ranked", 0), RANKED):
             if row["picture"]:
                 add_line(self.folder.path / row["picture"], f"rank {row['rank']} of {count}, z {row['z']}")
+            self.content["ranked"] += 1  # so that no picture gets two, whatever happens meanwhile
 
     def _write(self, *, complete: bool) -> None:
         seconds = self._earlier + time.monotonic() - self._begun
