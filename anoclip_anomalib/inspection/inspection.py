@@ -147,10 +147,15 @@ class Inspection:
         """
         picture = self.plot()
         path = _free_name(Path(folder), self.path)
-        with atomic_write(path) as temporary:
-            picture.save(temporary)
-        with atomic_write(path.with_suffix(".json")) as temporary:
-            temporary.write_text(json.dumps(self.as_dict(), indent=2) + "\n", encoding="utf-8")
+        try:
+            with atomic_write(path.with_suffix(".json")) as temporary:
+                temporary.write_text(json.dumps(self.as_dict(), indent=2) + "\n", encoding="utf-8")
+            with atomic_write(path) as temporary:
+                picture.save(temporary)
+        except BaseException:
+            path.unlink(missing_ok=True)  # the empty file that keeps the name
+            path.with_suffix(".json").unlink(missing_ok=True)
+            raise
         return path
 
 

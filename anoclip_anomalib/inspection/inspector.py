@@ -280,6 +280,10 @@ class Inspector:
             if product is None:
                 logger.warning("No product was named: the sentences say %r. Name it, for instance product='cookie'", GENERAL)
             model.set_class(product or GENERAL)
+            if product is not None and not _is_known(model, product):
+                logger.info(
+                    "Nothing is known about %r but its name: the general words for good and defective are used", product
+                )
         if self._adaptation is not None:
             from anoclip_anomalib.anoclip.callbacks import TestTimeAdaptation
 
@@ -324,6 +328,15 @@ class Inspector:
                 photograph=to_bytes(image),
                 fault=fault,
             )
+
+
+def _is_known(model: Any, product: str) -> bool:
+    """Whether words of its own stand in the sentences about a product; other methods say so themselves."""
+    builder = getattr(model, "prompt_builder", None)
+    if builder is None:
+        return True
+    own = ("class_names", "texture_classes", "extra_normal_states", "extra_abnormal_states", "knowledge")
+    return any(product in (getattr(builder, name, None) or ()) for name in own)
 
 
 def _check_product(product: str | None) -> None:
