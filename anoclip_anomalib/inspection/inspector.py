@@ -91,6 +91,9 @@ class Inspector:
         if batch_size < 1:
             msg = f"batch_size={batch_size} must be at least 1"
             raise ValueError(msg)
+        if not 0 < false_alarms < 1:
+            msg = f"false_alarms={false_alarms} must be a share between 0 and 1"
+            raise ValueError(msg)
         _check_product(product)
         self.model, self.batch_size, self.false_alarms = model, batch_size, false_alarms
         from anoclip_anomalib.inspection.good import collect_good  # from here on torch is needed

@@ -14,9 +14,14 @@ def test_the_verdict_decides_what_is_marked():
     assert 0 < (hot > Decision(2.0, None, "given").marked_above(2.1, hot)).mean() <= 0.01
 
 
-def test_a_flat_map_has_nothing_to_mark():
-    flat = np.ones((8, 8))
-    assert not (flat > Decision(2.0, 5.0, "rule").marked_above(2.1, flat)).any()
+def test_a_defect_of_equal_values_is_marked_as_a_whole():
+    flat = np.ones((8, 8), np.float32)
+    assert (flat > Decision(2.0, 5.0, "rule").marked_above(2.1, flat)).all()
+
+
+def test_the_highest_hundredth_of_a_large_map_is_judged_by_a_part_of_it():
+    heatmap = np.random.default_rng(0).random((2000, 3000), dtype=np.float32)
+    assert (heatmap > Decision(2.0, 5.0, "rule").marked_above(2.1, heatmap)).mean() == pytest.approx(0.01, rel=0.05)
 
 
 def test_a_score_at_the_threshold_is_good():

@@ -349,6 +349,7 @@ def test_a_product_that_no_prompt_knows_is_said_once(make, caplog):
         ({"adapters": "a.safetensors"}, ValueError, "no setting 'adapters'"),
         ({"model": "CentreDistance", "weights": None}, ValueError, "CentreDistance has no setting 'backbone'"),
         ({"device": "abacus"}, ValueError, "device='abacus'"),
+        ({"good": 7}, ValueError, "good=int"),
         ({"backbone": None}, ValueError, "Name its architecture"),
     ],
 )
