@@ -1,6 +1,6 @@
 """What good images bring: a memory where the model has one, thresholds, the contrast of pictures; kept for each product."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ def collect_good(good: "str | Path | Sequence[Any] | None") -> tuple[Any, ...]:
         return ()
     if isinstance(good, str | Path):
         return tuple(images_of_folder(good, "good"))
-    found = () if is_one(good) else tuple(good)
+    found = tuple(good) if isinstance(good, Iterable) and not is_one(good) else ()
     if not found:
         msg = f"good={type(good).__name__} holds no photographs: give a folder or a list with at least one"
         raise ValueError(msg)

@@ -37,8 +37,6 @@ class Inspection:
         contrast: As given.
         is_defect: Whether it is called a defect; ``None`` without a threshold.
         threshold: Scores above it are defects; ``None``: there is none.
-        pixel_threshold: Values of the heatmap above it are outlined on *this* photograph: ``None`` if it is called good or
-            nothing is known, see :class:`Decision`.
     """
 
     def __init__(
@@ -58,7 +56,7 @@ class Inspection:
         judged = decision if fault is None else None
         self.threshold = None if judged is None else judged.image_threshold
         self.is_defect = None if judged is None else judged.is_defect(score)
-        self.pixel_threshold = None if judged is None or anomaly_map is None else judged.marked_above(score, anomaly_map)
+        self._decision = judged
 
     def __repr__(self) -> str:
         said = self.fault if self.fault else f"score={self.score:.4g}, {self.verdict or 'no verdict'}"
@@ -106,6 +104,14 @@ class Inspection:
         return resize_map(self.anomaly_map, self.size)
 
     @cached_property
+    def pixel_threshold(self) -> float | None:
+        """Values of the heatmap above it are outlined on *this* photograph.
+
+        ``None`` if it is called good, or nothing is known; see :class:`anoclip_anomalib.inspection.decision.Decision`.
+        """
+        return None if self._decision is None or not self.is_defect else self._decision.marked_above(self.score, self.heatmap)
+
+    @cached_property
     def regions(self) -> tuple[Region, ...]:
         """Connected areas above the pixel threshold, highest peak first; none without one."""
         return () if self.pixel_threshold is None else find_regions(self.heatmap, self.pixel_threshold)
@@ -147,10 +153,15 @@ class Inspection:
         """
         picture = self.plot()
         path = _free_name(Path(folder), self.path)
-        with atomic_write(path) as temporary:
-            picture.save(temporary)
-        with atomic_write(path.with_suffix(".json")) as temporary:
-            temporary.write_text(json.dumps(self.as_dict(), indent=2) + "\n", encoding="utf-8")
+        try:
+            with atomic_write(path.with_suffix(".json")) as temporary:
+                temporary.write_text(json.dumps(self.as_dict(), indent=2) + "\n", encoding="utf-8")
+            with atomic_write(path) as temporary:
+                picture.save(temporary)
+        except BaseException:
+            path.unlink(missing_ok=True)  # the empty file that keeps the name
+            path.with_suffix(".json").unlink(missing_ok=True)
+            raise
         return path
 
 

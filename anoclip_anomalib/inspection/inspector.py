@@ -91,6 +91,9 @@ class Inspector:
         if batch_size < 1:
             msg = f"batch_size={batch_size} must be at least 1"
             raise ValueError(msg)
+        if not 0 < false_alarms < 1:
+            msg = f"false_alarms={false_alarms} must be a share between 0 and 1"
+            raise ValueError(msg)
         _check_product(product)
         self.model, self.batch_size, self.false_alarms = model, batch_size, false_alarms
         from anoclip_anomalib.inspection.good import collect_good  # from here on torch is needed
@@ -280,6 +283,10 @@ class Inspector:
             if product is None:
                 logger.warning("No product was named: the sentences say %r. Name it, for instance product='cookie'", GENERAL)
             model.set_class(product or GENERAL)
+            if product is not None and not _is_known(model, product):
+                logger.info(
+                    "Nothing is known about %r but its name: the general words for good and defective are used", product
+                )
         if self._adaptation is not None:
             from anoclip_anomalib.anoclip.callbacks import TestTimeAdaptation
 
@@ -324,6 +331,15 @@ class Inspector:
                 photograph=to_bytes(image),
                 fault=fault,
             )
+
+
+def _is_known(model: Any, product: str) -> bool:
+    """Whether words of its own stand in the sentences about a product; other methods say so themselves."""
+    builder = getattr(model, "prompt_builder", None)
+    if builder is None:
+        return True
+    own = ("class_names", "texture_classes", "extra_normal_states", "extra_abnormal_states", "knowledge")
+    return any(product in (getattr(builder, name, None) or ()) for name in own)
 
 
 def _check_product(product: str | None) -> None:

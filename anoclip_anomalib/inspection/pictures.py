@@ -27,7 +27,7 @@ def heat_colours(values: np.ndarray, contrast: Contrast) -> np.ndarray:
     share = np.clip((values - low) / max(high - low, 1e-12), 0, 1)
     table = np.linspace(0, 1, 256, dtype=np.float32)
     colours = np.stack([np.interp(table, np.linspace(0, 1, len(_STOPS)), _STOPS[:, channel]) for channel in range(3)], axis=1)
-    alpha = 255 * _OPAQUE * table**0.75
+    alpha = 255 * _OPAQUE * table**1.4  # ordinary places stay as they are
     lookup = np.concatenate([colours, alpha[:, None]], axis=1).round().astype(np.uint8)
     return lookup[(share * 255).astype(np.uint8)]
 
@@ -73,7 +73,7 @@ def composite(inspection: "Inspection", contrast: Contrast | None = None, captio
     text, gap = font.size, max(2, round(font.size / 2))  # type: ignore[attr-defined]
     stacked = width > 2 * height
     panels = (width, 2 * height + gap) if stacked else (2 * width + gap, height)
-    lines = _lines(inspection, caption)
+    lines = _lines(inspection, caption, limits)
     scale = _scale_width(font, limits)
     measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     whole = (
@@ -107,11 +107,13 @@ def _font(side: int) -> ImageFont.ImageFont:
     return ImageFont.load_default(max(_SMALLEST, round(side / 40)))  # type: ignore[return-value]
 
 
-def _lines(inspection: "Inspection", caption: str | None) -> list[tuple[str, tuple[int, int, int]]]:
+def _lines(inspection: "Inspection", caption: str | None, contrast: Contrast) -> list[tuple[str, tuple[int, int, int]]]:
     said = f"score {inspection.score:.4g}"
     if inspection.threshold is not None:
         said = f"{inspection.verdict.upper()}   {said}, threshold {inspection.threshold:.4g}"
     lines = [(said, _VERDICTS[inspection.verdict])]
+    if inspection.pixel_threshold is not None:
+        lines.append((f"outlined: heat above {_number(inspection.pixel_threshold, contrast)}", _DIM))
     return [*lines, (printable(caption), _INK)] if caption else lines
 
 
@@ -157,4 +159,4 @@ def _draw_scale(
         draw.rectangle([left - 1, y - 2 * line, left + size, y + 2 * line], fill=_CASING)
         draw.rectangle([left - 1, y - line, left + size, y + line], fill=_LINE)
         if min(high - threshold, threshold - low) / (high - low) * count > 1.3 * size:
-            label(threshold, _DIM)
+            label(threshold, _INK)

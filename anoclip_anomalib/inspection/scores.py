@@ -35,7 +35,7 @@ def score_images(module: Any, images: Sequence[torch.Tensor]) -> list[Scored]:
         for size in sizes:
             places = [index for index, image in enumerate(ready) if tuple(image.shape) == size]
             scored = module.model(torch.cat([ready[index] for index in places]).to(module.device))
-            maps = squeeze_channel(to_numpy(scored.anomaly_map)).astype(np.float32)
+            maps: np.ndarray = squeeze_channel(to_numpy(scored.anomaly_map)).astype(np.float32)
             scores = to_numpy(scored.pred_score).reshape(-1)
             for index, score, anomaly_map in zip(places, scores, maps, strict=True):
                 finite = bool(np.isfinite(score) and np.isfinite(anomaly_map).all())
