@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from anoclip_anomalib.aaclip.settings import Recipe
+from anoclip_anomalib.cli.parser import Parser
 
 HELP = "Convert the authors' files of learned weights to ours, and back."
 METHODS = ("aaclip",)
@@ -12,7 +13,7 @@ METHODS = ("aaclip",)
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="anoclip convert aaclip",
         description="text_adapter.pth and image_adapter_N.pth of one run to one .safetensors; with --to-authors the other way. "
         "Files with pickled code are refused.",

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from anoclip_anomalib.cli import submit_shared as shared
+from anoclip_anomalib.cli.early_checks import no_such_path
 
 NAME = "model-card"
 
@@ -50,6 +51,8 @@ def _hub_ids(pairs: Sequence[str]) -> dict[str, str]:
 
 
 def _write(arguments: argparse.Namespace) -> int:
+    if not Path(arguments.results).is_dir():
+        raise FileNotFoundError(no_such_path(arguments.results, folder=True))
     from anoclip_anomalib.submission.model_card.make import CardRequest, write_model_card
 
     request = CardRequest(

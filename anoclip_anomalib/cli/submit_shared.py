@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from anoclip_anomalib.cli.parser import Parser
 from anoclip_anomalib.running.quiet import quiet
 from anoclip_anomalib.running.signals import run_command
 from anoclip_anomalib.submission.faults import Report
@@ -20,7 +21,7 @@ Any anomalib model can be given, by short name or class path.
 
 def parser(name: str, description: str, *, with_model: bool = True) -> argparse.ArgumentParser:
     """A parser of one command's own options; no abbreviations, since model options are parsed elsewhere."""
-    return argparse.ArgumentParser(
+    return Parser(
         prog=f"anoclip submit {name}",
         description=description,
         epilog=MODEL_OPTIONS if with_model else None,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from anoclip_anomalib.aaclip.settings import IMAGE_STAGE, TEXT_STAGE, Recipe, StageName, StageSettings
+from anoclip_anomalib.cli.parser import Parser
 from anoclip_anomalib.data.sources import DataSpec, Source, read_source, read_yaml
 from anoclip_anomalib.running.signals import run_command
 
@@ -32,7 +33,7 @@ _STAGE_HELP = {
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="anoclip train aaclip",
         description=HELP,
         epilog="Exit code: 0 done, 1 the training failed (the loss was not finite), 2 bad input, 130 or 143 interrupted; the "

@@ -86,9 +86,11 @@ def write_page(folder: str | Path) -> Path:
     small = together and sum(own[0].stat().st_size for own in pictures.values() if own[0]) > EMBEDDED_BYTES
     for row in rows:
         photo, heat, composite = pictures[id(row)]
-        address = (lambda path: _embed(path, small)) if together else (lambda path: _link(folder, path))
-        row.photo, row.heat = (path and address(path) for path in (photo, heat))
-        row.composite = composite and _link(folder, composite)
+        if photo is not None:
+            row.photo = _embed(photo, small) if together else _link(folder, photo)
+        if heat is not None:
+            row.heat = _embed(heat, small) if together else _link(folder, heat)
+        row.composite = None if composite is None else _link(folder, composite)
     first = next((own[0] for own in pictures.values() if own[0]), None)
     target = folder / "index.html"
     with atomic_write(target) as temporary, temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:

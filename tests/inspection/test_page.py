@@ -304,12 +304,14 @@ def test_hardly_any_photographs(tmp_path, scores):
 def test_the_slider_counts_and_the_filter_hides(tmp_path):
     path = write_page(write_run(tmp_path, some(4)))
     act = """
-      const set = (id, value) => { const box = document.getElementById(id); box.value = value; box.dispatchEvent(new Event("input")); };
+      const element = id => document.getElementById(id);
+      const set = (id, value) => { element(id).value = value; element(id).dispatchEvent(new Event("input")); };
       window.requestAnimationFrame = act => act();
       set("slider", 0.45);
       document.querySelector("[value=defect]").click();
       set("find", "line 1");
-      document.title = [counted.textContent, [...document.querySelectorAll("tbody tr:not([hidden]) .name")].map(e => e.textContent)].join("|");
+      const shown = [...document.querySelectorAll("tbody tr:not([hidden]) .name")].map(name => name.textContent);
+      document.title = [counted.textContent, shown].join("|");
     """
     source = re.sub(r'<meta http-equiv="Content-Security-Policy".*', "", path.read_text(encoding="utf-8"))
     path.write_text(source.replace("</body>", f"<script>{act}</script></body>"), encoding="utf-8")
