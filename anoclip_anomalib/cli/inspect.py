@@ -5,12 +5,12 @@ import logging
 import os
 import shlex
 import sys
-from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from anoclip_anomalib import registry
+from anoclip_anomalib.cli.parser import Parser
 from anoclip_anomalib.files import printable
 from anoclip_anomalib.running.signals import Terminated, run_command
 
@@ -23,7 +23,7 @@ UNREAD, DEFECTS = 3, 4  # exit codes
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="anoclip inspect",
         usage="anoclip inspect PHOTO [PHOTO ...] [options]",
         description=HELP + " Works offline with the bundled encoder, which is no inspector of real parts: give --backbone and "
@@ -115,12 +115,7 @@ def _setting(text: str) -> tuple[str, Any]:
 
 def main(argv: list[str]) -> int:
     """Run the command; returns its exit code."""
-    parser = build_parser()
-    known, unknown = parser.parse_known_args(argv)
-    if unknown:
-        near = get_close_matches(unknown[0].partition("=")[0], parser._option_string_actions, n=1)
-        parser.error(f"unknown option {unknown[0]}" + (f"; did you mean {near[0]}?" if near else ""))
-    given = vars(known)
+    given = vars(build_parser().parse_args(argv))
     given["set"] = dict(given["set"]) if "set" in given else {}
     if not given["set"]:
         del given["set"]

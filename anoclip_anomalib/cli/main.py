@@ -36,7 +36,8 @@ def main(argv: list[str] | None = None) -> int:
 
     Returns:
         The exit code: 0 for success, 1 for work that failed, 2 for input that cannot be used, 3 for a prediction that is
-        finished but for files that could not be read, 130 after Ctrl-C, 141 when the reader of the output has gone.
+        finished but for files that could not be read, 4 for a defect where ``--fail-on-defect`` asks for it, 130 after Ctrl-C,
+        143 after SIGTERM, 141 when the reader of the output has gone.
     """
     argv = sys.argv[1:] if argv is None else argv
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:

@@ -2,8 +2,6 @@
 
 import os
 from collections.abc import Iterable
-from difflib import get_close_matches
-from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +31,6 @@ DEFAULTS: dict[str, Any] = {
     "pictures": True,
 }
 _WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".bin")
-_BUNDLED = "demo"
 
 
 def settings_of(given: dict[str, Any], before: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -121,19 +118,6 @@ def _check_names(settings: dict[str, Any]) -> None:
         msg = "Which photographs? Give files or folders"
         raise ValueError(msg)
     check_model(settings["model"])
-    backbone = settings["backbone"]
-    known = _architectures()
-    if backbone is not None and known and backbone != _BUNDLED and backbone not in known:
-        close = get_close_matches(backbone, [_BUNDLED, *known], n=3, cutoff=0.4)
-        msg = f"Unknown backbone {backbone!r}; " + (f"did you mean {' or '.join(close)}?" if close else "try ViT-B-16")
-        raise ValueError(msg)
-
-
-def _architectures() -> list[str]:
-    """The encoders that open_clip knows, from its files: importing it takes seconds. None if it keeps them elsewhere."""
-    found = find_spec("open_clip")
-    places = found.submodule_search_locations if found is not None and found.submodule_search_locations else []
-    return sorted(path.stem for place in places for path in Path(place, "model_configs").glob("*.json"))
 
 
 def _file(key: str, text: str) -> str:

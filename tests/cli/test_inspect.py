@@ -103,7 +103,7 @@ def test_quiet_says_nothing(place, capsys):
     ("words", "said"),
     [
         (["fotos"], "did you mean .*photos"),
-        (["photos", "--model", "Anoclip"], "did you mean 'AnoClip'"),
+        (["photos", "--model", "Anoclip"], "did you mean '?AnoClip"),
         (["photos", "--backbone", "demoo"], "did you mean demo"),
         (["photos", "--good", "empty"], "no photographs"),
         (["photos", "--address", "auto"], "belong to --runner ray"),
@@ -127,7 +127,7 @@ def test_bad_input_gets_one_line_and_leaves_nothing(place, capsys, words, said):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["photos", "--treshold", "1"], "unknown option --treshold; did you mean --threshold?"),
+        (["photos", "--treshold", "1"], "unrecognized arguments: --treshold; did you mean --threshold?"),
         (["photos", "--batch-size", "0"], "0 is no number from 1 on"),
         (["photos", "--set", "tiling"], "KEY=VALUE"),
         (["photos", "--false-alarms", "5"], "no share"),

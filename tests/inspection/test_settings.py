@@ -37,8 +37,6 @@ def test_tags_of_weights_are_no_files(place):
     [
         ({}, "Which photographs"),
         ({"photos": ["photos"], "model": "AnoCIip"}, "did you mean 'AnoClip'"),
-        ({"photos": ["photos"], "backbone": "ViT-B16"}, "did you mean ViT-B-16"),
-        ({"photos": ["photos"], "backbone": "qqq"}, "Unknown backbone 'qqq'"),
         ({"photos": ["photos"], "good": "goood"}, "--good: no such file or folder: goood; did you mean .*/good"),
         ({"photos": ["photos"], "weights": "v.safetensors"}, "--weights: no such .* did you mean .*/w.safetensors"),
         ({"photos": ["photos"], "adapters": "nowhere/x"}, "--adapters: no such"),
