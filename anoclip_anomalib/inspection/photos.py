@@ -5,11 +5,13 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 from anoclip_anomalib.evaluation.output_names import OutputNames
 from anoclip_anomalib.files import printable
+from anoclip_anomalib.inspection.places import absolute, entries, exists, is_folder
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """As anomalib has them, whose list cannot be read without importing torch."""
@@ -60,15 +62,15 @@ class Photos:
 
     def __init__(self, given: Iterable[str | Path], base: str | Path | None = None, without: Iterable[str | Path] = ()) -> None:
         self.given = [str(path) for path in given]
-        self.base = Path(base or Path.cwd())
-        self.without = {os.path.normpath(self.base / file) for file in without}
+        self.base = str(base or Path.cwd())
+        self.without = {absolute(self.base, str(file)) for file in without}
         self.left_out: Counter[str] = Counter()
         self._named: dict[str, tuple[str, bool]] = {}  # place -> as given, whether it is a folder
         for path in self.given:
-            place = os.path.normpath(self.base / path)
-            if not os.path.lexists(place):
-                raise FileNotFoundError(_missing(path, Path(place)))
-            self._named.setdefault(place, (path, os.path.isdir(place)))
+            place = absolute(self.base, path)
+            if not exists(place):
+                raise FileNotFoundError(_missing(path, place))
+            self._named.setdefault(place, (path, is_folder(place)))
 
     def __iter__(self) -> Iterator[Photo]:
         """List the photographs."""
@@ -82,14 +84,14 @@ class Photos:
         left_out: Counter[str] = Counter()
         top = OutputNames()
         roots: dict[str, _Names] = {}
-        for place, (path, is_folder) in self._named.items():
+        for place, (path, whole) in self._named.items():
             if self._is_inside_another(place):
                 continue
-            folder = place if is_folder else os.path.dirname(place)
+            folder = place if whole else os.path.dirname(place)
             if folder not in roots:
                 roots[folder] = _Names(top.unique(Path(os.path.basename(folder) or "images")), named)
             names = roots[folder]
-            if is_folder:
+            if whole:
                 yield from self._walk(path, place, names, left_out)
             elif place in self.without:
                 left_out[GOOD] += 1
@@ -98,14 +100,19 @@ class Photos:
         self.left_out = left_out
 
     def _is_inside_another(self, place: str) -> bool:
-        return any(self._named.get(str(parent), ("", False))[1] for parent in Path(place).parents)
+        above = os.path.dirname(place)
+        while above != place:
+            if self._named.get(above, ("", False))[1]:
+                return True
+            place, above = above, os.path.dirname(above)
+        return False
 
     def _walk(self, root: str, place: str, names: "_Names", left_out: Counter[str]) -> Iterator[Photo]:
         """A folder and its subfolders; only names of one folder, and of those above it, are in memory."""
-        waiting = [("", names, _entries(place))]
+        waiting = [("", names, entries(place))]
         while waiting:
-            below, names, entries = waiting[-1]
-            entry = next(entries, None)
+            below, names, listing = waiting[-1]
+            entry = next(listing, None)
             if entry is None:
                 waiting.pop()
                 continue
@@ -126,7 +133,7 @@ class Photos:
                 elif _is_results(file):
                     left_out["results folders of earlier runs"] += 1
                 else:
-                    waiting.append((inner, names.below(name), _entries(file)))
+                    waiting.append((inner, names.below(name), entries(file)))
             elif file in self.without:
                 left_out[GOOD] += 1
             elif named or os.path.splitext(name)[1].lower() in SUFFIXES:
@@ -151,21 +158,6 @@ class _Names:
         return _Names(self.unique(name), self._names is not None)
 
 
-def _entries(folder: str) -> Iterator[str | OSError]:
-    """Names in a folder, sorted: those of folders end in `/`, those of links to folders in `//`; or why it cannot be read."""
-    found = []
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                mark = "" if not entry.is_dir() else "//" if entry.is_symlink() else "/"
-                found.append(entry.name + mark)
-    except OSError as error:
-        yield error
-    found.sort(reverse=True)
-    while found:
-        yield found.pop()
-
-
 def _kind(name: str, left_out: Counter[str]) -> str:
     suffix = printable(os.path.splitext(name)[1].lower())
     reason = f"files of another kind ({suffix or 'no suffix'})"
@@ -185,22 +177,20 @@ def _is_mask(file: str) -> bool:
     folder, name = os.path.split(os.path.splitext(file)[0])
     found = _MASK_STEM.fullmatch(name)
     return found is not None and any(
-        os.path.lexists(os.path.join(folder, found[1] + suffix)) for known in SUFFIXES for suffix in (known, known.upper())
+        exists(os.path.join(folder, found[1] + suffix)) for known in SUFFIXES for suffix in (known, known.upper())
     )
 
 
 def _is_results(folder: str) -> bool:
-    return all(os.path.isfile(os.path.join(folder, name)) for name in ("results.csv", "run.json"))
+    return all(exists(os.path.join(folder, name)) for name in ("results.csv", "run.json"))
 
 
-def _missing(path: str, place: Path) -> str:
+def _missing(path: str, place: str) -> str:
     """What to say of a path that does not exist: the nearest name in the part of it that does."""
-    folder = place
-    while not folder.is_dir() and folder != folder.parent:
-        place, folder = folder, folder.parent
-    try:
-        near = get_close_matches(place.name, os.listdir(folder)[:10_000], n=1)
-    except OSError:
-        near = []
-    hint = f"did you mean {printable(folder / near[0])}?" if near else f"{printable(folder)} has no {printable(place.name)}"
-    return f"No such photograph or folder: {printable(path)}; {hint}"
+    folder, name = os.path.split(place)
+    while folder != os.path.dirname(folder) and not is_folder(folder):
+        folder, name = os.path.split(folder)
+    beside = [entry.rstrip("/") for entry in islice(entries(folder), 10_000) if isinstance(entry, str)]
+    near = get_close_matches(name, beside, n=1)
+    hint = f"did you mean {os.path.join(folder, near[0])}?" if near else f"{folder} has no {name}"
+    return printable(f"No such photograph or folder: {path}; {hint}")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from anoclip_anomalib.evaluation.output_names import path_cell
 from anoclip_anomalib.files import printable
 from anoclip_anomalib.inspection.photos import Photo, Photos, spread
+from anoclip_anomalib.inspection.places import readable
 from anoclip_anomalib.inspection.results import Results, Row, fault_row, read_rows, row_of
 from anoclip_anomalib.inspection.run_folder import PAGE, PICTURES, RunFolder, RunFolderError, changed
 from anoclip_anomalib.running.progress import Progress
@@ -163,15 +164,21 @@ class FolderRun:
 
 
 def scored(inspector: "Inspector", photos: Iterable[Photo]) -> Iterator[Scored]:
-    """Photographs with their results; ``None`` for those that could not even be listed."""
+    """Photographs with their results; ``None`` for those that could not even be opened."""
     waiting: deque[Photo] = deque()
     faults: deque[Photo] = deque()
 
-    def files() -> Iterator[str]:
+    def files() -> Iterator[Any]:
         for photo in photos:
-            (faults if photo.fault else waiting).append(photo)
-            if not photo.fault:
-                yield photo.file
+            try:
+                found = None if photo.fault else readable(photo.file)
+            except OSError as error:
+                photo, found = photo._replace(fault=str(error)), None
+            if found is None:
+                faults.append(photo)
+            else:
+                waiting.append(photo)
+                yield found
 
     for inspection in inspector.stream(files(), faults=True):
         yield waiting.popleft(), inspection

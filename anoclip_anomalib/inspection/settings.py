@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from anoclip_anomalib.files import printable
 from anoclip_anomalib.inspection.photos import Photos
+from anoclip_anomalib.inspection.places import absolute
 
 if TYPE_CHECKING:
     from anoclip_anomalib.inspection.inspector import Inspector
@@ -133,4 +134,4 @@ def _file(key: str, text: str) -> str:
 
 
 def _places(settings: dict[str, Any]) -> Iterable[str]:
-    return [os.path.normpath(os.path.join(settings["base"], path)) for path in settings["photos"]]
+    return [absolute(settings["base"], path) for path in settings["photos"]]

@@ -6,8 +6,9 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from anoclip_anomalib.inspection import photos as module
+from anoclip_anomalib.inspection import places
 from anoclip_anomalib.inspection.photos import GOOD, SUFFIXES, Photos, spread
 
 
@@ -152,7 +153,7 @@ def test_many_files_take_no_more_memory_than_the_names_of_one_folder(tmp_path, m
             pass
 
     scan = os.scandir
-    monkeypatch.setattr(module.os, "scandir", lambda place: Listing() if "line" in place else scan(place))
+    monkeypatch.setattr(places.os, "scandir", lambda place: Listing() if "line" in place else scan(place))
 
     def held(folders):
         """Bytes that the listing holds at its last photograph; what Python keeps for itself does not count."""
@@ -161,10 +162,39 @@ def test_many_files_take_no_more_memory_than_the_names_of_one_folder(tmp_path, m
         tracemalloc.start()
         for index, _ in enumerate(Photos([tmp_path / str(folders)]), start=1):
             if index == 1_000 * folders:
-                own = [tracemalloc.Filter(True, f"*{name}.py") for name in ("inspection/photos", "output_names")]
+                own = [
+                    tracemalloc.Filter(True, f"*{name}.py")
+                    for name in ("inspection/photos", "inspection/places", "output_names")
+                ]
                 found = sum(trace.size for trace in tracemalloc.take_snapshot().filter_traces(own).traces)
         tracemalloc.stop()
         return found
 
     assert 50_000 < held(2) < 300_000
     assert held(12) < 1.2 * held(3)
+
+
+def test_a_store_is_listed_by_the_same_rules(tmp_path):
+    pytest.importorskip("pyarrow", reason="pip install 'anoclip_anomalib[ray]'")
+    touch(*(tmp_path / "p" / name for name in ("x.jpg", "x_mask.png", "sub/y.png", "masks/x.png", "note.txt", "good/g.png")))
+    address = f"file://{tmp_path}/p"
+    here = Photos([tmp_path / "p"], without=[tmp_path / "p" / "good" / "g.png"])
+    there = Photos([address + "/", f"{address}/sub/y.png"], without=[f"{address}/good/g.png"])
+    assert [photo.path.replace("file://", "") for photo in there] == [photo.path for photo in here]
+    assert [photo.name for photo in there] == [photo.name for photo in here]
+    assert there.left_out == here.left_out == {"masks": 2, "files of another kind (.txt)": 1, GOOD: 1}
+    with pytest.raises(FileNotFoundError, match=r"did you mean file://.*/p/sub\?"):
+        Photos([f"{address}/sup"])
+    with pytest.raises(OSError, match="cannot be reached"):
+        Photos(["nonsense://x/y"])
+
+
+def test_a_photograph_of_a_store_is_read(tmp_path):
+    pytest.importorskip("pyarrow", reason="pip install 'anoclip_anomalib[ray]'")
+    Image.new("L", (7, 5), 9).save(tmp_path / "a.png")
+    assert places.readable(f"file://{tmp_path}/a.png").size == (7, 5)
+    assert places.readable(str(tmp_path / "a.png")) == str(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"nothing")
+    for name in ("b.png", "c.png"):
+        with pytest.raises(OSError, match=f"Cannot read image file://.*/{name}"):
+            places.readable(f"file://{tmp_path}/{name}")
