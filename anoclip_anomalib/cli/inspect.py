@@ -229,7 +229,8 @@ def _tell(given: dict[str, Any], folder: Any, content: dict[str, Any], total: in
         print_json(folder, content)
     elif not given.get("quiet"):
         print_summary(folder, content)
-    logger.info("%s", content["counts"])
+    if "log_file" in given:
+        logger.info("%s; results in %s", ", ".join(f"{count} {what}" for what, count in content["counts"].items()), folder.path)
     left = content["counts"]["left"]
     if not content["complete"]:
         command = shlex.join(["anoclip", "inspect", "--resume", str(folder.path)])
