@@ -9,6 +9,7 @@ import numpy as np
 
 NATURAL_RULE = "natural threshold of the model: where it is undecided without any data; nothing promises few false alarms"
 NO_GOOD = "no verdict: nothing tells how high good ones score. Give photographs of good parts (--good FOLDER, good=...)"
+_VISIBLE = 0.001  # of the pixels; an outline around fewer would be a dot
 _JUDGED = 1 << 18  # pixels are enough to tell the highest hundredth
 
 
@@ -25,8 +26,8 @@ class Decision:
     """From which score on a photograph is called a defect, and what is marked on it.
 
     There is one decision, that of the image score; everything else follows it. Nothing is outlined on a photograph that is
-    called good. On one that is called a defect the pixels above the pixel threshold are, and if there are none its highest
-    hundredth, which the image score comes from.
+    called good. On one that is called a defect the pixels above the pixel threshold are, and if these are less than a
+    thousandth its highest hundredth, which the image score comes from.
 
     Attributes:
         image_threshold: Scores above it are defects.
@@ -58,7 +59,7 @@ class Decision:
         """
         if not self.is_defect(score):
             return None
-        if self.pixel_threshold is not None and heatmap.max() > self.pixel_threshold:
+        if self.pixel_threshold is not None and (heatmap > self.pixel_threshold).mean() >= _VISIBLE:
             return self.pixel_threshold
         step = max(1, round((heatmap.size / _JUDGED) ** 0.5))
         highest = float(np.quantile(heatmap[::step, ::step], 0.99, method="lower"))

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from anoclip_anomalib.files import printable
-from anoclip_anomalib.inspection.contrast import Contrast
+from anoclip_anomalib.inspection.contrast import Contrast, RunContrast
 
 if TYPE_CHECKING:
     from anoclip_anomalib.inspection.inspection import Inspection
@@ -99,8 +99,10 @@ def _contrast(inspection: "Inspection", contrast: Contrast | None) -> Contrast:
     if found is not None:
         return found
     assert inspection.anomaly_map is not None
-    low, high = np.quantile(inspection.anomaly_map, (0.5, 0.999))
-    return float(low), float(high)
+    own = RunContrast()
+    own.update(inspection.anomaly_map)
+    assert own.limits is not None
+    return own.limits
 
 
 def _font(side: int) -> ImageFont.ImageFont:
@@ -124,7 +126,7 @@ def _number(value: float, contrast: Contrast) -> str:
 
 
 def _scale_width(font: ImageFont.ImageFont, contrast: Contrast) -> int:
-    longest = max(font.getlength(_number(value, contrast)) for value in contrast)  # type: ignore[attr-defined]
+    longest = max(font.getlength(_number(value, contrast)) for value in contrast)
     return round(2.2 * font.size + longest)  # type: ignore[attr-defined]
 
 

@@ -9,6 +9,11 @@ def test_the_verdict_decides_what_is_marked():
     cold, hot = np.linspace(0, 1, 200).reshape(10, 20), np.linspace(0, 6, 200).reshape(10, 20)
     assert decision.marked_above(2.0, hot) is None, "a photograph that is called good shows no outline, however hot it is"
     assert decision.marked_above(2.1, hot) == 5.0
+    dot = np.zeros((100, 100))
+    dot[:3, :3], dot[50:60, 50:60] = 6, np.linspace(3, 4.9, 100).reshape(10, 10)
+    assert decision.marked_above(2.1, dot) < 4.9, "nor with one that nobody sees"
+    dot[0, 3] = 6  # a thousandth
+    assert decision.marked_above(2.1, dot) == 5.0
     marked = decision.marked_above(2.1, cold)
     assert 0 < (cold > marked).mean() <= 0.01, "a defect is never without an outline"
     assert 0 < (hot > Decision(2.0, None, "given").marked_above(2.1, hot)).mean() <= 0.01
