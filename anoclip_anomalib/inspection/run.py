@@ -118,6 +118,7 @@ class FolderRun:
         progress.close()
 
     def _rows(self, done: Counter[str]) -> Iterator[Row]:
+        self.inspector.use(self.inspector.product)  # what it has seen before is of no account
         contrast = self.content.get("contrast") or self.inspector.contrast
         first: list[Scored] = []
         if contrast is None and self.content["settings"]["pictures"]:
