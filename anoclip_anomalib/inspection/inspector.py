@@ -201,12 +201,14 @@ class Inspector:
             result.contrast = self.contrast
         return results
 
-    def stream(self, photos: Iterable[Any], *, faults: bool = False) -> "Iterator[Inspection]":
+    def stream(self, photos: Iterable[Any], *, faults: bool = False, fill: bool = False) -> "Iterator[Inspection]":
         """Inspect photographs as they come; no more than a batch is read ahead.
 
         Args:
             photos: As in :meth:`__call__`, any number, also from a generator that never ends.
             faults: What cannot be inspected becomes a result with its ``fault`` instead of an error.
+            fill: Fill up the last batch, and those with a fault: the last bit of a score may depend on the size of its batch,
+                and a run that is split otherwise shall give the same.
 
         Yields:
             A result for each, in order.
@@ -222,7 +224,7 @@ class Inspector:
             raise TypeError(msg)
         source = iter(photos)
         while batch := list(islice(source, self.batch_size)):
-            yield from self._batch(batch, faults=faults)
+            yield from self._batch(batch, faults=faults, fill=fill)
 
     def check_overlap(self, photos: Sequence["str | Path"]) -> None:
         """Warn of photographs that are among the good images, by file or by content, with their names."""
@@ -297,7 +299,7 @@ class Inspector:
         decision, contrast = decide(self.module, self._good.get(product, ()), self._threshold, self.false_alarms)
         return snapshot(model, decision, contrast)
 
-    def _batch(self, photos: list[Any], *, faults: bool) -> "Iterator[Inspection]":
+    def _batch(self, photos: list[Any], *, faults: bool, fill: bool = False) -> "Iterator[Inspection]":
         from anoclip_anomalib.inspection.inspection import Inspection
         from anoclip_anomalib.inspection.photographs import as_tensor, paths_of, to_bytes
         from anoclip_anomalib.inspection.scores import score_images
@@ -312,7 +314,8 @@ class Inspector:
                 broken[index] = error
                 if not faults:
                     break
-        scored = iter(zip(images, score_images(self.module, images), strict=True))
+        filled = images + images[-1:] * (self.batch_size - len(images)) if fill else images
+        scored = iter(zip(images, score_images(self.module, filled)[: len(images)], strict=True))
         for index, photo in enumerate(photos):
             path = Path(photo) if isinstance(photo, str | Path) else None
             if index in broken:

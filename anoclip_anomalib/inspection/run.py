@@ -181,7 +181,7 @@ def scored(inspector: "Inspector", photos: Iterable[Photo]) -> Iterator[Scored]:
                 waiting.append(photo)
                 yield found
 
-    for inspection in inspector.stream(files(), faults=True):
+    for inspection in inspector.stream(files(), faults=True, fill=True):
         yield waiting.popleft(), inspection
     yield from ((photo, None) for photo in faults)
 
