@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from anoclip_anomalib.files import printable
 from anoclip_anomalib.inspection.photos import Photos
-from anoclip_anomalib.inspection.places import absolute
+from anoclip_anomalib.inspection.places import absolute, is_address
 
 if TYPE_CHECKING:
     from anoclip_anomalib.inspection.inspector import Inspector
@@ -125,6 +125,9 @@ def _file(key: str, text: str) -> str:
     """A file or folder as absolute path; names of weights stay as they are."""
     if key != "good" and not os.path.exists(text) and not text.endswith(_WEIGHT_FILES) and os.sep not in text:
         return text
+    if is_address(text):
+        msg = f"--{key} {text} must be on this machine"
+        raise ValueError(msg)
     try:
         Photos([text])
     except FileNotFoundError as error:

@@ -39,6 +39,7 @@ def test_tags_of_weights_are_no_files(place):
         ({"photos": ["photos"], "model": "AnoCIip"}, "did you mean 'AnoClip'"),
         ({"photos": ["photos"], "good": "goood"}, "--good: no such file or folder: goood; did you mean .*/good"),
         ({"photos": ["photos"], "weights": "v.safetensors"}, "--weights: no such .* did you mean .*/w.safetensors"),
+        ({"photos": ["photos"], "good": "s3://bucket/good"}, "must be on this machine"),
         ({"photos": ["photos"], "adapters": "nowhere/x"}, "--adapters: no such"),
         ({"photos": ["photos"], "threshold": "nautral"}, "did you mean 'natural'"),
     ],
