@@ -1,6 +1,5 @@
 """Numbered folders, run.json, one process at a time."""
 
-import json
 import os
 import subprocess
 import sys
@@ -85,4 +84,4 @@ def test_what_has_changed_is_named():
         'model: "AnoClip" then, "AaClip" now',
         "y: null then, 2 now",
     ]
-    assert json.loads(json.dumps(changed({}, {}))) == []
+    assert changed({"z": 1}, {}) == ["z: 1 then, null now"]
