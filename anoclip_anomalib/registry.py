@@ -36,6 +36,7 @@ PUBLIC = {
     "AnoClip": Entry("anoclip.lightning_model", "model"),
     "AnoClipModel": Entry("anoclip.torch_model", "other"),
     "CentreDistance": Entry("baselines.trivial", "model"),
+    "Inspector": Entry("inspection.inspector", "other"),
     "LocalContrast": Entry("baselines.trivial", "model"),
     "MutualClip": Entry("mutual.lightning_model", "model"),
     "PromptBuilder": Entry("prompts.builder", "other"),

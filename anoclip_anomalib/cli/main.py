@@ -12,7 +12,7 @@ from types import FrameType, ModuleType
 
 from anoclip_anomalib import __version__, registry
 
-OWN_COMMANDS = ("demo", "prompts", "pool", "compare", "report", "submit", "convert")
+OWN_COMMANDS = ("inspect", "demo", "prompts", "pool", "compare", "report", "submit", "convert")
 INTERRUPTED = 128 + signal.SIGINT
 STOPPED = "anoclip: stopped by Ctrl-C; "
 ANOMALIB_COMMANDS = {
@@ -35,7 +35,8 @@ def main(argv: list[str] | None = None) -> int:
 
     Returns:
         The exit code: 0 for success, 1 for work that failed, 2 for input that cannot be used, 3 for a prediction that is
-        finished but for files that could not be read, 130 after Ctrl-C, 141 when the reader of the output has gone.
+        finished but for files that could not be read, 4 for a defect where ``--fail-on-defect`` asks for it, 130 after Ctrl-C,
+        143 after SIGTERM, 141 when the reader of the output has gone.
     """
     argv = sys.argv[1:] if argv is None else argv
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:

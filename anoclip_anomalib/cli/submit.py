@@ -29,10 +29,8 @@ def main(argv: list[str]) -> int:
         print("\n".join(f"  {name:<13} {text}" for name, text in FORMATS.items()))
         return 0
     if argv[0] not in FORMATS:
-        print(
-            f"anoclip submit: error: unknown format '{argv[0]}'; known: {', '.join(FORMATS)}{did_you_mean(argv[0], FORMATS)}",
-            file=sys.stderr,
-        )
+        near = did_you_mean(argv[0], FORMATS)
+        print(f"anoclip submit: error: unknown format '{argv[0]}'; known: {', '.join(FORMATS)}{near}", file=sys.stderr)
         return 2
     return import_module(f"anoclip_anomalib.cli.submit_{argv[0].replace('-', '_')}").main(argv[1:])
 

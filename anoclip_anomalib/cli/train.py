@@ -98,8 +98,9 @@ def main(argv: list[str]) -> int:
     if argv[0] == "prompts":
         return train_prompts.main(argv[1:])
     if argv[0] not in METHODS:
+        near = did_you_mean(argv[0], METHODS)
         print(
-            f"anoclip train: there is no method {argv[0]!r} to train; known: {', '.join(METHODS)}{did_you_mean(argv[0], METHODS)} "
+            f"anoclip train: there is no method {argv[0]!r} to train; known: {', '.join(METHODS)}{near} "
             "(anomalib's own training is called with --model NAME)",
             file=sys.stderr,
         )

@@ -1,1 +1,1 @@
-"""What a person does with photographs: inspect them, look at the result, keep it."""
+"""What a person does with photographs: the inspector, its results, pictures of them."""
