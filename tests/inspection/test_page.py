@@ -175,7 +175,8 @@ def test_no_network_and_no_other_script(tmp_path):
     assert "@import" not in page.source
 
 
-def test_few_photographs_are_one_file(tmp_path):
+def test_few_photographs_are_one_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "EMBEDDED", 3)  # no less than these
     folder = write_run(tmp_path, some(3))
     photo = (folder / "page/line 1/1.photo.jpg").read_bytes()
     page = Page(write_page(folder))
