@@ -104,7 +104,7 @@ def test_quiet_says_nothing(place, capsys):
     [
         (["fotos"], "did you mean .*photos"),
         (["photos", "--model", "Anoclip"], "did you mean '?AnoClip"),
-        (["photos", "--backbone", "demoo"], "did you mean demo"),
+        (["photos", "--backbone", "demoo"], "closest names: demo"),
         (["photos", "--good", "empty"], "no photographs"),
         (["photos", "--address", "auto"], "belong to --runner ray"),
         (["photos", "--resume", "good"], "no results folder"),
