@@ -121,6 +121,12 @@ def closest(name: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:
     return folded[found[0]] if found else None
 
 
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """The end of an error about a name that there is not: the nearest one, or nothing."""
+    near = closest(name, names)
+    return f"; did you mean {near}?" if near else ""
+
+
 def no_such_path(path: str | Path, *, folder: bool = False) -> str:
     """That a file or folder does not exist, and which one beside it is meant perhaps."""
     path = Path(path)

@@ -6,12 +6,11 @@ Nothing heavy is imported before it is clear that it is needed: help should not 
 import os
 import signal
 import sys
-import threading
+from contextlib import suppress
 from importlib import import_module
 from types import FrameType, ModuleType
 
 from anoclip_anomalib import __version__, registry
-from anoclip_anomalib.running.quiet import quiet
 
 OWN_COMMANDS = ("inspect", "demo", "prompts", "pool", "compare", "report", "submit", "convert")
 INTERRUPTED = 128 + signal.SIGINT
@@ -40,9 +39,12 @@ def main(argv: list[str] | None = None) -> int:
         143 after SIGTERM, 141 when the reader of the output has gone.
     """
     argv = sys.argv[1:] if argv is None else argv
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _stop)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        with suppress(ValueError):  # not the main thread
+            signal.signal(signal.SIGINT, _stop)
     try:
+        from anoclip_anomalib.running.quiet import quiet
+
         try:
             with quiet(warnings_of="anomalib"):
                 return _run(argv)
@@ -90,8 +92,7 @@ def _run(argv: list[str]) -> int:
     # `train` is anomalib's command too, whose words all begin with a dash.
     ours = command in OWN_COMMANDS or (command == "train" and words and not words[0].startswith("-"))
     if not ours and command not in ANOMALIB_COMMANDS:
-        near = early_checks.closest(command, [*OWN_COMMANDS, *ANOMALIB_COMMANDS])
-        hint = f"; did you mean {near}?" if near else ""
+        hint = early_checks.did_you_mean(command, [*OWN_COMMANDS, *ANOMALIB_COMMANDS])
         print(f"anoclip: error: there is no command {command}{hint}\n\n{_help()}", file=sys.stderr)
         return 2
     try:
@@ -124,7 +125,10 @@ def _help() -> str:
             "usage: anoclip COMMAND [options]        anoclip COMMAND --help tells a command's options",
             "",
             "Commands of this package:",
-            *table({name: _command(name).HELP for name in OWN_COMMANDS} | {"train aaclip": _command("train").HELP}),
+            *table(
+                {name: _command(name).HELP for name in OWN_COMMANDS}
+                | {"train aaclip": _command("train").HELP, "train prompts": _command("train_prompts").HELP}
+            ),
             "",
             f"anomalib's commands, with --model {', '.join(registry.MODELS)} known by short names:",
             *table(ANOMALIB_COMMANDS),

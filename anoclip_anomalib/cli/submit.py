@@ -3,7 +3,7 @@
 import sys
 from importlib import import_module
 
-from anoclip_anomalib.cli.early_checks import closest
+from anoclip_anomalib.cli.early_checks import did_you_mean
 
 HELP = "Write, check and pack a leaderboard submission."
 
@@ -29,9 +29,8 @@ def main(argv: list[str]) -> int:
         print("\n".join(f"  {name:<13} {text}" for name, text in FORMATS.items()))
         return 0
     if argv[0] not in FORMATS:
-        near = closest(argv[0], FORMATS)
-        hint = f"; did you mean {near}?" if near else ""
-        print(f"anoclip submit: error: unknown format '{argv[0]}'; known: {', '.join(FORMATS)}{hint}", file=sys.stderr)
+        near = did_you_mean(argv[0], FORMATS)
+        print(f"anoclip submit: error: unknown format '{argv[0]}'; known: {', '.join(FORMATS)}{near}", file=sys.stderr)
         return 2
     return import_module(f"anoclip_anomalib.cli.submit_{argv[0].replace('-', '_')}").main(argv[1:])
 

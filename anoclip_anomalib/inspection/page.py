@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import cv2
 import jinja2
 import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
 from anoclip_anomalib.files import atomic_write, printable
+from anoclip_anomalib.inspection.pictures import heat_colours
 
 EMBEDDED = 300  # photographs in one file; with more their pictures stay beside it
 EMBEDDED_BYTES = 64 * 2**20  # of their photographs; above it they are made smaller
@@ -230,8 +230,8 @@ def _template() -> jinja2.Template:
 
 def _colours() -> str:
     """The heat's colours as stops of a CSS gradient."""
-    stops = cv2.applyColorMap(np.linspace(0, 255, 9).round().astype(np.uint8)[:, None], cv2.COLORMAP_TURBO)[:, 0, ::-1]
-    return ", ".join(f"rgb({red} {green} {blue})" for red, green, blue in stops.tolist())
+    stops = heat_colours(np.linspace(0, 1, 9)[None], (0, 1))[0].tolist()
+    return ", ".join(f"rgb({red} {green} {blue} / {opacity / 255:.2f})" for red, green, blue, opacity in stops)
 
 
 def _context(run: dict[str, Any], rows: Sequence[Row], faults: list[dict[str, str]], total: int) -> dict[str, Any]:

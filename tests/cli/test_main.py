@@ -76,7 +76,9 @@ def test_ctrl_c_while_starting_ends_without_a_traceback():
             break
     lines += process.stderr.readlines()
     assert process.wait(60) == 130
-    assert [line for line in lines if not line.startswith("import time:")] == ["anoclip: stopped by Ctrl-C; nothing was begun\n"]
+    assert [line for line in lines if not line.startswith("import time:")] == [
+        "anoclip: stopped by Ctrl-C; nothing was begun\n"
+    ]
 
 
 @pytest.mark.parametrize("after", [KeyboardInterrupt, lambda: SystemExit(1)])
