@@ -197,8 +197,6 @@ class Inspector:
         for result in self.stream(photos):
             result.release()
             results.append(result)
-        for result in results:
-            result.contrast = self.contrast
         return results
 
     def stream(self, photos: Iterable[Any], *, faults: bool = False) -> "Iterator[Inspection]":
@@ -330,7 +328,7 @@ class Inspector:
                 score,
                 None if fault else anomaly_map,
                 decision=self.decision,
-                contrast=self.contrast,
+                contrast=self._current.contrast or self._seen,
                 photograph=to_bytes(image),
                 fault=fault,
             )
