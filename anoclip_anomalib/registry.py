@@ -40,6 +40,8 @@ PUBLIC = {
     "LocalContrast": Entry("baselines.trivial", "model"),
     "MutualClip": Entry("mutual.lightning_model", "model"),
     "PromptBuilder": Entry("prompts.builder", "other"),
+    "PromptClip": Entry("promptlearning.lightning_model", "model"),
+    "PromptClipModel": Entry("promptlearning.torch_model", "other"),
     "GeneratedParts": Entry("data.generated", "data"),
     "TestTimeAdaptation": Entry("anoclip.callbacks", "callback"),
 }

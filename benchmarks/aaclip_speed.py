@@ -22,10 +22,11 @@ from torch import nn
 
 from anoclip_anomalib.aaclip.adapters import default_taps, new_image_adapters
 from anoclip_anomalib.aaclip.settings import IMAGE_STAGE
-from anoclip_anomalib.aaclip.training import Batch, ImageStage, detection_loss
+from anoclip_anomalib.aaclip.training import ImageStage, detection_loss
 from anoclip_anomalib.clip import LoadedClip, Tap, load_clip, walk_image
 from anoclip_anomalib.running.timing import PeakMemory
 from anoclip_anomalib.zeroshot.losses import segmentation_loss
+from anoclip_anomalib.zeroshot.training import Batch
 
 if __package__:
     from benchmarks.speed import Row, compare

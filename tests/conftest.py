@@ -153,6 +153,19 @@ def tiny_clip(weight_file: Callable[[str], str]) -> Callable:
     return load
 
 
+@pytest.fixture(scope="session")
+def facts(tiny_clip: Callable) -> Callable:
+    """Changes -> the header of learned weights for the tiny CLIP."""
+    from anoclip_anomalib.zeroshot.learned_weights import TrainingFacts
+
+    def make(**changes: object) -> TrainingFacts:
+        clip = tiny_clip()
+        own = {"backbone": clip.backbone, "pretrained": clip.pretrained, "backbone_digest": clip.digest, "image_size": 64}
+        return TrainingFacts(**{"method": "aaclip", **own, "source": "VisA", "split": "test", **changes})
+
+    return make
+
+
 @pytest.fixture
 def anoclip_model(weight_file: Callable[[str], str]) -> Callable:
     """Arguments -> AnoClipModel with the tiny architecture and a class."""

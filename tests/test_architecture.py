@@ -27,7 +27,11 @@ FLOORS = (
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 METHODS = {"anoclip", "aaclip", "promptlearning", "mutual"}
 # Where Lightning and anomalib have a place: the Lightning model, what is attached to it, the wiring, training.
-WIRING = {"lightning", "lightning_model", "callbacks", "visualizer", "first_pass"} | {"training", "train", "cached_features"}
+WIRING = {"lightning", "learned_method", "lightning_model", "callbacks", "visualizer", "first_pass"} | {
+    "training",
+    "train",
+    "cached_features",
+}
 
 
 def imports() -> Iterator[tuple[str, str, str]]:

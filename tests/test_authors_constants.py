@@ -12,7 +12,7 @@ from anoclip_anomalib import AaClip, AnoClip, AnoClipModel, TestTimeAdaptation
 from anoclip_anomalib.aaclip.adapters import SLOPE, default_taps
 from anoclip_anomalib.aaclip.scoring import BLUR_KERNEL, BLUR_SIGMA, TEMPERATURE
 from anoclip_anomalib.aaclip.settings import Recipe
-from anoclip_anomalib.aaclip.training import DISENTANGLING, LOCAL_SHARE, rate
+from anoclip_anomalib.aaclip.training import DISENTANGLING, LOCAL_SHARE
 from anoclip_anomalib.anoclip.adapter import AdaptationSettings
 from anoclip_anomalib.anoclip.torch_model import DEFAULT_WEIGHTS
 from anoclip_anomalib.clip import load_clip
@@ -26,6 +26,7 @@ from anoclip_anomalib.prompts.aaclip import ABNORMAL_STATES, DESCRIPTIONS, NORMA
 from anoclip_anomalib.zeroshot import views as views_module
 from anoclip_anomalib.zeroshot.losses import dice_loss, focal_loss
 from anoclip_anomalib.zeroshot.tiling import plan_tiles
+from anoclip_anomalib.zeroshot.training import rate
 from anoclip_anomalib.zeroshot.views import translate, views
 from anoclip_anomalib.zeroshot.visualizer import LOGIT_SCALE
 

@@ -56,7 +56,7 @@ def test_one_table_names_everything():
     for name, entry in PUBLIC.items():
         assert getattr(anoclip_anomalib, name) is load(name)
         assert load(name).__module__ == f"anoclip_anomalib.{entry.module}"
-    assert MODELS == ("AaClip", "AnoClip", "CentreDistance", "LocalContrast", "MutualClip")
+    assert MODELS == ("AaClip", "AnoClip", "CentreDistance", "LocalContrast", "MutualClip", "PromptClip")
     tree = ast.parse(Path(anoclip_anomalib.__file__).read_text())
     (block,) = (node for node in tree.body if isinstance(node, ast.If))  # what type checkers see
     assert {(node.module, alias.name) for node in block.body for alias in node.names} == {

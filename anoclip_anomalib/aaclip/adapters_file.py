@@ -17,43 +17,20 @@ METHOD = "aaclip"
 
 
 @dataclass(frozen=True)
-class LoadedAdapters:
+class LoadedAdapters(LearnedWeights):
     """Both halves, as they were read.
 
     Attributes:
         text: The text half.
         image: The image half.
-        facts: What they were trained on.
-        origin: The file.
-        digest: SHA-256 of all tensors.
-        tensors: All of them by name.
     """
 
     text: TextAdapters
     image: ImageAdapters
-    facts: TrainingFacts
-    origin: str
-    digest: str
-    tensors: Mapping[str, torch.Tensor]
-
-    def check_backbone(self, backbone: str | None, activation: str | None) -> None:
-        """Raise a ``ValueError`` for another backbone or activation than that of the training, before anything is loaded."""
-        for what, asked, own in (
-            ("backbone", backbone, self.facts.backbone),
-            ("activation", activation, self.facts.activation),
-        ):
-            if asked not in (None, own):
-                msg = f"The adapters {self.origin} were trained with {what} {own!r}, not {asked!r}; leave {what} out to use it"
-                raise ValueError(msg)
 
     def check_clip(self, clip: LoadedClip) -> None:
         """Raise a ``ValueError`` if the CLIP's weights are not those of the training, as far as header and shapes tell."""
-        if self.facts.backbone_digest not in ("", clip.digest):
-            msg = (
-                f"The adapters {self.origin} were trained with other weights of {self.facts.backbone} "
-                f"(SHA-256 {self.facts.backbone_digest[:12]}...) than those loaded ({clip.digest[:12]}...)"
-            )
-            raise ValueError(msg)
+        super().check_clip(clip)
         visual = clip.model.visual
         depth, width = len(visual.transformer.resblocks), visual.ln_post.weight.shape[0]
         text_width, own = clip.text_tower.ln_final.weight.shape[0], self.text.projection.in_features
@@ -91,12 +68,17 @@ def load_adapters(path: str | Path) -> LoadedAdapters:
         raise WeightFileError(msg)
     settings = learned.facts.settings
     return LoadedAdapters(
-        _text_half(learned),
-        build_image(image, settings.get("taps") or (), mixing=float(settings.get("mixing", MIXING)), origin=learned.origin),
+        learned.tensors,
         learned.facts,
         learned.origin,
-        learned.digest,
-        learned.tensors,
+        _text_half(learned),
+        build_image(
+            image,
+            settings.get("taps") or (),
+            mixing=float(settings.get("mixing", MIXING)),
+            class_share=float(settings.get("class_share", 0)),
+            origin=learned.origin,
+        ),
     )
 
 
@@ -132,6 +114,7 @@ def save_adapters(path: str | Path, text: TextAdapters, image: ImageAdapters | N
     if image is not None:
         state = image.state_dict()
         settings |= {"mixing": image.adapters.mixing, "taps": list(image.taps)}
+        settings |= {"class_share": image.class_share} if image.class_share else {}
         halves |= {"image": state_dict_digest({k: v.float() for k, v in state.items()}), "image_of": halves["text"]}
         tensors |= {f"image.{key}": tensor for key, tensor in state.items()}
     return save_learned(path, tensors, replace(facts, settings={**facts.settings, **settings}, halves=halves))
@@ -144,13 +127,15 @@ def build_text(state: Mapping[str, torch.Tensor], *, mixing: float, activation: 
     return _filled(half, state, f"The text half of {origin}")
 
 
-def build_image(state: Mapping[str, torch.Tensor], taps: Sequence[int], *, mixing: float, origin: str) -> ImageAdapters:
+def build_image(
+    state: Mapping[str, torch.Tensor], taps: Sequence[int], *, mixing: float, class_share: float = 0.0, origin: str
+) -> ImageAdapters:
     """An image half with these weights; a ``WeightFileError`` that names what does not fit otherwise."""
     detection = _matrix(state, "detection.weight", origin)
     if not taps:
         msg = f"{origin} does not say behind which blocks patches are read"
         raise WeightFileError(msg)
-    half = ImageAdapters(count_adapters(state), detection.shape[1], detection.shape[0], taps, mixing)
+    half = ImageAdapters(count_adapters(state), detection.shape[1], detection.shape[0], taps, mixing, class_share)
     return _filled(half, state, f"The image half of {origin}")
 
 

@@ -1,35 +1,23 @@
 """AA-CLIP in anomalib: wiring only."""
 
-import logging
-from dataclasses import replace
-from typing import Any
-
 import torch
 from anomalib.data import Batch
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
-from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from torch import nn
-from torch.utils._pytree import tree_leaves
-from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize
 
 from anoclip_anomalib.aaclip.settings import Mode
-from anoclip_anomalib.aaclip.source_overlap import source_overlap
 from anoclip_anomalib.aaclip.torch_model import AaClipModel, ScoreRange
-from anoclip_anomalib.clip.constants import CLIP_MEAN, CLIP_STD
 from anoclip_anomalib.clip.weights import Activation, Precision
 from anoclip_anomalib.registry import register_model
 from anoclip_anomalib.zeroshot.first_pass import first_pass
-from anoclip_anomalib.zeroshot.lightning import COMPONENTS, ZeroShotClip
-from anoclip_anomalib.zeroshot.method import MethodFacts
-from anoclip_anomalib.zeroshot.tiling import Tiling
-
-logger = logging.getLogger(__name__)
+from anoclip_anomalib.zeroshot.learned_method import LearnedClip
+from anoclip_anomalib.zeroshot.lightning import COMPONENTS
 
 
 @register_model
-class AaClip(ZeroShotClip, AnomalibModule):
+class AaClip(LearnedClip, AnomalibModule):
     """AA-CLIP: anchors and patches adapted on an auxiliary data set, zero-shot on every other one (arXiv 2503.06661).
 
     Args:
@@ -112,23 +100,7 @@ class AaClip(ZeroShotClip, AnomalibModule):
         )
         self.connect(model, class_name=class_name, raw_evaluator=raw_evaluator)
         self.allow_source_overlap = allow_source_overlap
-        self.overlap: str | None = None
         self.save_hyperparameters(ignore=COMPONENTS)
-
-    @classmethod
-    def configure_pre_processor(cls, image_size: tuple[int, int] | None = None, *, tiling: Tiling = "none") -> PreProcessor:
-        """Bicubic resizing, as the authors and CLIP have it, and CLIP's normalisation; see the mixin."""
-        del tiling
-        resize = Resize(list(image_size or (518, 518)), interpolation=InterpolationMode.BICUBIC, antialias=True)
-        return PreProcessor(transform=Compose([resize, Normalize(mean=CLIP_MEAN, std=CLIP_STD)]))
-
-    @property
-    def method_facts(self) -> MethodFacts:
-        """What tables say about the method; a test on its own source is named."""
-        facts = self.model.facts
-        if self.overlap is None:
-            return facts
-        return replace(facts, auxiliary_data=f"{facts.auxiliary_data}; tested on its own source ({self.overlap})")
 
     # What must be known before the first image is scored
 
@@ -138,12 +110,7 @@ class AaClip(ZeroShotClip, AnomalibModule):
         self._fit_range()
 
     def on_test_start(self) -> None:
-        """See the mixin; refuse the data that the adapters were trained on.
-
-        Raises:
-            ValueError: If it is, and ``allow_source_overlap`` is off.
-        """
-        self._check_overlap()
+        """See the mixin; in mode ``reference`` the range of the images is taken."""
         super().on_test_start()
         self._fit_range()
 
@@ -151,23 +118,6 @@ class AaClip(ZeroShotClip, AnomalibModule):
         """See the mixin; in mode ``reference`` the range of the images is taken."""
         super().on_predict_start()
         self._fit_range()
-
-    def _check_overlap(self) -> None:
-        datasets = [getattr(loader, "dataset", None) for loader in tree_leaves(self.trainer.test_dataloaders)]
-        tables: list[Any] = [getattr(dataset, "samples", None) for dataset in datasets]
-        images = [str(path) for table in tables if table is not None for path in table["image_path"]]
-        training, datamodule = self.model.training_facts, getattr(self.trainer, "datamodule", None)
-        self.overlap = source_overlap(training, datamodule, images)
-        if self.overlap is None:
-            return
-        what = f"{self.overlap} of this test belong to what the adapters were trained on ({training.auxiliary_data})"
-        if not self.allow_source_overlap:
-            msg = (
-                f"{what[0].upper()}{what[1:]}: the figures would not be zero-shot. Test on other data, or say that this is "
-                "meant with allow_source_overlap=True (--model.allow_source_overlap true)"
-            )
-            raise ValueError(msg)
-        logger.warning("%s; the figures are not zero-shot", what)
 
     def _fit_range(self) -> None:
         if self.model.mode != "reference":

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from anoclip_anomalib.zeroshot.scoring import upsample
+from anoclip_anomalib.zeroshot.scoring import gaussian, upsample
 
 TEMPERATURE = 100.0
 """CLIP's own, in the segmentation loss (the detection loss has none)."""
@@ -55,13 +55,9 @@ def blur(maps: torch.Tensor, kernel: int = BLUR_KERNEL, sigma: float = BLUR_SIGM
     """
     if kernel == 1:
         return maps
-    offsets = torch.arange(kernel, dtype=maps.dtype, device=maps.device) - kernel // 2
-    weights = torch.exp(-(offsets**2) / (2 * sigma**2))
-    weights = weights / weights.sum()
     margin = kernel // 2
     mode = "reflect" if min(maps.shape[-2:]) > margin else "replicate"
-    maps = F.pad(maps, (margin,) * 4, mode=mode)
-    return F.conv2d(F.conv2d(maps, weights.view(1, 1, 1, -1)), weights.view(1, 1, -1, 1))
+    return gaussian(F.pad(maps, (margin,) * 4, mode=mode), margin, sigma)
 
 
 def rescale(values: torch.Tensor, low: torch.Tensor | float, high: torch.Tensor | float) -> torch.Tensor:

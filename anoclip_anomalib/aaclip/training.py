@@ -2,35 +2,33 @@
 
 import copy
 from collections.abc import Sequence
-from math import cos, pi
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from anoclip_anomalib.aaclip.adapters import ImageAdapters, TextAdapters
 from anoclip_anomalib.aaclip.scoring import TEMPERATURE, blur, segmentation_probability
 from anoclip_anomalib.aaclip.settings import StageSettings
 from anoclip_anomalib.aaclip.text import AnchorTrainer
-from anoclip_anomalib.clip import LoadedClip, LocalPath, Tap, VisualEncoder, walk_image
+from anoclip_anomalib.clip import LoadedClip, LocalPath, Tap, walk_image
 from anoclip_anomalib.clip.local_attention import Attended, Heads, value_attention
-from anoclip_anomalib.clip.state_dict import check_finite
-from anoclip_anomalib.zeroshot.balanced_loss import balanced_segmentation_loss, peak_loss
+from anoclip_anomalib.zeroshot.balanced_loss import (
+    balanced_segmentation_loss,
+    good_twins,
+    peak_loss,
+    peaks,
+    ranking_loss,
+    twin_heat_loss,
+)
 from anoclip_anomalib.zeroshot.losses import segmentation_loss
 from anoclip_anomalib.zeroshot.scoring import upsample
+from anoclip_anomalib.zeroshot.training import Batch, Levels, Training
 
 DISENTANGLING = 0.1
 """Weight of the squared mean cosine of the two anchors in the first stage."""
 LOCAL_SHARE = 19 / 24
 """Part of the blocks, the last ones, that attend value to value in the first stage."""
-LOWEST_RATE = 0.02
-"""What is left of the learning rate at the end of the cosine schedule."""
-
-Batch = dict[str, torch.Tensor]
-Levels = tuple[list[torch.Tensor], torch.Tensor, tuple[int, int]]
 
 
 def batch_axis_value_attention(q: Heads, k: Heads, v: Heads) -> Attended:
@@ -43,40 +41,15 @@ def batch_axis_value_attention(q: Heads, k: Heads, v: Heads) -> Attended:
     return Attended(F.scaled_dot_product_attention(by_place, by_place, by_place).permute(2, 1, 0, 3))
 
 
-class Stage(LightningModule):
-    """What both stages share: the frozen CLIP, which checkpoints leave out, the optimiser and the schedule.
+class Stage(Training):
+    """What both stages share besides: sizes of batches, and what masks say about levels; see :class:`Training`."""
 
-    Args:
-        clip: The frozen CLIP.
-        part: What is trained, in place.
-        settings: How to train.
-        checkpointing: Compute blocks again in the backward pass instead of keeping their activations.
+    settings: StageSettings
 
-    Attributes:
-        part: What is trained.
-        result: The same, or its moving average over the steps where ``settings.average`` asks for it.
-    """
-
-    strict_loading = False
-
-    def __init__(self, clip: LoadedClip, part: nn.Module, settings: StageSettings, *, checkpointing: bool = False) -> None:
-        super().__init__()
-        self.settings, self.checkpointing = settings, checkpointing
-        self.visual_encoder = VisualEncoder(clip.visual_tower(), local_blocks=0).requires_grad_(requires_grad=False)
-        self.part = part
-        # Lightning's own callback would average, and so copy, the frozen towers too.
-        self.averaged = AveragedModel(part, multi_avg_fn=get_ema_multi_avg_fn(settings.average)) if settings.average else None
-        if self.averaged is not None:
-            self.averaged.requires_grad_(requires_grad=False)
-
-    @property
-    def result(self) -> nn.Module:
-        """What a checkpoint's user gets."""
-        return self.part if self.averaged is None else self.averaged.module
-
-    def losses(self, batch: Batch, part: nn.Module) -> dict[str, torch.Tensor]:
-        """Terms of the loss by name; their sum is what is minimised."""
-        raise NotImplementedError
+    def prepared(self, batch: Batch, batch_idx: int) -> Batch:
+        """The batch in the size whose turn it is."""
+        sizes = self.settings.sizes
+        return scaled(batch, sizes[batch_idx % len(sizes)]) if sizes and "image" in batch else batch
 
     def segmentation_terms(
         self,
@@ -94,83 +67,27 @@ class Stage(LightningModule):
         direction = (anchors[:, 1] - anchors[:, 0]).unsqueeze(-1)
         logits = [TEMPERATURE * (level @ direction).mT.unflatten(2, grid) for level in levels]
         smooth = blur(torch.stack(logits).mean(dim=0))  # the map of test time
-        own = [balanced_segmentation_loss(upsample(one, size).squeeze(1), batch["mask"]) for one in (*logits, smooth)]
-        return {
+        maps = [upsample(one, size).squeeze(1) for one in (*logits, smooth)]
+        own = [balanced_segmentation_loss(one, batch["mask"]) for one in maps]
+        terms = {
             "segmentation": torch.stack(own[:-1]).mean() + own[-1],
             "peak": peak_loss(smooth.squeeze(1), batch["label"]),
         }
+        if self.settings.pairs:
+            good = good_twins(batch["pair"])
+            twins = [twin_heat_loss(one, batch["mask"], good) for one in maps]
+            order = ranking_loss(peaks(smooth.squeeze(1)), good)
+            terms["twin"] = self.settings.pairs * (torch.stack(twins[:-1]).mean() + twins[-1] + order)
+        return terms
 
-    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        """One step.
-
-        Raises:
-            FloatingPointError: If the loss is not finite, in any process; the checkpoints of earlier epochs stay.
-        """
-        if self.settings.sizes and "image" in batch:
-            batch = scaled(batch, self.settings.sizes[batch_idx % len(self.settings.sizes)])
-        terms = self.losses(batch, self.part)
-        loss = torch.stack(list(terms.values())).sum()
-        faults = (~torch.isfinite(loss.detach())).float()
-        if self.trainer.strategy.reduce(faults, reduce_op="sum") > 0:
-            msg = (
-                f"The loss is not finite in epoch {self.current_epoch + 1}, step {batch_idx + 1} "
-                f"({', '.join(f'{name} {term.item():.4g}' for name, term in terms.items())}); the training stops and the "
-                "checkpoints of earlier epochs are kept. A smaller learning rate, or precision 32, may help"
-            )
-            raise FloatingPointError(msg)
-        parts = {f"{name}_loss": term.detach() for name, term in terms.items()}
-        self.log_dict(
-            {"loss": loss.detach(), **parts}, prog_bar=True, on_step=True, on_epoch=True, batch_size=len(batch["mask"])
-        )
-        return loss
-
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Let the average follow."""
-        del outputs, batch
-        if self.averaged is not None and (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0:
-            self.averaged.update_parameters(self.part)
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """The loss on the held-out part of the source."""
-        del batch_idx
-        loss = torch.stack(list(self.losses(batch, self.result).values())).sum()
-        self.log("held_out_loss", loss, prog_bar=True, sync_dist=True, batch_size=len(batch["mask"]))
-
-    def configure_optimizers(self) -> dict[str, Any]:
-        """Adam over the trained part, its rate changing by step."""
+    def detection_terms(self, vector: torch.Tensor, anchors: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
+        """What the labels say about detection vectors (B, E), with anchors (B, 2, E)."""
         own = self.settings
-        optimizer = torch.optim.Adam(self.part.parameters(), lr=own.lr, betas=own.betas)
-        total = self.trainer.estimated_stepping_batches
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(own, step, int(total)))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def epoch_losses(self) -> dict[str, float]:
-        """Means over the epoch that has just ended, by name, the held-out loss among them if there is one."""
-        found = self.trainer.callback_metrics.items()
-        return {
-            name.removesuffix("_epoch"): float(value)
-            for name, value in found
-            if name.endswith("_epoch") or name == "held_out_loss"
-        }
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave the frozen towers out, keep the held-out loss, and refuse weights that are not finite."""
-        kept = ("part.", "averaged.")
-        state = {name: tensor for name, tensor in checkpoint["state_dict"].items() if name.startswith(kept)}
-        check_finite(state, f"The model after epoch {self.current_epoch + 1}")
-        checkpoint["state_dict"] = state
-        checkpoint["losses"] = self.epoch_losses()
-
-
-def rate(settings: StageSettings, step: int, total: int) -> float:
-    """Share of the learning rate at a step of ``total``."""
-    share = min(1.0, (step + 1) / settings.warmup) if settings.warmup else 1.0
-    if settings.schedule == "milestones":
-        return share * 0.5 ** sum(step >= milestone for milestone in settings.milestones)
-    if settings.schedule == "cosine":
-        fallen = max(0.0, (min(step / max(total, 1), 1.0) - settings.hold) / (1 - settings.hold))
-        return share * (LOWEST_RATE + (1 - LOWEST_RATE) * (1 + cos(pi * fallen)) / 2)
-    return share
+        terms = {"detection": detection_loss(vector, anchors, batch["label"], own.detection_scale)}
+        if own.pairs:
+            verdict = own.detection_scale * (vector * (anchors[:, 1] - anchors[:, 0])).sum(dim=-1)
+            terms["order"] = own.pairs * ranking_loss(verdict, good_twins(batch["pair"]))
+        return terms
 
 
 def scaled(batch: Batch, side: int) -> Batch:
@@ -235,16 +152,10 @@ class TextStage(Stage):
         class_token = F.normalize(tapped[-1], dim=-1)
         return [F.normalize(level, dim=-1) + class_token.unsqueeze(1) for level in tapped[:-1]], class_token, grid
 
-    def _features_of(self, batch: Batch) -> Levels:
-        if "levels" not in batch:
-            return self.features(batch["image"])
-        height, width = batch["grid"][0].tolist()
-        return list(batch["levels"].float().unbind(1)), batch["class_token"], (height, width)
-
     def losses(self, batch: Batch, part: nn.Module) -> dict[str, torch.Tensor]:
         """Segmentation, disentangling and, unless ``reference``, the image loss."""
         size = (batch["mask"].shape[-2], batch["mask"].shape[-1])
-        levels, class_token, grid = self._features_of(batch)
+        levels, class_token, grid = self.features_of(batch)
         anchors = self.anchors(part, batch["class_index"])
         with torch.autocast(anchors.device.type, enabled=False):
             anchors = anchors.float()
@@ -252,7 +163,7 @@ class TextStage(Stage):
             terms = self.segmentation_terms(levels, anchors, batch, grid, size)
             terms["disentangling"] = DISENTANGLING * len(levels) * apart
             if not self.reference:
-                terms["detection"] = detection_loss(class_token, anchors, batch["label"], self.settings.detection_scale)
+                terms |= self.detection_terms(class_token, anchors, batch)
         return terms
 
 
@@ -284,11 +195,10 @@ class ImageStage(Stage):
     def losses(self, batch: Batch, part: nn.Module) -> dict[str, torch.Tensor]:
         """Segmentation at every level, and the cross-entropy of the detection vector."""
         size = (batch["image"].shape[-2], batch["image"].shape[-1])
-        taps = [Tap(block=block, project=False) for block in part.taps]
         tapped, grid = walk_image(
             self.visual_encoder.visual,
             batch["image"],
-            taps,
+            part.reads,
             after_block=part.adapters,
             checkpointing=self.checkpointing,
         )
@@ -296,7 +206,7 @@ class ImageStage(Stage):
             levels, detection = part.project(tapped)
             anchors = self.anchors[batch["class_index"]].float()
             terms = self.segmentation_terms(levels, anchors, batch, grid, size)
-            terms["detection"] = detection_loss(detection, anchors, batch["label"], self.settings.detection_scale)
+            terms |= self.detection_terms(detection, anchors, batch)
         return terms
 
 

@@ -39,7 +39,8 @@ class AnoClip(ZeroShotClip, AnomalibModule):
             weights of ``demo``, and ``laion400m_e32`` of any other backbone.
         class_name: The product. ``None`` takes the datamodule's category, or "object", with a warning, if there is none.
         prompts: Changes to the authors' prompts by name: normal_states, abnormal_states, extra_normal_states,
-            extra_abnormal_states, industrial_domains, texture_domains, templates, class_names, texture_classes, texture.
+            extra_abnormal_states, industrial_domains, texture_domains, templates, class_names, texture_classes, texture,
+            knowledge.
         image_size: Side of the square, or (height, width), that images are resized to; with ``tiling="square"`` the
             shorter side. ``None`` for the size that the backbone was trained with.
         views: 1, or 22 for the mean image score over the authors' views.

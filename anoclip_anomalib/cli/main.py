@@ -82,7 +82,10 @@ def _help() -> str:
             "usage: anoclip COMMAND [options]        anoclip COMMAND --help tells a command's options",
             "",
             "Commands of this package:",
-            *table({name: _command(name).HELP for name in OWN_COMMANDS} | {"train aaclip": _command("train").HELP}),
+            *table(
+                {name: _command(name).HELP for name in OWN_COMMANDS}
+                | {"train aaclip": _command("train").HELP, "train prompts": _command("train_prompts").HELP}
+            ),
             "",
             f"anomalib's commands, with --model {', '.join(registry.MODELS)} known by short names:",
             *table(ANOMALIB_COMMANDS),

@@ -22,7 +22,8 @@ def main(argv: list[str]) -> int:
     """
     arguments = _parser().parse_args(argv)
     try:
-        prompt_set = PromptBuilder.from_settings(_settings(arguments)).sentences(arguments.class_name)
+        settings = _settings(arguments) | ({"knowledge": True} if arguments.knowledge else {})
+        prompt_set = PromptBuilder.from_settings(settings).sentences(arguments.class_name)
         rows = _cosines(prompt_set, arguments) if arguments.backbone else None
     except (ValueError, OSError, RuntimeError, yaml.YAMLError) as error:
         print(f"anoclip prompts: error: {error}", file=sys.stderr)
@@ -55,6 +56,9 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="NAME=VALUE",
         help="one prompt setting with its value in YAML, such as normal_states='[\"good {}\"]' or texture=true",
+    )
+    parser.add_argument(
+        "--knowledge", action="store_true", help="with what is commonly wrong with the product (setting knowledge=true)"
     )
     parser.add_argument("--states-only", action="store_true", help="print the states in place of their sentences")
     parser.add_argument(

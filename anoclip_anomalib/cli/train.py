@@ -1,30 +1,32 @@
-"""``anoclip train aaclip``: a method's adapters from a source of labelled images."""
+"""``anoclip train METHOD``: learned weights from a source of labelled images; here AA-CLIP's."""
 
 import argparse
 import sys
-from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, get_args
 
-from anoclip_anomalib.aaclip.settings import IMAGE_STAGE, TEXT_STAGE, Recipe, StageName, StageSettings
-from anoclip_anomalib.data.sources import DataSpec, Source, read_source, read_yaml
+from anoclip_anomalib.aaclip.settings import IMAGE_STAGE, TEXT_STAGE, Projections, Recipe, StageName, StageSettings
+from anoclip_anomalib.cli import train_prompts
+from anoclip_anomalib.cli.train_shared import (
+    EXIT_CODES,
+    SETTINGS_HELP,
+    add_field,
+    add_machine,
+    add_source,
+    checked_source,
+    images_of,
+    run_training,
+)
+from anoclip_anomalib.data.sources import Source, read_yaml
 from anoclip_anomalib.running.signals import run_command
 
 HELP = "Train adapters for AaClip on labelled images of another data set; resumable."
-METHODS = ("aaclip",)
-_STAGE_HELP = {
-    "epochs": "passes over the source",
-    "batch_size": "images in a step of one device",
-    "lr": "of Adam",
-    "betas": "of Adam",
-    "schedule": "of the learning rate",
-    "milestones": "steps at which --*.schedule milestones halves the rate",
-    "warmup": "steps over which the rate rises",
-    "hold": "part of the steps that --*.schedule cosine waits before the rate falls",
-    "average": "decay of a moving average of the weights, which is then kept; 0 for none",
+METHODS = ("aaclip", "prompts")
+_STAGE_HELP = SETTINGS_HELP | {
     "sizes": "sides in pixels that batches are scaled to in turn",
     "loss": "segmentation loss; balanced is for small defects",
+    "pairs": "weight of what compares both images of a generated part, with loss balanced",
     "detection_scale": "factor of the products in the detection loss",
     "jitter": "largest change of brightness, contrast and saturation",
 }
@@ -35,13 +37,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="anoclip train aaclip",
         description=HELP,
-        epilog="Exit code: 0 done, 1 the training failed (the loss was not finite), 2 bad input, 130 or 143 interrupted; the "
-        "same command goes on. A checkpoint of each epoch is kept in OUT.checkpoints.",
+        epilog=EXIT_CODES,
         allow_abbrev=False,
     )
-    parser.add_argument("--source", required=True, metavar="YAML", help="what to train on, see configs/sources/")
-    parser.add_argument("--root", metavar="FOLDER", help="where the source's data lies, instead of the root in the YAML")
-    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="the .safetensors to write")
+    add_source(parser)
     parser.add_argument("--stage", choices=("both", "text", "image"), default="both", help="(default: %(default)s)")
     parser.add_argument("--text", metavar="FILE", help="text half for --stage image: a file, or clip for plain CLIP's anchors")
     parser.add_argument("--descriptions", metavar="YAML", help="class: description, or a list of them; for the prompts")
@@ -56,38 +55,33 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--image-mixing", type=float, default=own.image_mixing, help="of the adapters (default: %(default)s)")
     parser.add_argument("--text-adapters", type=int, metavar="BLOCKS", help="adapted blocks (default: the first quarter)")
     parser.add_argument("--image-adapters", type=int, metavar="BLOCKS", help="adapted blocks (default: a quarter, at least 6)")
+    parser.add_argument(
+        "--projections", choices=get_args(Projections), default=own.projections,
+        help="where those of the image half begin (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--class-share",
+        type=float,
+        default=own.class_share,
+        help="of the class token in the detection vector (default: %(default)s)",
+    )
     parser.add_argument("--taps", type=int, nargs="+", metavar="BLOCK", help="where patches are read (default: the quarters)")
     for stage, settings in (("text", TEXT_STAGE), ("image", IMAGE_STAGE)):
         group = parser.add_argument_group(f"{stage} stage")
         for field in fields(StageSettings):
-            _add(group, f"--{stage}.{field.name.replace('_', '-')}", field, getattr(settings, field.name))
-    group = parser.add_argument_group("where it runs")
-    group.add_argument("--accelerator", default="auto", help="Lightning's (default: %(default)s)")
-    group.add_argument("--devices", default="1", help="Lightning's; several train together (default: %(default)s)")
-    group.add_argument("--precision", choices=("32", "16-mixed", "bf16-mixed"), default="32", help="(default: %(default)s)")
-    group.add_argument("--accumulate", type=int, default=1, metavar="BATCHES", help="to a step (default: %(default)s)")
-    group.add_argument("--checkpointing", action="store_true", help="less memory, more time: blocks are computed twice")
-    group.add_argument("--num-workers", type=int, default=0, help="processes that read (default: %(default)s)")
-    group.add_argument(
-        "--cache-features", action="store_true",
-        help="compute the first stage's frozen features once and keep them on disk (8 MB an image at 518 pixels); its images "
-        "are then not varied",
-    )  # fmt: skip
+            add_field(
+                group,
+                f"--{stage}.{field.name.replace('_', '-')}",
+                field,
+                getattr(settings, field.name),
+                _STAGE_HELP[field.name],
+            )
+    add_machine(
+        parser,
+        "compute the first stage's frozen features once and keep them on disk (8 MB an image at 518 pixels); its images are "
+        "then not varied",
+    )
     return parser
-
-
-def _add(group: Any, flag: str, field: Any, default: Any) -> None:
-    kind = field.type
-    options: dict[str, Any] = {"default": default, "dest": flag.removeprefix("--").replace("-", "_"), "metavar": "N"}
-    shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
-    options["help"] = f"{_STAGE_HELP[field.name]} (default: {shown if shown != '' else 'none'})"
-    if get_origin(kind) is Literal:
-        options |= {"choices": get_args(kind), "metavar": None}
-    elif get_origin(kind) is tuple:
-        options |= {"type": get_args(kind)[0], "nargs": "*"}
-    else:
-        options["type"] = kind
-    group.add_argument(flag, **options)
 
 
 def main(argv: list[str]) -> int:
@@ -99,6 +93,8 @@ def main(argv: list[str]) -> int:
     Returns:
         The exit code.
     """
+    if argv[0] == "prompts":
+        return train_prompts.main(argv[1:])
     if argv[0] not in METHODS:
         print(
             f"anoclip train: there is no method {argv[0]!r} to train; known: {', '.join(METHODS)} "
@@ -117,20 +113,10 @@ def main(argv: list[str]) -> int:
 
 def _checked(args: argparse.Namespace) -> tuple[Recipe, Source]:
     """Everything that can be checked without torch."""
-    if args.out.suffix != ".safetensors":
-        msg = f"--out must be a .safetensors, not {args.out}"
-        raise ValueError(msg)
     if args.stage != "image" and args.text:
         msg = "--text is for --stage image; the text stage makes a text half of its own"
         raise ValueError(msg)
-    for name in ("accumulate", "num_workers"):
-        if getattr(args, name) < (1 if name == "accumulate" else 0):
-            msg = f"--{name.replace('_', '-')} {getattr(args, name)} is too small"
-            raise ValueError(msg)
-    if args.root is not None and not Path(args.root).is_dir():
-        msg = f"--root: no such folder: {args.root}"
-        raise ValueError(msg)
-    source = read_source(args.source, root=args.root)
+    source = checked_source(args)
     demo = args.backbone == "demo"
     stages = {
         stage: replace(settings, **{field.name: _value(args, stage, field) for field in fields(StageSettings)})
@@ -149,6 +135,8 @@ def _checked(args: argparse.Namespace) -> tuple[Recipe, Source]:
         image_mixing=args.image_mixing,
         text_adapters=args.text_adapters,
         image_adapters=args.image_adapters,
+        projections=args.projections,
+        class_share=args.class_share,
         taps=tuple(args.taps) if args.taps else None,
         descriptions=_descriptions(args.descriptions),
     )
@@ -173,78 +161,13 @@ def _descriptions(path: str | None) -> dict[str, str | list[str]]:
 
 
 def _train(args: argparse.Namespace, recipe: Recipe, source: Source) -> int:
-    from anoclip_anomalib.aaclip.train import Machine, train
-    from anoclip_anomalib.clip import WeightsUnavailableError
-    from anoclip_anomalib.running.quiet import log_to_stderr, quiet
+    from anoclip_anomalib.aaclip.train import train
 
-    log_to_stderr()
-    with quiet():
-        machine = Machine(
-            accelerator=args.accelerator,
-            devices=int(args.devices) if args.devices.isdigit() else args.devices,
-            precision=args.precision,
-            accumulate=args.accumulate,
-            checkpointing=args.checkpointing,
-            num_workers=args.num_workers,
-            cache_features=args.cache_features,
-            progress=sys.stdout.isatty(),
-        )
-        stages: tuple[StageName, ...] = ("text", "image") if args.stage == "both" else (args.stage,)
-        try:
-            out = train(recipe, _data(source, recipe), args.out, stages=stages, text_from=args.text, machine=machine)
-        except FloatingPointError as error:
-            print(f"anoclip train: {error}", file=sys.stderr)
-            return 1
-        except (ValueError, OSError, RuntimeError, WeightsUnavailableError) as error:
-            print(f"anoclip train: {error}", file=sys.stderr)
-            return 2
-    print(f"Adapters: {out}")
-    return 0
-
-
-def _data(source: Source, recipe: Recipe):  # noqa: ANN202 - imported late
-    """The images of a source: files are looked up, drawn ones are prepared."""
-    from anoclip_anomalib.aaclip.train import Data
-    from anoclip_anomalib.comparison.suite import catalogue
-    from anoclip_anomalib.comparison.suite.suite import ClassSpec
-    from anoclip_anomalib.data.samples import labelled_samples
-
-    def build(spec: DataSpec, category: str | None) -> Any:
-        arguments = spec.init_args | ({"category": category} if category is not None else {})
-        found = catalogue.find_class("data", spec.class_path)
-        faults = catalogue.unknown_arguments(found, arguments)
-        if faults:
-            raise ValueError("; ".join(faults))
-        return catalogue.instantiate("data", ClassSpec(catalogue.full_path(found), arguments))
-
-    samples = []
-    for spec in source.data:
-        found = catalogue.find_class("data", spec.class_path)
-        root = Path(spec.init_args["root"]) if "root" in spec.init_args else None
-        if root is not None and not root.is_dir():
-            msg = f"The source {source.name} needs its data in {root}, which does not exist; name its folder with --root"
-            raise ValueError(msg)
-        categories = spec.categories
-        if root is not None and catalogue.takes(found, "category"):
-            categories = _present(spec, root, catalogue.constant_categories(found) or catalogue.folder_categories(root))
-        samples += labelled_samples(spec, build, categories)
-    if source.generated is None:
-        return Data(source=source, samples=samples)
-    from anoclip_anomalib.data.drawn import drawn_parts
-
-    largest = max([recipe.image_size, *recipe.image.sizes, *recipe.text.sizes])
-    drawn, photos = drawn_parts(source.generated, largest, source.seed)
-    return Data(source=source, samples=samples, drawn=drawn, photos=photos)
-
-
-def _present(spec: DataSpec, root: Path, known: Sequence[str]) -> tuple[str, ...]:
-    """The categories that are wanted and on disk: anomalib would download the whole data set for one that is missing."""
-    wanted = spec.categories or known
-    # VisA as anomalib prepares it lies in a folder of its own.
-    present = [name for name in wanted if any((root / base / name).is_dir() for base in ("", "visa_pytorch"))]
-    missing = [name for name in spec.categories if name not in present]
-    if missing or not present:
-        what = f"no {missing[0]!r}" if missing else "no category"
-        msg = f"{root} has {what} of {spec.class_path}; name its folder with --root"
-        raise ValueError(msg)
-    return tuple(present)
+    stages: tuple[StageName, ...] = ("text", "image") if args.stage == "both" else (args.stage,)
+    largest = max(side for stage in stages for side in getattr(recipe, stage).sizes or (recipe.image_size,))
+    return run_training(
+        args,
+        lambda machine: train(
+            recipe, images_of(source, largest), args.out, stages=stages, text_from=args.text, machine=machine
+        ),
+    )

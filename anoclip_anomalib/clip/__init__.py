@@ -4,7 +4,7 @@ from anoclip_anomalib.clip.blocks import Hook, attention_output, own_precision
 from anoclip_anomalib.clip.image_tower import LocalPath, Tap, project_tokens, walk_image
 from anoclip_anomalib.clip.local_attention import LOCAL_ATTENTIONS, Attended, LocalAttention
 from anoclip_anomalib.clip.text_encoder import TextEmbeddings, TextEncoder, TextMean, check_text_mean, embed_class
-from anoclip_anomalib.clip.text_tower import embed_tokens, walk_text
+from anoclip_anomalib.clip.text_tower import TextTower, embed_tokens, walk_text
 from anoclip_anomalib.clip.visual_encoder import CLASS_TOKEN, EncodedImages, VisualEncoder
 from anoclip_anomalib.clip.weights import LoadedClip, WeightsUnavailableError, load_clip
 
@@ -21,6 +21,7 @@ __all__ = [
     "TextEmbeddings",
     "TextEncoder",
     "TextMean",
+    "TextTower",
     "VisualEncoder",
     "WeightsUnavailableError",
     "attention_output",

@@ -1,6 +1,7 @@
 """Reading weight files without running code from them."""
 
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -16,12 +17,12 @@ class WeightFileError(ValueError):
     """A weight file that cannot be used; the message says which one and why."""
 
 
-def read_state_dict(path: str | Path, entry: str = "state_dict") -> dict[str, torch.Tensor]:
+def read_state_dict(path: str | Path, entry: str | Sequence[str] = "state_dict") -> dict[str, torch.Tensor]:
     """Read the tensors of a ``.safetensors``, ``.pt``, ``.pth`` or ``.bin`` file onto the CPU.
 
     Args:
         path: The file. The ``module.`` prefix of data-parallel training is removed.
-        entry: A training checkpoint with this entry is unwrapped.
+        entry: A training checkpoint with this entry, or the first of these, is unwrapped.
 
     Returns:
         Name -> tensor.
@@ -39,8 +40,9 @@ def read_state_dict(path: str | Path, entry: str = "state_dict") -> dict[str, to
         msg = f"Weight file {path} has the unknown suffix {path.suffix!r}; supported: {', '.join(SUFFIXES)}"
         raise WeightFileError(msg)
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    if isinstance(content, dict) and isinstance(content.get(entry), dict):
-        content = content[entry]
+    if isinstance(content, dict):
+        found = [name for name in ([entry] if isinstance(entry, str) else entry) if isinstance(content.get(name), dict)]
+        content = content[found[0]] if found else content
     if not isinstance(content, dict) or not content:
         msg = f"Weight file {path} does not hold a state dictionary (names and tensors)"
         raise WeightFileError(msg)

@@ -1,5 +1,7 @@
 """One walk through open_clip's causal text transformer, in (B, L, D), from token embeddings; twin of the image tower's."""
 
+import copy
+
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -64,6 +66,21 @@ def embed_tokens(tower: nn.Module, tokens: torch.Tensor) -> tuple[torch.Tensor, 
     """
     ends = tokens.argmax(dim=-1)  # end-of-text has the highest id
     return tower.token_embedding(tokens[:, : int(ends.max()) + 1]), ends
+
+
+class TextTower(nn.Module):
+    """A copy of what :func:`walk_text` reads from a text tower, to be moved and cast with a model.
+
+    Args:
+        tower: open_clip's text transformer. The token embedding, its largest part, stays there.
+    """
+
+    def __init__(self, tower: nn.Module) -> None:
+        super().__init__()
+        self.transformer = copy.deepcopy(tower.transformer)
+        self.ln_final = copy.deepcopy(tower.ln_final)
+        for name in ("positional_embedding", "text_projection"):
+            setattr(self, name, copy.deepcopy(getattr(tower, name)))
 
 
 def is_causal_tower(tower: nn.Module) -> bool:

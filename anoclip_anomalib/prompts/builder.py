@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from typing import TypedDict
 
 from anoclip_anomalib.prompts import vocabulary
+from anoclip_anomalib.prompts.knowledge import read_knowledge
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ class PromptSettings(TypedDict, total=False):
     class_names: dict[str, str]
     texture_classes: list[str]
     texture: bool | None
+    knowledge: bool | str
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,11 @@ class PromptBuilder:
             the authors do.
         texture_classes: Classes that use the texture domains.
         texture: ``True`` or ``False`` decides for every class; ``None`` leaves it to ``texture_classes``.
+        knowledge: ``True`` adds abnormal states of what is commonly wrong with a class, where this package knows it; a YAML
+            file adds those in it. See :mod:`anoclip_anomalib.prompts.knowledge`.
 
     Raises:
+        FileNotFoundError: If there is no such file of knowledge.
         ValueError: If a state or template lacks ``{}``, a list is empty, or a setting is of another kind.
     """
 
@@ -95,7 +100,9 @@ class PromptBuilder:
         class_names: Mapping[str, str] = vocabulary.CLASS_NAMES,
         texture_classes: Sequence[str] = vocabulary.TEXTURE_CLASSES,
         texture: bool | None = None,
+        knowledge: bool | str = False,
     ) -> None:
+        self.knowledge = read_knowledge(knowledge)
         self.extra_normal_states = _checked_extra_states("extra_normal_states", extra_normal_states)
         self.extra_abnormal_states = _checked_extra_states("extra_abnormal_states", extra_abnormal_states)
         self.normal_states = _checked_list("normal_states", normal_states, slot=True)
@@ -160,7 +167,13 @@ class PromptBuilder:
             class_name=name,
             texture=texture,
             normal=expand((*self.normal_states, *_extra(self.extra_normal_states, class_name))),
-            abnormal=expand((*self.abnormal_states, *_extra(self.extra_abnormal_states, class_name))),
+            abnormal=expand(
+                (
+                    *self.abnormal_states,
+                    *_extra(self.extra_abnormal_states, class_name),
+                    *_extra(self.knowledge, class_name),
+                )
+            ),
         )
 
     def unmatched(self, class_name: str) -> list[str]:
@@ -173,6 +186,7 @@ class PromptBuilder:
             A sentence for each such setting, with the names that it has.
         """
         given = {
+            "knowledge": self.knowledge,
             "extra_normal_states": self.extra_normal_states,
             "extra_abnormal_states": self.extra_abnormal_states,
             "class_names": self.class_names.keys() - vocabulary.CLASS_NAMES.keys(),

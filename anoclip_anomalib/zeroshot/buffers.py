@@ -1,4 +1,4 @@
-"""Buffers that belong to a class or a memory: of any size, and in float32 whatever the rest of the model is."""
+"""Buffers of a class or a memory, of any size, and learned weights: in float32 whatever the rest of the model is."""
 
 from collections.abc import Callable
 
@@ -44,3 +44,15 @@ class FloatBuffers(nn.Module):
             if saved is not None and saved.shape != own.shape:
                 setattr(self, name, torch.empty_like(saved, device=own.device))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+class FloatWeights(nn.Module):
+    """A module whose weights keep float32 where a half-precision trainer casts everything else: ranks are decided here."""
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> "FloatWeights":  # noqa: FBT001, FBT002
+        kept = {name: parameter.detach() for name, parameter in self.named_parameters()}
+        super()._apply(fn, recurse)
+        for name, parameter in self.named_parameters():
+            if parameter.dtype != kept[name].dtype:
+                parameter.data = kept[name].to(parameter.device)
+        return self

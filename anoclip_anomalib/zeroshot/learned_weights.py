@@ -1,7 +1,7 @@
 """Files of learned weights: safetensors with a header of facts, so that a trained method is zero-shot at test time."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from importlib.resources import as_file, files
@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from anoclip_anomalib.clip import LoadedClip
 from anoclip_anomalib.clip.state_dict import WeightFileError, check_finite, state_dict_digest
 from anoclip_anomalib.files import atomic_write
 from anoclip_anomalib.versions import versions
@@ -94,6 +95,25 @@ class LearnedWeights:
         """SHA-256 of the tensors."""
         return state_dict_digest(self.tensors)
 
+    def check_backbone(self, backbone: str | None, activation: str | None) -> None:
+        """Raise a ``ValueError`` for another backbone or activation than that of the training, before anything is loaded."""
+        for what, asked, own in (
+            ("backbone", backbone, self.facts.backbone),
+            ("activation", activation, self.facts.activation),
+        ):
+            if asked not in (None, own):
+                msg = f"The adapters {self.origin} were trained with {what} {own!r}, not {asked!r}; leave {what} out to use it"
+                raise ValueError(msg)
+
+    def check_clip(self, clip: LoadedClip) -> None:
+        """Raise a ``ValueError`` if the CLIP's weights are not those of the training, as far as the header tells."""
+        if self.facts.backbone_digest not in ("", clip.digest):
+            msg = (
+                f"The adapters {self.origin} were trained with other weights of {self.facts.backbone} "
+                f"(SHA-256 {self.facts.backbone_digest[:12]}...) than those loaded ({clip.digest[:12]}...)"
+            )
+            raise ValueError(msg)
+
     def part(self, name: str) -> dict[str, torch.Tensor]:
         """The tensors whose names begin with ``name.``, without it."""
         return {key.removeprefix(f"{name}."): tensor for key, tensor in self.tensors.items() if key.startswith(f"{name}.")}
@@ -120,18 +140,18 @@ def save_learned(path: str | Path, tensors: Mapping[str, torch.Tensor], facts: T
     return path
 
 
-def read_facts(path: str | Path, method: str) -> TrainingFacts:
+def read_facts(path: str | Path, method: str | Collection[str]) -> TrainingFacts:
     """The header alone, without reading the tensors; see :func:`load_learned`."""
     with _opened(path, method) as (file, name):
         return _facts(file.metadata(), name, method)
 
 
-def load_learned(path: str | Path, method: str) -> LearnedWeights:
+def load_learned(path: str | Path, method: str | Collection[str]) -> LearnedWeights:
     """Read learned weights.
 
     Args:
         path: A ``.safetensors`` file that this package wrote, or ``"demo"`` for those bundled for the demo encoder.
-        method: What they must be for.
+        method: What they must be for, or several of which one; ``"demo"`` needs one.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -145,7 +165,7 @@ def load_learned(path: str | Path, method: str) -> LearnedWeights:
 
 
 @contextmanager
-def _opened(path: str | Path, method: str) -> Iterator[tuple[Any, str]]:
+def _opened(path: str | Path, method: str | Collection[str]) -> Iterator[tuple[Any, str]]:
     """The safetensors file behind a name, with one clear error for what cannot be read."""
     with ExitStack() as stack:
         if str(path) == DEMO:
@@ -167,18 +187,19 @@ def _opened(path: str | Path, method: str) -> Iterator[tuple[Any, str]]:
         yield file, str(path)
 
 
-def _facts(metadata: Mapping[str, str] | None, name: str, method: str) -> TrainingFacts:
+def _facts(metadata: Mapping[str, str] | None, name: str, method: str | Collection[str]) -> TrainingFacts:
     try:
         header = json.loads((metadata or {})[HEADER])
-        known = {entry.name for entry in fields(TrainingFacts)}
-        facts = TrainingFacts(**{key: value for key, value in header.items() if key in known})
+        names = {entry.name for entry in fields(TrainingFacts)}
+        facts = TrainingFacts(**{key: value for key, value in header.items() if key in names})
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         msg = (
             f"{name} has no header of anoclip_anomalib that could be read: it does not say what it was trained on. "
             "`anoclip train` and `anoclip convert` write one"
         )
         raise WeightFileError(msg) from error
-    if facts.method != method:
-        msg = f"{name} holds weights of the method {facts.method!r}, not of {method!r}"
+    known = [method] if isinstance(method, str) else list(method)
+    if facts.method not in known:
+        msg = f"{name} holds weights of the method {facts.method!r}, not of {' or '.join(map(repr, known))}"
         raise WeightFileError(msg)
     return facts

@@ -63,6 +63,20 @@ def mean_filter(maps: torch.Tensor, size: int) -> torch.Tensor:
     return F.avg_pool2d(padded, size, stride=1).squeeze(1)
 
 
-def upsample(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Bilinear upsampling of (N, C, h, w) to (N, C, *size), the corners aligned, as the authors have it."""
-    return F.interpolate(maps, size=size, mode="bilinear", align_corners=True)
+def upsample(maps: torch.Tensor, size: tuple[int, int], *, align_corners: bool = True) -> torch.Tensor:
+    """Bilinear upsampling of (N, C, h, w) to (N, C, *size); AnoCLIP's and AA-CLIP's authors align the corners."""
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=align_corners)
+
+
+def gaussian(maps: torch.Tensor, margin: int, sigma: float) -> torch.Tensor:
+    """Gaussian of ``2 * margin + 1`` places, where it fits: (B, 1, H + 2 * margin, W + 2 * margin) -> (B, 1, H, W).
+
+    Args:
+        maps: Maps with a margin of the caller's making.
+        margin: Places on each side.
+        sigma: Standard deviation in places.
+    """
+    offsets = torch.arange(-margin, margin + 1, dtype=maps.dtype, device=maps.device)
+    weights = torch.exp(-(offsets**2) / (2 * sigma**2))
+    weights = weights / weights.sum()
+    return F.conv2d(F.conv2d(maps, weights.view(1, 1, 1, -1)), weights.view(1, 1, -1, 1))

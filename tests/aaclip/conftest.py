@@ -6,13 +6,13 @@ import torch
 
 from anoclip_anomalib.aaclip.adapters import new_image_adapters, new_text_adapters
 from anoclip_anomalib.aaclip.adapters_file import save_adapters
-from anoclip_anomalib.zeroshot.learned_weights import TrainingFacts
 
 
 class Squares:
     """Grey noise, with a bright square on odd images."""
 
     categories = ("plate", "tile")
+    in_pairs = False
 
     def __init__(self, images: int = 8, side: int = 64) -> None:
         self.images, self.side = images, side
@@ -45,18 +45,6 @@ def halves(tiny_clip):
                 for parameter in (*text.parameters(), *image.parameters()):
                     parameter.add_(0.05 * torch.randn_like(parameter))
         return text, image
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def facts(tiny_clip):
-    """Changes -> the header of adapters for the tiny CLIP."""
-
-    def make(**changes) -> TrainingFacts:
-        clip = tiny_clip()
-        own = {"backbone": clip.backbone, "pretrained": clip.pretrained, "backbone_digest": clip.digest, "image_size": 64}
-        return TrainingFacts(**{"method": "aaclip", **own, "source": "VisA", "split": "test", **changes})
 
     return make
 

@@ -11,12 +11,13 @@ from anoclip_anomalib.aaclip import train as train_module
 from anoclip_anomalib.aaclip.adapters_file import load_adapters
 from anoclip_anomalib.aaclip.settings import Recipe, StageSettings
 from anoclip_anomalib.aaclip.torch_model import AaClipModel
-from anoclip_anomalib.aaclip.train import Data, Machine, train
+from anoclip_anomalib.aaclip.train import train
 from anoclip_anomalib.aaclip.training import Stage
 from anoclip_anomalib.claims import Claims
 from anoclip_anomalib.data.auxiliary import AuxiliaryDataset
 from anoclip_anomalib.data.samples import Sample
 from anoclip_anomalib.data.sources import DataSpec, Source
+from anoclip_anomalib.zeroshot.train import Data, Machine
 from tests.aaclip.conftest import Squares
 from tests.mvtec_files import write_mvtec
 
@@ -254,6 +255,11 @@ def test_two_trainings_in_one_folder_are_refused(recipe, tmp_path):
         ({"image": StageSettings(epochs=1, batch_size=1, lr=1, betas=(0.5, 1.0))}, "betas"),
         ({"image": StageSettings(epochs=1, batch_size=1, lr=1, hold=1.0)}, "hold"),
         ({"image": StageSettings(epochs=1, batch_size=1, lr=1, schedule="x")}, "schedule='x'"),
+        ({"image": StageSettings(epochs=1, batch_size=1, lr=1, pairs=-1, loss="balanced")}, "pairs=-1"),
+        ({"image": StageSettings(epochs=1, batch_size=1, lr=1, pairs=1)}, "is for loss 'balanced'"),
+        ({"projections": "x"}, "projections='x'"),
+        ({"class_share": 1.0}, "class_share"),
+        ({"mode": "reference", "class_share": 0.5}, "in mode 'reference' it is 0"),
         ({"mode": "x"}, "mode='x'"),
         ({"image_mixing": 1.5}, "mixing"),
         ({"taps": (6, 3)}, "rising"),

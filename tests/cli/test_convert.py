@@ -64,3 +64,26 @@ def test_bad_input_is_one_line(files, capsys):
     assert "No such file" in error("--out", str(files / "a.safetensors"))
     assert main(["convert", "other"]) == 2
     assert "name a method: aaclip" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_crane_there(tmp_path, capsys, tiny_clip, weight_file):
+    from tests.promptlearning.test_authors_files import prompts
+
+    torch.save({"prompt_learner": prompts(tiny_clip())}, tmp_path / "epoch_5.pth")
+    words = ["--checkpoint", str(tmp_path / "epoch_5.pth"), "--out", str(tmp_path / "a.safetensors"), "--source", "MVTec AD"]
+    words += ["--backbone", "tiny", "--pretrained", weight_file("tiny"), "--activation", "as_trained", "--image-size", "64"]
+    assert main(["convert", "crane", *words]) == 2
+    assert "--depth 2" in capsys.readouterr().err
+    assert main(["convert", "crane", *words, "--depth", "2"]) == 0
+    assert "Adapters:" in capsys.readouterr().out
+    facts = read_facts(tmp_path / "a.safetensors", "crane")
+    assert (facts.auxiliary_data, facts.settings["buffers"]) == ("MVTec AD test split, with masks", "equal to CLIP's")
+    assert main(["convert", "april-gan", *words]) == 2
+    assert "by the names in it, it is of Crane" in capsys.readouterr().err
+
+
+def test_a_method_without_such_files_is_named(capsys, tmp_path):
+    assert main(["convert", "winclip"]) == 2
+    assert "aaclip, anomalyclip, crane, crane-plus, adaclip, april-gan" in capsys.readouterr().err
+    assert main(["convert", "crane", "--checkpoint", str(tmp_path / "x.pth"), "--out", "a.safetensors"]) == 2
+    assert "No such file" in capsys.readouterr().err

@@ -146,3 +146,10 @@ def test_a_missing_file_and_an_unknown_suffix(tmp_path):
     (tmp_path / "weights.npz").touch()
     with pytest.raises(WeightFileError, match=r"'\.npz'; supported: \.safetensors, \.pt"):
         read_state_dict(tmp_path / "weights.npz")
+
+
+def test_the_first_of_several_entries_is_unwrapped(tmp_path):
+    path = write(tmp_path / "x.pth", {"second": {"a": torch.ones(2)}, "epoch": 3})
+    assert read_state_dict(path, entry=("first", "second")).keys() == {"a"}
+    with pytest.raises(WeightFileError, match="'second'"):
+        read_state_dict(path, entry=("first",))

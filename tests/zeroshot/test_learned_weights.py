@@ -76,3 +76,10 @@ def test_files_that_do_not_serve(tmp_path):
         load_learned(path, "some")
     with pytest.raises(ValueError, match="kept as .safetensors"):
         save_learned(tmp_path / "x.pt", {}, FACTS)
+
+
+def test_a_file_may_be_for_one_of_several_methods(tmp_path):
+    path = save_learned(tmp_path / "x.safetensors", {"a": torch.ones(1)}, FACTS)
+    assert load_learned(path, ("other", "some")).facts.method == "some"
+    with pytest.raises(WeightFileError, match="of the method 'some', not of 'other' or 'third'"):
+        load_learned(path, ("other", "third"))

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from anoclip_anomalib.zeroshot.scoring import abnormal_probability, cosine_difference, mean_filter, upsample
+from anoclip_anomalib.zeroshot.scoring import abnormal_probability, cosine_difference, gaussian, mean_filter, upsample
 
 
 def text() -> torch.Tensor:
@@ -70,3 +70,20 @@ def test_text_and_class_index_belong_together():
         cosine_difference(torch.zeros(2, 16), text()[None])
     with pytest.raises(ValueError, match=r"\(2, 16\) take no class index"):
         cosine_difference(torch.zeros(2, 16), text(), torch.zeros(2, dtype=torch.long))
+
+
+def test_upsampling_without_aligned_corners_is_torchs():
+    maps = torch.rand(1, 1, 3, 4)
+    expected = F.interpolate(maps, size=(9, 8), mode="bilinear", align_corners=False)
+    assert torch.equal(upsample(maps, (9, 8), align_corners=False), expected)
+    assert not torch.allclose(upsample(maps, (9, 8)), expected)
+
+
+def test_a_gaussian_of_one_bright_place_is_its_own_shape():
+    maps = torch.zeros(1, 1, 9, 9)
+    maps[..., 4, 4] = 1
+    found = gaussian(maps, 3, 1.5)
+    assert found.shape == (1, 1, 3, 3)
+    offsets = torch.arange(-3.0, 4)
+    weights = torch.exp(-(offsets**2) / 4.5) / torch.exp(-(offsets**2) / 4.5).sum()
+    torch.testing.assert_close(found[0, 0], torch.outer(weights[2:5], weights[2:5]))

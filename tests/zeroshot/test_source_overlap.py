@@ -3,8 +3,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from anoclip_anomalib.aaclip.source_overlap import source_overlap
 from anoclip_anomalib.data.samples import image_digest
+from anoclip_anomalib.zeroshot.source_overlap import source_overlap
 
 
 def named(class_name, **attributes):

@@ -1,4 +1,4 @@
-"""What the first stage reads from the frozen image tower, kept on disk: only the text tower is computed then."""
+"""What a training reads from the frozen image tower, kept on disk: only the text tower is computed then."""
 
 import logging
 from pathlib import Path
@@ -8,9 +8,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from safetensors.torch import load_file, save_file
 from torch.utils.data import Dataset
 
-from anoclip_anomalib.aaclip.training import TextStage
 from anoclip_anomalib.data.auxiliary import AuxiliaryDataset, Item
 from anoclip_anomalib.files import atomic_write
+from anoclip_anomalib.zeroshot.training import Training
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class CachedFeatures(Dataset[Item]):
 
     def __init__(self, dataset: AuxiliaryDataset, folder: Path) -> None:
         self.dataset, self.folder = dataset, folder
-        self.classes = dataset.classes
+        self.classes, self.pairs = dataset.classes, dataset.pairs
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -41,7 +41,7 @@ class CachedFeatures(Dataset[Item]):
     def _path(self, index: int) -> Path:
         return self.folder / f"{index:06d}.safetensors"
 
-    def compute(self, stage: TextStage, *, rank: int = 0, processes: int = 1) -> None:
+    def compute(self, stage: Training, *, rank: int = 0, processes: int = 1) -> None:
         """Compute what is not there yet, this process's share of it.
 
         Args:
@@ -55,13 +55,11 @@ class CachedFeatures(Dataset[Item]):
         for index in missing:
             item = self.dataset[index]
             levels, class_token, grid = stage.features(item["image"].unsqueeze(0).to(stage.device))
-            content = {
+            content = {name: tensor for name, tensor in item.items() if name != "image"} | {
                 "levels": torch.cat(levels).half().cpu(),
                 "class_token": class_token[0].cpu(),
                 "grid": torch.tensor(grid),
                 "mask": item["mask"].to(torch.uint8),
-                "label": item["label"],
-                "class_index": item["class_index"],
             }
             with atomic_write(self._path(index)) as temporary:
                 save_file({name: tensor.contiguous() for name, tensor in content.items()}, temporary)
@@ -79,6 +77,6 @@ class ComputeFeatures(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute what is missing."""
-        assert isinstance(pl_module, TextStage)
+        assert isinstance(pl_module, Training)
         self.cache.compute(pl_module, rank=trainer.global_rank, processes=trainer.world_size)
         trainer.strategy.barrier()

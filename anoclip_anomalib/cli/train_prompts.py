@@ -1,0 +1,115 @@
+"""``anoclip train prompts``: learned prompts or projections from a source of labelled images."""
+
+import argparse
+import sys
+from dataclasses import fields, replace
+from typing import Any
+
+from anoclip_anomalib.cli.train_shared import (
+    EXIT_CODES,
+    SETTINGS_HELP,
+    add_field,
+    add_machine,
+    add_source,
+    checked_source,
+    images_of,
+    run_training,
+)
+from anoclip_anomalib.data.sources import Source
+from anoclip_anomalib.promptlearning.methods import METHODS
+from anoclip_anomalib.promptlearning.settings import TRAINING, PromptRecipe
+from anoclip_anomalib.running.signals import run_command
+from anoclip_anomalib.zeroshot.training_settings import TrainingSettings
+
+HELP = "Train prompts for PromptClip on labelled images of another data set; resumable."
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = argparse.ArgumentParser(prog="anoclip train prompts", description=HELP, epilog=EXIT_CODES, allow_abbrev=False)
+    parser.add_argument("--method", choices=tuple(METHODS), default="anomalyclip", help="(default: %(default)s)")
+    add_source(parser)
+    own = PromptRecipe(method="anomalyclip", training=TRAINING["anomalyclip"])
+    parser.add_argument("--backbone", default=own.backbone, help="(default: %(default)s)")
+    parser.add_argument("--pretrained", help=f"(default: {own.pretrained}; of the demo backbone its own)")
+    parser.add_argument(
+        "--activation",
+        choices=("as_trained", "gelu", "quick_gelu"),
+        help="of CLIP's MLPs (default: gelu for adaclip and april-gan, as their authors have it, else as_trained)",
+    )
+    parser.add_argument("--image-size", type=int, default=own.image_size, help="in pixels (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=own.seed, help="(default: %(default)s)")
+    parser.add_argument("--taps", type=int, nargs="+", metavar="BLOCK", help="of adaclip and april-gan (default: the quarters)")
+    parser.add_argument("--second-encoder", metavar="NAME", help="of crane-plus: timm's name (default: DINOv2 as the authors)")
+    parser.add_argument("--second-pretrained", metavar="FILE", help="its weights (default: timm's)")
+    group = parser.add_argument_group("steps (defaults are the authors', for --method anomalyclip)")
+    for field in fields(TrainingSettings):
+        add_field(
+            group, f"--{field.name.replace('_', '-')}", field, getattr(own.training, field.name), SETTINGS_HELP[field.name]
+        )
+    parser.set_defaults(**{field.name: None for field in fields(TrainingSettings)})
+    group = parser.add_argument_group("knowledge prompts")
+    group.add_argument(
+        "--knowledge", nargs="?", const=True, default=False, metavar="YAML",
+        help="regularise learned prompts by what is commonly wrong with the source's products (a file, or what comes along)",
+    )  # fmt: skip
+    group.add_argument("--knowledge-weight", type=float, default=own.knowledge_weight, help="(default: %(default)s)")
+    group.add_argument("--knowledge-margin", type=float, default=own.knowledge_margin, help="(default: %(default)s)")
+    add_machine(
+        parser,
+        "compute what the frozen tower says once, on disk (2 MB an image at 518 pixels, 11 MB for april-gan); default: unless "
+        "images are drawn anew in each epoch or, with adaclip, the tower is trained",
+        default=None,
+    )
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Run the command.
+
+    Args:
+        argv: The words after ``anoclip train prompts``.
+
+    Returns:
+        The exit code.
+    """
+    args = build_parser().parse_args(argv)
+    try:
+        recipe, source = _checked(args)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"anoclip train: {error}", file=sys.stderr)
+        return 2
+    return run_command("anoclip train", lambda: _train(args, recipe, source))
+
+
+def _checked(args: argparse.Namespace) -> tuple[PromptRecipe, Source]:
+    """Everything that can be checked without torch."""
+    source = checked_source(args)
+    given = {field.name: getattr(args, field.name) for field in fields(TrainingSettings)}
+    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    chosen |= {name: tuple(value) for name, value in chosen.items() if isinstance(value, list)}
+    own = PromptRecipe(method=args.method, training=replace(TRAINING[args.method], **chosen))
+    recipe = replace(
+        own,
+        backbone=args.backbone,
+        pretrained=args.pretrained or ("demo" if args.backbone == "demo" else own.pretrained),
+        activation=args.activation,
+        image_size=args.image_size,
+        seed=args.seed,
+        taps=tuple(args.taps) if args.taps else None,
+        second_encoder=args.second_encoder,
+        second_pretrained=args.second_pretrained,
+        knowledge=args.knowledge,
+        knowledge_weight=args.knowledge_weight,
+        knowledge_margin=args.knowledge_margin,
+    )
+    recipe.check()
+    if args.cache_features is None:
+        args.cache_features = recipe.choice.text_is_static and source.generated is None
+    return recipe, source
+
+
+def _train(args: argparse.Namespace, recipe: PromptRecipe, source: Source) -> int:
+    from anoclip_anomalib.promptlearning.train import train
+
+    return run_training(args, lambda machine: train(recipe, images_of(source, recipe.image_size), args.out, machine=machine))

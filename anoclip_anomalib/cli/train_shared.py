@@ -1,0 +1,174 @@
+"""What the commands that train share: where it runs, what it trains on, and which errors are whose."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+
+from anoclip_anomalib.data.sources import DataSpec, Source, read_source
+
+if TYPE_CHECKING:
+    from anoclip_anomalib.zeroshot.train import Data, Machine
+
+EXIT_CODES = (
+    "Exit code: 0 done, 1 the training failed (the loss was not finite), 2 bad input, 130 or 143 interrupted; the same command "
+    "goes on. A checkpoint of each epoch is kept in OUT.checkpoints."
+)
+SETTINGS_HELP = {
+    "epochs": "passes over the source",
+    "batch_size": "images in a step of one device",
+    "lr": "of Adam",
+    "betas": "of Adam",
+    "schedule": "of the learning rate",
+    "milestones": "steps at which the schedule of that name halves the rate",
+    "warmup": "steps over which the rate rises",
+    "hold": "part of the steps that schedule cosine waits before the rate falls",
+    "average": "decay of a moving average of the weights, which is then kept; 0 for none",
+}
+"""Of the fields of :class:`anoclip_anomalib.zeroshot.training_settings.TrainingSettings`."""
+
+
+def add_source(parser: argparse.ArgumentParser) -> None:
+    """What to train on, and the file to write."""
+    parser.add_argument("--source", required=True, metavar="YAML", help="what to train on, see configs/sources/")
+    parser.add_argument("--root", metavar="FOLDER", help="where the source's data lies, instead of the root in the YAML")
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="the .safetensors to write")
+
+
+def add_machine(parser: argparse.ArgumentParser, cached: str, *, default: bool | None = False) -> None:
+    """Where it runs.
+
+    Args:
+        parser: The command's.
+        cached: What ``--cache-features`` does.
+        default: Of it; ``None`` for what the command decides.
+    """
+    group = parser.add_argument_group("where it runs")
+    group.add_argument("--accelerator", default="auto", help="Lightning's (default: %(default)s)")
+    group.add_argument("--devices", default="1", help="Lightning's; several train together (default: %(default)s)")
+    group.add_argument("--precision", choices=("32", "16-mixed", "bf16-mixed"), default="32", help="(default: %(default)s)")
+    group.add_argument("--accumulate", type=int, default=1, metavar="BATCHES", help="to a step (default: %(default)s)")
+    group.add_argument("--checkpointing", action="store_true", help="less memory, more time: blocks are computed twice")
+    group.add_argument("--num-workers", type=int, default=0, help="processes that read (default: %(default)s)")
+    group.add_argument("--cache-features", action=argparse.BooleanOptionalAction, default=default, help=cached)
+
+
+def add_field(group: Any, flag: str, field: Any, default: Any, text: str) -> None:
+    """A field of settings as an option, its default in the help."""
+    kind = field.type
+    options: dict[str, Any] = {"default": default, "dest": flag.removeprefix("--").replace("-", "_"), "metavar": "N"}
+    shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+    options["help"] = f"{text} (default: {shown if shown != '' else 'none'})"
+    if get_origin(kind) is Literal:
+        options |= {"choices": get_args(kind), "metavar": None}
+    elif get_origin(kind) is tuple:
+        options |= {"type": get_args(kind)[0], "nargs": "*"}
+    else:
+        options["type"] = kind
+    group.add_argument(flag, **options)
+
+
+def checked_source(args: argparse.Namespace) -> Source:
+    """The source, after what can be checked without torch.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: For the first argument that cannot be used.
+    """
+    if args.out.suffix != ".safetensors":
+        msg = f"--out must be a .safetensors, not {args.out}"
+        raise ValueError(msg)
+    for name in ("accumulate", "num_workers"):
+        if getattr(args, name) < (1 if name == "accumulate" else 0):
+            msg = f"--{name.replace('_', '-')} {getattr(args, name)} is too small"
+            raise ValueError(msg)
+    if args.root is not None and not Path(args.root).is_dir():
+        msg = f"--root: no such folder: {args.root}"
+        raise ValueError(msg)
+    return read_source(args.source, root=args.root)
+
+
+def run_training(args: argparse.Namespace, call: Callable[["Machine"], Path]) -> int:
+    """Train quietly, one line for what went wrong.
+
+    Args:
+        args: With the options of :func:`add_machine`.
+        call: Trains on a machine and returns the file.
+
+    Returns:
+        The exit code.
+    """
+    from anoclip_anomalib.clip import WeightsUnavailableError
+    from anoclip_anomalib.running.quiet import log_to_stderr, quiet
+    from anoclip_anomalib.zeroshot.train import Machine
+
+    log_to_stderr()
+    with quiet():
+        machine = Machine(
+            accelerator=args.accelerator,
+            devices=int(args.devices) if args.devices.isdigit() else args.devices,
+            precision=args.precision,
+            accumulate=args.accumulate,
+            checkpointing=args.checkpointing,
+            num_workers=args.num_workers,
+            cache_features=args.cache_features,
+            progress=sys.stdout.isatty(),
+        )
+        try:
+            out = call(machine)
+        except FloatingPointError as error:
+            print(f"anoclip train: {error}", file=sys.stderr)
+            return 1
+        except (ValueError, OSError, RuntimeError, WeightsUnavailableError) as error:
+            print(f"anoclip train: {error}", file=sys.stderr)
+            return 2
+    print(f"Adapters: {out}")
+    return 0
+
+
+def images_of(source: Source, largest: int) -> "Data":
+    """The images of a source: files are looked up, drawn ones are prepared up to a size."""
+    from anoclip_anomalib.comparison.suite import catalogue
+    from anoclip_anomalib.comparison.suite.suite import ClassSpec
+    from anoclip_anomalib.data.samples import labelled_samples
+    from anoclip_anomalib.zeroshot.train import Data
+
+    def build(spec: DataSpec, category: str | None) -> Any:
+        arguments = spec.init_args | ({"category": category} if category is not None else {})
+        found = catalogue.find_class("data", spec.class_path)
+        faults = catalogue.unknown_arguments(found, arguments)
+        if faults:
+            raise ValueError("; ".join(faults))
+        return catalogue.instantiate("data", ClassSpec(catalogue.full_path(found), arguments))
+
+    samples = []
+    for spec in source.data:
+        found = catalogue.find_class("data", spec.class_path)
+        root = Path(spec.init_args["root"]) if "root" in spec.init_args else None
+        if root is not None and not root.is_dir():
+            msg = f"The source {source.name} needs its data in {root}, which does not exist; name its folder with --root"
+            raise ValueError(msg)
+        categories = spec.categories
+        if root is not None and catalogue.takes(found, "category"):
+            categories = _present(spec, root, catalogue.constant_categories(found) or catalogue.folder_categories(root))
+        samples += labelled_samples(spec, build, categories)
+    if source.generated is None:
+        return Data(source=source, samples=samples)
+    from anoclip_anomalib.data.drawn import drawn_parts
+
+    drawn, photos = drawn_parts(source.generated, largest, source.seed)
+    return Data(source=source, samples=samples, drawn=drawn, photos=photos)
+
+
+def _present(spec: DataSpec, root: Path, known: Sequence[str]) -> tuple[str, ...]:
+    """The categories that are wanted and on disk: anomalib would download the whole data set for one that is missing."""
+    wanted = spec.categories or known
+    # VisA as anomalib prepares it lies in a folder of its own.
+    present = [name for name in wanted if any((root / base / name).is_dir() for base in ("", "visa_pytorch"))]
+    missing = [name for name in spec.categories if name not in present]
+    if missing or not present:
+        what = f"no {missing[0]!r}" if missing else "no category"
+        msg = f"{root} has {what} of {spec.class_path}; name its folder with --root"
+        raise ValueError(msg)
+    return tuple(present)

@@ -1,0 +1,1 @@
+"""Methods that learn prompts or projections on an auxiliary data set: AnomalyCLIP, Crane, AdaCLIP, APRIL-GAN."""

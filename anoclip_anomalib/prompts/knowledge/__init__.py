@@ -1,0 +1,58 @@
+"""What is commonly wrong with a product, as state phrases: knowledge prompts. Strings only, no torch.
+
+The idea is KAnoCLIP's (arXiv 2501.03786), whose code is not public; nothing here reproduces it. Each YAML beside this file maps
+classes to phrases with ``{}`` for the class name.
+"""
+
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+import yaml
+
+
+def read_knowledge(source: str | Path | bool) -> dict[str, tuple[str, ...]]:  # noqa: FBT001
+    """Class -> phrases of everything that can be wrong with it.
+
+    Args:
+        source: ``True`` for what comes with this package, where several files know a class all they say; or a YAML file.
+            ``False`` for nothing.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no mapping from classes to lists of phrases with ``{}``.
+    """
+    if source is False:
+        return {}
+    return dict(_bundled()) if source is True else _checked(Path(source).expanduser())
+
+
+@cache
+def _bundled() -> Mapping[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    for file in sorted(files(__package__).iterdir(), key=lambda file: file.name):
+        if file.name.endswith(".yaml"):
+            for name, phrases in yaml.safe_load(file.read_text(encoding="utf-8")).items():
+                found[name] = tuple(dict.fromkeys((*found.get(name, ()), *phrases)))
+    return found
+
+
+def _checked(path: Path) -> dict[str, tuple[str, ...]]:
+    if not path.is_file():
+        msg = f"No such file of knowledge prompts: {path}"
+        raise FileNotFoundError(msg)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        msg = f"{path} is no YAML: {error}"
+        raise ValueError(msg) from error
+    if not isinstance(content, dict) or not content:
+        msg = f"{path} is no file of knowledge prompts: it must map classes to lists of phrases (bottle: ['cracked {{}}'])"
+        raise ValueError(msg)
+    for name, phrases in content.items():
+        fits = isinstance(name, str) and isinstance(phrases, list) and phrases
+        if not fits or not all(isinstance(phrase, str) and "{}" in phrase for phrase in phrases):
+            msg = f"{path}: {name!r} must be a class with a list of phrases that have {{}} for its name; got {phrases!r}"
+            raise ValueError(msg)
+    return {name: tuple(phrases) for name, phrases in content.items()}

@@ -1,0 +1,72 @@
+"""The wiring of methods that learned on an auxiliary data set, which they must not be tested on."""
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+from anomalib.pre_processing import PreProcessor
+from torch.utils._pytree import tree_leaves
+from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize
+
+from anoclip_anomalib.clip.constants import CLIP_MEAN, CLIP_STD
+from anoclip_anomalib.zeroshot.lightning import ZeroShotClip
+from anoclip_anomalib.zeroshot.method import MethodFacts
+from anoclip_anomalib.zeroshot.source_overlap import source_overlap
+from anoclip_anomalib.zeroshot.tiling import Tiling
+
+logger = logging.getLogger(__name__)
+
+
+class LearnedClip(ZeroShotClip):
+    """Mixin, in place of :class:`ZeroShotClip`, for a method whose weights come from a file with a header of facts.
+
+    Its torch model has ``training_facts``. Images are resized bicubically, as the authors of these methods and CLIP do.
+
+    Attributes:
+        allow_source_overlap: Test on the data of the training too, which is otherwise refused.
+        overlap: What the last test had in common with it.
+    """
+
+    allow_source_overlap = False
+    overlap: str | None = None
+
+    @classmethod
+    def configure_pre_processor(cls, image_size: tuple[int, int] | None = None, *, tiling: Tiling = "none") -> PreProcessor:
+        """Bicubic resizing, as the authors and CLIP have it, and CLIP's normalisation; see :class:`ZeroShotClip`."""
+        del tiling
+        resize = Resize(list(image_size or (518, 518)), interpolation=InterpolationMode.BICUBIC, antialias=True)
+        return PreProcessor(transform=Compose([resize, Normalize(mean=CLIP_MEAN, std=CLIP_STD)]))
+
+    @property
+    def method_facts(self) -> MethodFacts:
+        """What tables say about the method; a test on its own source is named."""
+        facts: MethodFacts = self.model.facts
+        if self.overlap is None:
+            return facts
+        return replace(facts, auxiliary_data=f"{facts.auxiliary_data}; tested on its own source ({self.overlap})")
+
+    def on_test_start(self) -> None:
+        """See :class:`ZeroShotClip`; refuse the data of the training.
+
+        Raises:
+            ValueError: If it is, and ``allow_source_overlap`` is off.
+        """
+        self._check_overlap()
+        super().on_test_start()
+
+    def _check_overlap(self) -> None:
+        datasets = [getattr(loader, "dataset", None) for loader in tree_leaves(self.trainer.test_dataloaders)]
+        tables: list[Any] = [getattr(dataset, "samples", None) for dataset in datasets]
+        images = [str(path) for table in tables if table is not None for path in table["image_path"]]
+        training, datamodule = self.model.training_facts, getattr(self.trainer, "datamodule", None)
+        self.overlap = source_overlap(training, datamodule, images)
+        if self.overlap is None:
+            return
+        what = f"{self.overlap} of this test belong to what the adapters were trained on ({training.auxiliary_data})"
+        if not self.allow_source_overlap:
+            msg = (
+                f"{what[0].upper()}{what[1:]}: the figures would not be zero-shot. Test on other data, or say that this is "
+                "meant with allow_source_overlap=True (--model.allow_source_overlap true)"
+            )
+            raise ValueError(msg)
+        logger.warning("%s; the figures are not zero-shot", what)

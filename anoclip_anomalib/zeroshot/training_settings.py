@@ -1,0 +1,55 @@
+"""How a part of a model is trained on a source, checked without importing torch."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Schedule = Literal["milestones", "cosine", "constant"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """Steps and their size.
+
+    Attributes:
+        epochs: Passes over the source.
+        batch_size: Images in a step of one process.
+        lr: Of Adam.
+        betas: Of Adam.
+        schedule: ``"milestones"`` halves the rate at some steps; ``"cosine"`` lets it fall to 2 %; or ``"constant"``.
+        milestones: Those steps (not epochs).
+        warmup: Steps over which the rate rises to its value.
+        hold: Part of the steps that ``"cosine"`` waits before it falls.
+        average: Decay of the moving average over the steps that is kept instead of the last weights; 0 for none.
+    """
+
+    epochs: int
+    batch_size: int
+    lr: float
+    betas: tuple[float, float] = (0.5, 0.999)
+    schedule: Schedule = "constant"
+    milestones: tuple[int, ...] = ()
+    warmup: int = 0
+    hold: float = 0.0
+    average: float = 0.0
+
+    def faults(self) -> dict[str, bool]:
+        """What would be wrong -> whether it is."""
+        return {
+            f"epochs={self.epochs} must be at least 1": self.epochs < 1,
+            f"batch_size={self.batch_size} must be at least 1": self.batch_size < 1,
+            f"lr={self.lr} must be greater than 0": not self.lr > 0,
+            f"betas={self.betas} must be two numbers in [0, 1)": len(self.betas) != 2
+            or not all(0 <= b < 1 for b in self.betas),
+            f"schedule={self.schedule!r} is unknown; choose one of {get_args(Schedule)}": self.schedule
+            not in get_args(Schedule),
+            f"warmup={self.warmup} must not be negative": self.warmup < 0,
+            f"hold={self.hold} must lie in [0, 1)": not 0 <= self.hold < 1,
+            f"average={self.average} must lie in [0, 1)": not 0 <= self.average < 1,
+        }
+
+    def check(self, stage: str) -> None:
+        """Raise a ``ValueError`` for the first value that is out of range."""
+        for message, wrong in self.faults().items():
+            if wrong:
+                msg = f"{stage} stage: {message}"
+                raise ValueError(msg)
