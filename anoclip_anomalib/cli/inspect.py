@@ -61,7 +61,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="further argument of the model, such as tiling=square",
     )
     add("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
-    add("--batch-size", type=_count, metavar="N", help="photographs that go through the encoder at once (default: 8)")
+    add(
+        "--batch-size",
+        type=_count,
+        metavar="N",
+        help="photographs that go through the encoder at once (default: 1 on the CPU, 16 on a GPU)",
+    )
     add = parser.add_argument_group("results").add_argument
     add("-o", "--out", metavar="FOLDER", help=f"where the numbered folders go (default: {ROOT})")
     add("--no-pictures", dest="pictures", action="store_false", help="scores only; the page then shows no photographs")
