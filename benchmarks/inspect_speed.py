@@ -163,11 +163,34 @@ def memory(arguments: argparse.Namespace, place: Path) -> list[Row]:
     return [Row(f"peak memory of {arguments.many} photographs / of 50", many / few, "", 1.2, note)]
 
 
+def listing(arguments: argparse.Namespace, place: Path) -> list[Row]:
+    """Memory for each file of a folder with very many."""
+    import tracemalloc
+
+    from anoclip_anomalib.inspection.photos import Photos
+
+    folder, count = place / "very-many", 200_000
+    folder.mkdir()
+    for number in range(count):
+        (folder / f"photograph-{number:07}.jpg").touch()
+    photos = Photos([folder])
+    start = time.process_time()
+    assert photos.count() == sum(1 for _ in photos)
+    seconds = time.process_time() - start
+    tracemalloc.start()
+    for _ in photos:
+        pass
+    peak = tracemalloc.get_traced_memory()[1]
+    note = f"counted and listed in {seconds:.1f} s of CPU"
+    return [Row(f"memory to list a folder of {count} files", peak / count, "bytes a file", 400, note)]
+
+
 SECTIONS: dict[str, Callable[[argparse.Namespace, Path], list[Row]]] = {
     "help": help_text,
     "first": first_result,
     "overhead": overhead,
     "memory": memory,
+    "listing": listing,
 }
 
 

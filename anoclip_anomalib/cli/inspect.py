@@ -128,6 +128,7 @@ def main(argv: list[str]) -> int:
 
 
 def _main(given: dict[str, Any], argv: list[str]) -> int:
+    from anoclip_anomalib.inspection.photos import GOOD
     from anoclip_anomalib.inspection.run_folder import RunFolder
     from anoclip_anomalib.inspection.settings import photos_of, settings_of
 
@@ -144,7 +145,8 @@ def _main(given: dict[str, Any], argv: list[str]) -> int:
     except (ValueError, OSError) as error:
         return _refused(error)
     for reason, count in photos.left_out.items():
-        logger.info("Left out: %d %s", count, reason)
+        where = f" ({printable(settings['good'])})" if reason == GOOD else ""
+        logger.info("Left out: %d %s%s", count, reason, where)
     content |= {"settings": settings, "left_out": dict(photos.left_out)}
     content.setdefault("command", shlex.join(["anoclip", "inspect", *argv]))
     return _run(given, folder or root, content, photos, total)

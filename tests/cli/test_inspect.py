@@ -79,6 +79,14 @@ def test_good_ones_bring_verdicts_and_codes(place, capsys):
     assert Path("results/inspect/002/results.csv").read_bytes() == Path("results/inspect/001/results.csv").read_bytes()
 
 
+def test_good_ones_among_the_photographs_are_named(place, capsys):
+    assert main(["inspect", ".", "--good", "good", *SMALL, "--no-pictures"]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "Left out: 6 of the good ones, which are the reference" in said
+    assert f"{place}/good" in said.replace(" ", "")
+    assert len(rows()) == 8
+
+
 def test_what_cannot_be_read_is_a_line_and_a_code(place, capsys):
     (place / "photos" / "broken.png").write_bytes(b"no image")
     assert main(["inspect", "photos", *SMALL, "-o", "out", "--log-file", "log.txt", "--no-pictures"]) == 3
