@@ -177,7 +177,8 @@ def test_a_run_that_was_stopped_goes_on(place, capsys, number):
     """After Ctrl-C, and after kill -9; the results are those of a run that nothing disturbed."""
     for index in range(400):
         draw(place / "many" / f"{index:03}.png", index)
-    process = started("many", *SMALL, "--batch-size", "2")
+    words = ["many", *SMALL, "--batch-size", "2", "--no-pictures"]
+    process = started(*words)
     os.killpg(process.pid, number)
     _, errors = process.communicate(timeout=120)
     assert 10 < len(rows()) < 400
@@ -191,7 +192,7 @@ def test_a_run_that_was_stopped_goes_on(place, capsys, number):
     assert main(["inspect", "--resume", "--product", "bottle"]) == 2
     assert "which was button" in capsys.readouterr().err
     assert main(["inspect", "--resume", "--quiet"]) == 0
-    assert main(["inspect", "many", *SMALL, "--batch-size", "2", "--quiet"]) == 0
+    assert main(["inspect", *words, "--quiet"]) == 0
     resumed, whole = (Path(f"results/inspect/{number}/results.csv").read_bytes() for number in ("001", "002"))
     assert resumed == whole
     assert {path.name for path in Path("results/inspect").iterdir()} == {"001", "002"}
