@@ -36,12 +36,28 @@ def hit(result, mask: Path) -> bool | None:  # noqa: ANN001
     return bool((truth & (heatmap > result.pixel_threshold)).any())
 
 
-def one_draw(root: Path, product: str, defects: list[str], count: int, seed: int, settings: dict) -> dict:
+def encoded_once(inspector: Inspector) -> Inspector:
+    """Keeps what the encoder says of each photograph, which does not depend on the draw."""
+    model, known = inspector.module.model, {}
+    encode = getattr(model, "encode", None)
+    if encode is not None and hasattr(model, "reference"):
+
+        def remembered(images, *, levels=None):  # noqa: ANN001, ANN202
+            key = images.numpy().tobytes()
+            if key not in known:
+                known[key] = encode(images, levels=True)
+            return known[key]
+
+        model.encode = remembered
+    return inspector
+
+
+def one_draw(inspector: Inspector, root: Path, product: str, defects: list[str], count: int, seed: int) -> dict:
     good = [*files(root / "train" / "good"), *files(root / "test" / "good")]
     # The good ones are drawn from the training images, as a user would have put them aside.
     pool = files(root / "train" / "good")
     chosen = [pool[index] for index in sorted(np.random.default_rng(seed).choice(len(pool), count, replace=False))]
-    inspector = Inspector(product, good=chosen, **settings)
+    inspector.use(product, good=chosen)
     held_out = list(inspector.stream([path for path in good if path not in chosen]))
     bad_files = [path for kind in defects for path in files(root / "test" / kind)]
     bad = list(inspector.stream(bad_files))
@@ -107,7 +123,8 @@ def main() -> None:
             for root, product in cases:
                 kinds = args.defects or sorted(path.name for path in (root / "test").iterdir() if path.name != "good")
                 settings = {"model": args.model, "image_size": size}
-                draws = [one_draw(root, product, kinds, args.good, seed, settings) for seed in range(args.draws)]
+                inspector = encoded_once(Inspector(product, **settings))
+                draws = [one_draw(inspector, root, product, kinds, args.good, seed) for seed in range(args.draws)]
                 rows.append(summary(draws))
                 found[f"{product} {size or 'default'}"] = {"summary": rows[-1], "draws": draws}
                 print(

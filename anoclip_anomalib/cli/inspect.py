@@ -61,7 +61,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="further argument of the model, such as tiling=square",
     )
     add("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
-    add("--batch-size", type=_count, metavar="N", help="photographs that go through the encoder at once (default: 8)")
+    add(
+        "--batch-size",
+        type=_count,
+        metavar="N",
+        help="photographs that go through the encoder at once (default: 1 on the CPU, 16 on a GPU)",
+    )
     add = parser.add_argument_group("results").add_argument
     add("-o", "--out", metavar="FOLDER", help=f"where the numbered folders go (default: {ROOT})")
     add("--no-pictures", dest="pictures", action="store_false", help="scores only; the page then shows no photographs")
@@ -123,6 +128,7 @@ def main(argv: list[str]) -> int:
 
 
 def _main(given: dict[str, Any], argv: list[str]) -> int:
+    from anoclip_anomalib.inspection.photos import GOOD
     from anoclip_anomalib.inspection.run_folder import RunFolder
     from anoclip_anomalib.inspection.settings import photos_of, settings_of
 
@@ -139,7 +145,8 @@ def _main(given: dict[str, Any], argv: list[str]) -> int:
     except (ValueError, OSError) as error:
         return _refused(error)
     for reason, count in photos.left_out.items():
-        logger.info("Left out: %d %s", count, reason)
+        where = f" ({printable(settings['good'])})" if reason == GOOD else ""
+        logger.info("Left out: %d %s%s", count, reason, where)
     content |= {"settings": settings, "left_out": dict(photos.left_out)}
     content.setdefault("command", shlex.join(["anoclip", "inspect", *argv]))
     return _run(given, folder or root, content, photos, total)

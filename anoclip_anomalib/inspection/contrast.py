@@ -36,7 +36,7 @@ class RunContrast:
 
     def update(self, anomaly_map: np.ndarray) -> None:
         """Take a map (h, w) into account."""
-        flat = np.asarray(anomaly_map, dtype=np.float64).reshape(-1)
+        flat = anomaly_map.reshape(-1)
         self._values.update(flat[:: max(1, flat.size // _KEPT)])
 
     @property

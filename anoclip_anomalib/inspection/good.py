@@ -55,7 +55,8 @@ def decide(
     Returns:
         Decision and contrast; ``None`` where nothing tells them.
     """
-    reference = getattr(module.model, "reference", None)
+    # Other models inherit AnoCLIP's reference without looking into it.
+    reference = module.model.reference if hasattr(module, "normals") else None
     if reference is not None:
         reference.forget()
         reference.false_alarms = false_alarms
@@ -101,12 +102,9 @@ def _images(good: Sequence[Any]) -> Iterator[torch.Tensor]:
 # What belongs to a product: everything in the model that the class and the good images decide
 
 
-def snapshot(model: torch.nn.Module, decision: Decision | None, contrast: Contrast | None) -> "_Prepared":
-    """Note what a model knows about the present product."""
-    from anoclip_anomalib.inspection.inspector import _Prepared
-
-    buffers = [{name: getattr(part, name) for name in part.float_buffers} for part in _parts(model)]
-    return _Prepared(buffers, getattr(model, "class_name", None), getattr(model, "adapter", None), decision, contrast)
+def buffers_of(model: torch.nn.Module) -> list[dict[str, torch.Tensor]]:
+    """What a model knows about the present product, for :func:`restore`."""
+    return [{name: getattr(part, name) for name in part.float_buffers} for part in _parts(model)]
 
 
 def restore(model: torch.nn.Module, prepared: "_Prepared") -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from anoclip_anomalib.files import atomic_write, plain
-from anoclip_anomalib.inspection.contrast import Contrast
+from anoclip_anomalib.inspection.contrast import Contrast, RunContrast
 from anoclip_anomalib.inspection.decision import Decision
 from anoclip_anomalib.inspection.regions import Region, find_regions
 
@@ -25,7 +25,7 @@ class Inspection:
         score: How anomalous it is, in the model's units; NaN with a fault.
         anomaly_map: (h, w) float32 at the model's size; ``None`` with a fault.
         decision: Thresholds; ``None``: there is no verdict.
-        contrast: (low, high) of the values in pictures; ``None`` for the map's own.
+        contrast: (low, high) of the values in pictures, or what gathers it; ``None`` for the map's own.
         photograph: (H, W, 3) uint8, or a function that gives it.
         fault: Why it could not be inspected.
 
@@ -34,7 +34,6 @@ class Inspection:
         score: As given.
         anomaly_map: As given.
         fault: As given; then the score is NaN and there is nothing else.
-        contrast: As given.
         is_defect: Whether it is called a defect; ``None`` without a threshold.
         threshold: Scores above it are defects; ``None``: there is none.
     """
@@ -46,12 +45,12 @@ class Inspection:
         anomaly_map: np.ndarray | None,
         *,
         decision: Decision | None = None,
-        contrast: Contrast | None = None,
+        contrast: Contrast | RunContrast | None = None,
         photograph: "np.ndarray | Callable[[], np.ndarray] | None" = None,
         fault: str | None = None,
     ) -> None:
         self.path, self.score, self.anomaly_map, self.fault = path, score, anomaly_map, fault
-        self.contrast = contrast
+        self._contrast = contrast
         self._photograph = photograph
         judged = decision if fault is None else None
         self.threshold = None if judged is None else judged.image_threshold
@@ -66,6 +65,23 @@ class Inspection:
     def verdict(self) -> str:
         """``"defect"``, ``"good"``, or ``""`` without a threshold."""
         return "" if self.is_defect is None else "defect" if self.is_defect else "good"
+
+    @property
+    def contrast(self) -> Contrast:
+        """(low, high) of the values in pictures: that of the good images, or of all photographs of the run so far.
+
+        Raises:
+            ValueError: If the photograph could not be inspected.
+        """
+        if self.anomaly_map is None:
+            raise ValueError(self.fault or "The model gave no map")
+        found = self._contrast.limits if isinstance(self._contrast, RunContrast) else self._contrast
+        if found is None:
+            own = RunContrast()
+            own.update(self.anomaly_map)
+            found = own.limits
+            assert found is not None
+        return found
 
     @property
     def photograph(self) -> np.ndarray:
@@ -138,7 +154,7 @@ class Inspection:
         """
         from anoclip_anomalib.inspection.pictures import composite
 
-        return composite(self, self.contrast, caption)
+        return composite(self, caption=caption)
 
     def save(self, folder: str | Path) -> Path:
         """Write the picture of :meth:`plot`, and beside it :meth:`as_dict` as JSON.

@@ -25,8 +25,11 @@ GENERAL = "object"
 
 @dataclass
 class _Prepared:
-    """What belongs to one product: buffers of the model, its adapter, and what the good images say."""
+    """What belongs to one product, adapted or not: the good images, what the model knows of it, what is decided."""
 
+    product: str | None
+    adaptation: dict[str, Any] | None
+    good: tuple[Any, ...]
     buffers: "list[dict[str, torch.Tensor]]"
     class_name: str | None
     adapter: Any
@@ -59,9 +62,9 @@ class Inspector:
         settings: Further arguments of the model, such as ``precision="bfloat16"``, ``tiling="square"`` or ``pool=FILE``.
 
     Attributes:
-        product: As it is now.
-        decision: Thresholds and where they come from; ``None``: there is no verdict.
+        model: As given.
         device: Where the model is.
+        batch_size: As it is used.
         module: The Lightning model.
 
     Raises:
@@ -107,10 +110,9 @@ class Inspector:
             self.module, self.device = on_device(module, device)
         self.batch_size = batch_size or (1 if self.device == "cpu" else GPU_BATCH)
         self._needs_class = getattr(self.module, "needs_class", False)
-        self._adaptation: dict[str, Any] | None = None
-        self._prepared: dict[tuple[str | None, bool], _Prepared] = {}
-        self._good = {product: images}
-        self._select(product)
+        self._prepared: dict[tuple[str | None, str], _Prepared] = {}
+        self._current: _Prepared
+        self._select(product, None, images)
 
     # Which product, and how
 
@@ -127,13 +129,9 @@ class Inspector:
             This inspector.
         """
         _check_product(product)
-        if good is not None:
-            from anoclip_anomalib.inspection.good import collect_good
+        from anoclip_anomalib.inspection.good import collect_good
 
-            images = collect_good(good)
-            self._prepared = {key: value for key, value in self._prepared.items() if key[0] != product}
-            self._good[product] = images
-        self._select(product)
+        self._select(product, self._current.adaptation, None if good is None else collect_good(good))
         return self
 
     def adapt(self, on: bool = True, **settings: Any) -> "Inspector":  # noqa: FBT001, FBT002
@@ -156,10 +154,7 @@ class Inspector:
         if on and TestTimeAdaptation(**settings).changed_facts["sees_other_test_images"]:
             msg = "reset_optimizer=False makes a score depend on the photographs before it; the inspector has none of that"
             raise ValueError(msg)
-        if on and settings != self._adaptation:
-            self._prepared = {key: value for key, value in self._prepared.items() if not key[1]}
-        self._adaptation = settings if on else None
-        self._select(self.product)
+        self._select(self.product, settings if on else None)
         return self
 
     @property
@@ -197,8 +192,6 @@ class Inspector:
         for result in self.stream(photos):
             result.release()
             results.append(result)
-        for result in results:
-            result.contrast = self.contrast
         return results
 
     def stream(self, photos: Iterable[Any], *, faults: bool = False, fill: bool = False) -> "Iterator[Inspection]":
@@ -248,7 +241,7 @@ class Inspector:
                 "image_size": getattr(model, "image_size", None),
                 "tiling": getattr(model, "tiling", "none"),
                 "device": self.device,
-                "adaptation": self._adaptation is not None,
+                "adaptation": self._current.adaptation is not None,
                 "auxiliary_data": facts.auxiliary_data,
                 "category_data": facts.category_data,
                 "versions": versions(),
@@ -258,28 +251,40 @@ class Inspector:
     # Inside
 
     @property
-    def _current(self) -> _Prepared:
-        return self._prepared[self.product, self._adaptation is not None]
+    def product(self) -> str | None:
+        """As it is now."""
+        return self._current.product
 
     @property
     def decision(self) -> "Decision | None":
         """Thresholds and where they come from; ``None``: there is no verdict."""
         return self._current.decision
 
-    def _select(self, product: str | None) -> None:
+    def _select(self, product: str | None, adaptation: dict[str, Any] | None, good: tuple[Any, ...] | None = None) -> None:
+        """Turn to a product, with new good images or those that it had; if that fails, everything is as it was."""
         from anoclip_anomalib.inspection.contrast import RunContrast
         from anoclip_anomalib.inspection.good import restore
 
-        key = (product, self._adaptation is not None)
-        if key in self._prepared:
-            restore(self.module.model, self._prepared[key])
+        known = [one for (name, _), one in self._prepared.items() if name == product]
+        key = (product, repr(adaptation))
+        if good is not None or key not in self._prepared:
+            images = good if good is not None else known[0].good if known else ()
+            try:
+                prepared = self._prepare(product, adaptation, images)
+            except BaseException:
+                if self._prepared:
+                    restore(self.module.model, self._current)
+                raise
+            if good is not None:
+                self._prepared = {key: value for key, value in self._prepared.items() if key[0] != product}
+            self._prepared[key] = prepared
         else:
-            self._prepared[key] = self._prepare(product)
-        self.product = product
+            restore(self.module.model, self._prepared[key])
+        self._current = self._prepared[key]
         self._seen = RunContrast()
 
-    def _prepare(self, product: str | None) -> _Prepared:
-        from anoclip_anomalib.inspection.good import decide, snapshot
+    def _prepare(self, product: str | None, adaptation: dict[str, Any] | None, good: tuple[Any, ...]) -> _Prepared:
+        from anoclip_anomalib.inspection.good import buffers_of, decide
 
         model = self.module.model
         if hasattr(model, "adapter"):
@@ -292,12 +297,13 @@ class Inspector:
                 logger.info(
                     "Nothing is known about %r but its name: the general words for good and defective are used", product
                 )
-        if self._adaptation is not None:
+        if adaptation is not None:
             from anoclip_anomalib.anoclip.callbacks import TestTimeAdaptation
 
-            TestTimeAdaptation(**self._adaptation).attach(model)
-        decision, contrast = decide(self.module, self._good.get(product, ()), self._threshold, self.false_alarms)
-        return snapshot(model, decision, contrast)
+            TestTimeAdaptation(**adaptation).attach(model)
+        decision, contrast = decide(self.module, good, self._threshold, self.false_alarms)
+        adapter, class_name = getattr(model, "adapter", None), getattr(model, "class_name", None)
+        return _Prepared(product, adaptation, good, buffers_of(model), class_name, adapter, decision, contrast)
 
     def _batch(self, photos: list[Any], *, faults: bool, fill: bool = False) -> "Iterator[Inspection]":
         from anoclip_anomalib.inspection.inspection import Inspection
@@ -333,7 +339,7 @@ class Inspector:
                 score,
                 None if fault else anomaly_map,
                 decision=self.decision,
-                contrast=self.contrast,
+                contrast=self._current.contrast or self._seen,
                 photograph=to_bytes(image),
                 fault=fault,
             )

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from anoclip_anomalib.files import printable
-from anoclip_anomalib.inspection.contrast import Contrast, RunContrast
+from anoclip_anomalib.inspection.contrast import Contrast
 
 if TYPE_CHECKING:
     from anoclip_anomalib.inspection.inspection import Inspection
@@ -43,7 +43,7 @@ def overlay(inspection: "Inspection", contrast: Contrast | None = None) -> np.nd
         RGBA (H, W, 4) uint8 at the photograph's size.
     """
     heatmap = inspection.heatmap
-    layer = heat_colours(heatmap, _contrast(inspection, contrast))
+    layer = heat_colours(heatmap, contrast or inspection.contrast)
     if inspection.pixel_threshold is not None:
         above = (heatmap > inspection.pixel_threshold).astype(np.uint8)
         contours, _ = cv2.findContours(above, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
@@ -68,7 +68,7 @@ def composite(inspection: "Inspection", contrast: Contrast | None = None, captio
     """
     photograph = inspection.photograph
     height, width = photograph.shape[:2]
-    limits = _contrast(inspection, contrast)
+    limits = contrast or inspection.contrast
     font = _font(max(height, width))
     text, gap = font.size, max(2, round(font.size / 2))  # type: ignore[attr-defined]
     stacked = width > 2 * height
@@ -92,17 +92,6 @@ def composite(inspection: "Inspection", contrast: Contrast | None = None, captio
     for index, (line, colour) in enumerate(lines):
         draw.text((gap, top + round(index * text * 1.35)), line, fill=colour, font=font)
     return picture
-
-
-def _contrast(inspection: "Inspection", contrast: Contrast | None) -> Contrast:
-    found = contrast or inspection.contrast
-    if found is not None:
-        return found
-    assert inspection.anomaly_map is not None
-    own = RunContrast()
-    own.update(inspection.anomaly_map)
-    assert own.limits is not None
-    return own.limits
 
 
 def _font(side: int) -> ImageFont.ImageFont:

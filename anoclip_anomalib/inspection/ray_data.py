@@ -18,7 +18,7 @@ from anoclip_anomalib.running.ray_cluster import connect, import_ray
 if TYPE_CHECKING:
     from anoclip_anomalib.inspection.contrast import Contrast
 
-_AT_ONCE = 4  # batches of the encoder that an actor is handed at once
+_AT_ONCE = 64  # photographs that an actor is handed at once
 _NUMBERS = ("score", "z", "threshold")
 
 
@@ -97,13 +97,12 @@ class OnRayData:
         ray.data.DataContext.get_current().enable_progress_bars = False
         resources = ray.cluster_resources()
         cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
-        batch = self.content["settings"]["batch_size"] * _AT_ONCE
-        workers = min(self.workers or gpus or cpus, -(-len(items) // batch))
+        workers = min(self.workers or gpus or cpus, -(-len(items) // _AT_ONCE))
         threads = max(1, cpus // workers)
         found = ray.data.from_items(items).map_batches(
             _Scorer,
             fn_constructor_args=(self.content, str(self.folder), contrast, threads),
-            batch_size=batch,
+            batch_size=_AT_ONCE,
             concurrency=workers,
             num_cpus=1,
             num_gpus=min(1.0, gpus / workers) if gpus else None,

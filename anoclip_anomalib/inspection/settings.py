@@ -26,7 +26,7 @@ DEFAULTS: dict[str, Any] = {
     "threshold": "auto",
     "false_alarms": 0.05,
     "image_size": None,
-    "batch_size": 8,
+    "batch_size": None,
     "adapt": False,
     "set": {},
     "pictures": True,
@@ -57,7 +57,7 @@ def settings_of(given: dict[str, Any], before: dict[str, Any] | None = None) -> 
         own["threshold"] = check_threshold(own["threshold"])
     if before is not None:
         different = [
-            f"--{key.replace('_', '-')} {value}, which was {before.get(key)}"
+            f"--{key.replace('_', '-')} {value}, which was {'not given' if before.get(key) is None else before[key]}"
             for key, value in own.items()
             if key not in ("photos", "base") and value != before.get(key)
         ]

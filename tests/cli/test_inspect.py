@@ -79,6 +79,14 @@ def test_good_ones_bring_verdicts_and_codes(place, capsys):
     assert Path("results/inspect/002/results.csv").read_bytes() == Path("results/inspect/001/results.csv").read_bytes()
 
 
+def test_good_ones_among_the_photographs_are_named(place, capsys):
+    assert main(["inspect", ".", "--good", "good", *SMALL, "--no-pictures"]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "Left out: 6 of the good ones, which are the reference" in said
+    assert f"{place}/good" in said.replace(" ", "")
+    assert len(rows()) == 8
+
+
 def test_what_cannot_be_read_is_a_line_and_a_code(place, capsys):
     (place / "photos" / "broken.png").write_bytes(b"no image")
     assert main(["inspect", "photos", *SMALL, "-o", "out", "--log-file", "log.txt", "--no-pictures"]) == 3
@@ -104,7 +112,7 @@ def test_quiet_says_nothing(place, capsys):
     [
         (["fotos"], "did you mean .*photos"),
         (["photos", "--model", "Anoclip"], "did you mean '?AnoClip"),
-        (["photos", "--backbone", "demoo"], "did you mean demo"),
+        (["photos", "--backbone", "demoo"], "closest names: demo"),
         (["photos", "--good", "empty"], "no photographs"),
         (["photos", "--address", "auto"], "belong to --runner ray"),
         (["photos", "--resume", "good"], "no results folder"),
@@ -169,7 +177,8 @@ def test_a_run_that_was_stopped_goes_on(place, capsys, number):
     """After Ctrl-C, and after kill -9; the results are those of a run that nothing disturbed."""
     for index in range(400):
         draw(place / "many" / f"{index:03}.png", index)
-    process = started("many", *SMALL, "--batch-size", "2")
+    words = ["many", *SMALL, "--batch-size", "2", "--no-pictures"]
+    process = started(*words)
     os.killpg(process.pid, number)
     _, errors = process.communicate(timeout=120)
     assert 10 < len(rows()) < 400
@@ -183,7 +192,7 @@ def test_a_run_that_was_stopped_goes_on(place, capsys, number):
     assert main(["inspect", "--resume", "--product", "bottle"]) == 2
     assert "which was button" in capsys.readouterr().err
     assert main(["inspect", "--resume", "--quiet"]) == 0
-    assert main(["inspect", "many", *SMALL, "--batch-size", "2", "--quiet"]) == 0
+    assert main(["inspect", *words, "--quiet"]) == 0
     resumed, whole = (Path(f"results/inspect/{number}/results.csv").read_bytes() for number in ("001", "002"))
     assert resumed == whole
     assert {path.name for path in Path("results/inspect").iterdir()} == {"001", "002"}

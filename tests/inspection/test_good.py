@@ -3,7 +3,7 @@ import pytest
 
 from anoclip_anomalib.evaluation.thresholds import conformal_threshold
 from anoclip_anomalib.inspection.contrast import MARK
-from anoclip_anomalib.inspection.good import collect_good, decide, restore, snapshot
+from anoclip_anomalib.inspection.good import collect_good, decide
 from anoclip_anomalib.inspection.model import build_model
 from tests.inspection.conftest import part
 
@@ -37,20 +37,3 @@ def test_the_contrast_of_models_without_a_memory_begins_at_the_median_of_good_pi
     decision, (low, high) = decide(model, collect_good(good), "auto", 0.05)
     assert 0 < low < decision.pixel_threshold < high
     assert decision.pixel_threshold == decision.image_threshold  # its score is the map's maximum
-
-
-def test_what_belongs_to_a_product_is_put_back_as_it_was(weight_file, good):
-    model = build_model("AnoClip", "tiny", weight_file("tiny"), None, None, {"class_name": "bottle"})
-    model.setup("predict")
-    decision, contrast = decide(model, collect_good(good), "auto", 0.05)
-    before = {name: value.clone() for name, value in model.model.state_dict().items()}
-    kept = snapshot(model.model, decision, contrast)
-    model.model.set_class("cable")
-    model.model.reference.forget()
-    model.model.adapter = object()
-    restore(model.model, kept)
-    assert model.model.class_name == "bottle"
-    assert model.model.adapter is None
-    after = model.model.state_dict()
-    assert before.keys() == after.keys()
-    assert all(bool((after[name] == value).all()) for name, value in before.items())

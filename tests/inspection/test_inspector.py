@@ -234,6 +234,37 @@ def test_another_product_takes_less_than_a_millisecond_when_it_is_known(make, go
     assert inspector.use("bottle").decision.expected_false_alarm_rate == pytest.approx(1 / 7)
 
 
+def test_a_product_holds_all_that_the_model_knows_of_it(make, good):
+    inspector = make(good=good)
+    before = {name: value.clone() for name, value in inspector.module.model.state_dict().items()}
+    inspector.use("cable").adapt(steps=1)
+    assert inspector.module.model.adapter is not None
+    assert len(inspector.module.model.reference) == 0
+    inspector.adapt(on=False).use("bottle")
+    after = inspector.module.model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert inspector.module.model.class_name == inspector.product == "bottle"
+    assert inspector.module.model.adapter is None
+
+
+def test_what_fails_leaves_everything_as_it_was(make, good, photos, tmp_path):
+    (tmp_path / "a.png").write_text("no image")
+    inspector = make(good=good)
+    before = inspector(photos / "grey.png")
+    for attempt in (
+        lambda: inspector.use("cable", good=tmp_path),
+        lambda: inspector.use("bottle", good=tmp_path),
+        lambda: inspector.use("cable", good=tmp_path / "nowhere"),
+        lambda: inspector.use(""),
+        lambda: inspector.adapt(steps=-1),
+    ):
+        with pytest.raises(ValueError):
+            attempt()
+        after = inspector(photos / "grey.png")
+        assert (after.score, after.threshold, inspector.product) == (before.score, before.threshold, "bottle")
+
+
 def test_adaptation_is_that_of_the_callback(make, weight_file, photos, tmp_path):
     model = AnoClip("tiny", weight_file("tiny"), "bottle", visualizer=False, post_processor=False)
     engine = Engine(default_root_dir=tmp_path, accelerator="cpu", logger=False, callbacks=[TestTimeAdaptation(steps=2)])
@@ -293,9 +324,11 @@ def test_a_saved_pool_makes_mutual_scoring_one_by_one(weight_file, photos, tmp_p
     pool = tmp_path / "pool.safetensors"
     words = ["pool", "build", str(photos), "--out", str(pool), "--backbone", "tiny", "--pretrained", weight_file("tiny")]
     assert main(words) == 0
-    result = make(model="MutualClip", pool=str(pool))(photos / "grey.png")
+    inspector = make(model="MutualClip", pool=str(pool), good=photos / "line1")
+    result = inspector(photos / "line1/001.png")
     assert np.isfinite(result.score)
-    assert make(model="MutualClip", pool=str(pool)).describe()["category_data"].endswith("images of a saved pool")
+    assert result.threshold == pytest.approx(result.score), "good images are no part of its scores"
+    assert inspector.describe()["category_data"].endswith("images of a saved pool")
 
 
 def test_what_a_result_came_from(make, good):

@@ -130,12 +130,12 @@ def test_a_run_that_is_done_is_left_alone(undisturbed, inspector, photos):
 
 
 def test_without_verdicts_pictures_have_their_rank(undisturbed, inspector, photos, tmp_path):
-    folder, _ = undisturbed
+    folder, content = undisturbed
     ranked = {row["path"]: Image.open(folder / row["picture"]) for row in rows(folder) if row["picture"]}
     path = next(iter(ranked))
     line0 = [photo for photo in Photos([photos]) if photo.path == path]
     assert len(line0) == 1
-    list(rows_of(scored(inspector, line0), tmp_path / "plain", (0.0, 1.0)))
+    list(rows_of(scored(inspector, line0), tmp_path / "plain", tuple(content["contrast"])))
     plain = Image.open(tmp_path / "plain" / "pictures" / f"{line0[0].name}.jpg")
     assert ranked[path].width == plain.width
     assert ranked[path].height > plain.height + 10

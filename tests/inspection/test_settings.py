@@ -78,7 +78,7 @@ def test_a_run_goes_on_with_its_own_settings(place):
     photos, total = photos_of(before)
     assert total == 2
     assert [photo.path for photo in photos] == ["photos/a.png", "photos/b.jpg"]
-    with pytest.raises(ValueError, match="--product bottle, which was cookie; --batch-size 3, which was 8"):
+    with pytest.raises(ValueError, match="--product bottle, which was cookie; --batch-size 3, which was not given"):
         settings_of({"product": "bottle", "batch_size": 3}, before)
     with pytest.raises(ValueError, match="other photographs than photos"):
         settings_of({"photos": [str(place / "good")]}, before)
