@@ -178,8 +178,8 @@ def test_the_nearest_name(name, names, near):
 
 def test_the_nearest_path_is_looked_for_where_the_path_ends(tmp_path):
     (tmp_path / "photos/line 1").mkdir(parents=True)
-    (tmp_path / "photos/line.jpg").touch()
-    assert no_such_path(tmp_path / "photos/line1", folder=True).endswith(f"did you mean {tmp_path}/photos/line 1?")
+    (tmp_path / "photos/line123").touch()  # nearer, and no folder
+    assert no_such_path(tmp_path / "photos/line12", folder=True).endswith(f"did you mean {tmp_path}/photos/line 1?")
     assert no_such_path(tmp_path / "fotos/line 1/x", folder=True).endswith(f"did you mean {tmp_path}/photos?")
     assert no_such_path(tmp_path / "zzzzzz") == f"there is no file {tmp_path}/zzzzzz"
     assert no_such_path("zzzzzz.nothing.near") == "there is no file zzzzzz.nothing.near"
