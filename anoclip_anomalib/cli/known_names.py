@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -71,6 +72,10 @@ class Known:
     @property
     def categories(self) -> tuple[str, ...]:
         """The categories of a data set, as far as its source or that of its images lists or imports them."""
+        if self.ours:  # drawn, and listed where nothing heavy is imported
+            named = (node for node in _tree(self.file).body if isinstance(node, ast.ImportFrom) and node.module)
+            listing = [node.module for node in named if any(alias.name == "CATEGORIES" for alias in node.names)]
+            return tuple(import_module(listing[0]).CATEGORIES) if listing and listing[0] else ()
         sources = (self.file, self.file.parents[2] / "datasets" / self.file.parent.name / self.file.name)
         names = ("CATEGORIES", f"{self.name.upper()}_CATEGORIES")
         return tuple(next((found for file in sources for name in names if (found := _constant(file, name))), ()))
@@ -222,17 +227,12 @@ def _definition(file: Path, name: str) -> tuple[Path, ast.expr] | None:
 
 
 def _constant(file: Path, name: str) -> Any:
-    """A literal, the keys of a mapping, or ``tuple()`` of such; None for what is computed or not there."""
+    """A literal; None for what is computed or not there."""
     found = _definition(file, name)
     if found is None:
         return None
-    file, value = found
-    if isinstance(value, ast.Call) and ast.unparse(value.func) == "tuple" and isinstance(value.args[0], ast.Name):
-        return _constant(file, value.args[0].id)
     try:
-        if isinstance(value, ast.Dict):
-            return tuple(ast.literal_eval(key) for key in value.keys if key)
-        return ast.literal_eval(value)
+        return ast.literal_eval(found[1])
     except ValueError:
         return None
 
