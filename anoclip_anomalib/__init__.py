@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from anoclip_anomalib.baselines.trivial import CentreDistance as CentreDistance
     from anoclip_anomalib.baselines.trivial import LocalContrast as LocalContrast
     from anoclip_anomalib.data.generated import GeneratedParts as GeneratedParts
+    from anoclip_anomalib.inspection.inspector import Inspector as Inspector
     from anoclip_anomalib.mutual.lightning_model import MutualClip as MutualClip
     from anoclip_anomalib.promptlearning.lightning_model import PromptClip as PromptClip
     from anoclip_anomalib.promptlearning.torch_model import PromptClipModel as PromptClipModel

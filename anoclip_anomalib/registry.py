@@ -6,18 +6,18 @@ here, without slowing down ``import anoclip_anomalib`` by the seconds that anoma
 """
 
 import sys
-from dataclasses import dataclass
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+
+if TYPE_CHECKING:  # it takes as long as all the rest
+    from importlib.abc import Loader
 
 PACKAGE = "anoclip_anomalib"
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """A public name.
 
     Attributes:
@@ -36,6 +36,7 @@ PUBLIC = {
     "AnoClip": Entry("anoclip.lightning_model", "model"),
     "AnoClipModel": Entry("anoclip.torch_model", "other"),
     "CentreDistance": Entry("baselines.trivial", "model"),
+    "Inspector": Entry("inspection.inspector", "other"),
     "LocalContrast": Entry("baselines.trivial", "model"),
     "MutualClip": Entry("mutual.lightning_model", "model"),
     "PromptBuilder": Entry("prompts.builder", "other"),
@@ -81,7 +82,7 @@ def _import_plugin() -> None:
             import_module(module)
 
 
-class _AfterAnomalibModels(MetaPathFinder):
+class _AfterAnomalibModels:
     """Finds ``anomalib.models`` as Python would, and registers our models after it has been executed."""
 
     def find_spec(self, fullname: str, path=None, target=None) -> ModuleSpec | None:  # noqa: ANN001
@@ -90,12 +91,12 @@ class _AfterAnomalibModels(MetaPathFinder):
         sys.meta_path.remove(self)
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is not None and spec.loader is not None:
-            spec.loader = _RegisteringLoader(spec.loader)
+            spec.loader = _RegisteringLoader(spec.loader)  # type: ignore[assignment]
         return spec
 
 
-class _RegisteringLoader(Loader):
-    def __init__(self, loader: Loader) -> None:
+class _RegisteringLoader:
+    def __init__(self, loader: "Loader") -> None:
         self._loader = loader
 
     def __getattr__(self, name: str) -> object:

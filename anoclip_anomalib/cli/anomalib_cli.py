@@ -21,7 +21,8 @@ from anoclip_anomalib.clip import WeightsUnavailableError
 from anoclip_anomalib.data import FolderImages, check_masks, warn_of_depth
 from anoclip_anomalib.data.pictures import NamedVisualizer
 from anoclip_anomalib.evaluation import PredictionsCsv
-from anoclip_anomalib.running.quiet import log_to_stderr
+from anoclip_anomalib.running.engine import learns
+from anoclip_anomalib.running.quiet import log_to_stderr, quiet
 from anoclip_anomalib.running.signals import run_command
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ class AnoclipCLI(AnomalibCLI):
         super().before_instantiate_classes()
         if self._seed is not None:
             seed_everything(self._seed, workers=True)
+            logger.info("Seed set to %d", self._seed)
 
     @property
     def _seed(self) -> int | None:
@@ -70,6 +72,8 @@ class AnoclipCLI(AnomalibCLI):
         arguments = super()._prepare_subcommand_kwargs(subcommand)
         if type(self.model.visualizer) is ImageVisualizer:
             self.model.visualizer = NamedVisualizer.like(self.model.visualizer)
+        if not learns(self.model):
+            logging.getLogger("anomalib.engine.engine").addFilter(_is_about_training)
         datamodule = arguments.get("datamodule")
         check_masks(datamodule)
         warn_of_depth(datamodule)
@@ -117,7 +121,8 @@ def main(argv: list[str]) -> int:
 
 def _run(argv: list[str]) -> int:
     try:
-        cli = AnoclipCLI(args=argv)
+        with quiet(warnings_of="anomalib"):
+            cli = AnoclipCLI(args=argv)
     except USER_ERRORS as error:
         logger.debug("The error in full", exc_info=True)
         print(f"anoclip: error: {clear_message(error)}", file=sys.stderr)
@@ -126,6 +131,11 @@ def _run(argv: list[str]) -> int:
         return 0
     print_predictions(cli.predictions.path)
     return UNREAD if cli.predictions.faults else 0
+
+
+def _is_about_training(record: logging.LogRecord) -> bool:
+    """Not that there is no checkpoint: a model that learns nothing needs none."""
+    return not record.getMessage().startswith("ckpt_path is not provided")
 
 
 def clear_message(error: Exception) -> str:

@@ -6,6 +6,9 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
+from anoclip_anomalib.cli.early_checks import InputError
+from anoclip_anomalib.cli.early_suite import check_suite
+from anoclip_anomalib.cli.parser import Parser
 from anoclip_anomalib.running.signals import run_command
 
 HELP = "Measure models side by side on data sets, by one protocol; resumable."
@@ -25,7 +28,7 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="anoclip compare",
         description=HELP,
         epilog="Exit code: 0 no selected job failed, 1 some failed, 2 bad input, 3 jobs are in other hands, "
@@ -63,6 +66,11 @@ def main(argv: list[str]) -> int:
         roots[name] = folder
     if args.threads is not None and args.threads < 1:
         print(f"--threads must be at least 1, got {args.threads}", file=sys.stderr)
+        return 2
+    try:
+        check_suite(args.suite, roots)
+    except InputError as error:
+        print(error, file=sys.stderr)
         return 2
 
     from anoclip_anomalib.comparison.run.folder import ResultsError, ResultsFolder

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from anoclip_anomalib.aaclip.settings import Recipe
+from anoclip_anomalib.cli.early_checks import did_you_mean
+from anoclip_anomalib.cli.parser import Parser
 from anoclip_anomalib.promptlearning.methods import CONTEXT_TOKENS, DEEP_BLOCKS, DEEP_TOKENS
 from anoclip_anomalib.promptlearning.methods import METHODS as PROMPT_METHODS
 
@@ -20,7 +22,7 @@ def build_parser(method: str = "aaclip") -> argparse.ArgumentParser:
 
 
 def _aaclip_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="anoclip convert aaclip",
         description="text_adapter.pth and image_adapter_N.pth of one run to one .safetensors; with --to-authors the other way. "
         f"{_NO_CODE}",
@@ -36,7 +38,7 @@ def _aaclip_parser() -> argparse.ArgumentParser:
 
 def _prompt_parser(method: str) -> argparse.ArgumentParser:
     own = PROMPT_METHODS[method]
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=f"anoclip convert {method}",
         description=f"A checkpoint of {own.title}'s authors to one .safetensors for PromptClip. {_NO_CODE} docs/methods.md "
         "says where they are published and which names mislead.",
@@ -80,7 +82,8 @@ def main(argv: list[str]) -> int:
         if argv and argv[0] in ("-h", "--help"):
             print(f"usage: anoclip convert METHOD [options]\n\n{HELP}\n\nMethods: {', '.join(METHODS)}")
             return 0
-        print(f"anoclip convert: name a method: {', '.join(METHODS)}", file=sys.stderr)
+        near = did_you_mean(argv[0], METHODS) if argv else ""
+        print(f"anoclip convert: name a method: {', '.join(METHODS)}{near}", file=sys.stderr)
         return 2
     method = argv[0]
     args = build_parser(method).parse_args(argv[1:])

@@ -9,6 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from anoclip_anomalib.cli.parser import Parser
 from anoclip_anomalib.running.quiet import quiet
 from anoclip_anomalib.running.signals import run_command
 
@@ -46,7 +47,7 @@ def main(argv: list[str]) -> int:
     Returns:
         0; 1 if a job failed; 2 if an argument cannot be used; 130 or 143 if the run was ended by Ctrl-C or SIGTERM.
     """
-    parser = argparse.ArgumentParser(prog="anoclip demo", description=HELP)
+    parser = Parser(prog="anoclip demo", description=HELP)
     parser.add_argument("--out", type=Path, default=Path("results/demo"), help="results root (default: %(default)s)")
     parser.add_argument("--categories", nargs="+", metavar="NAME", help="some of the generated categories (default: all)")
     parser.add_argument("--image-size", type=int, default=192, help="side that images are resized to (default: %(default)s)")

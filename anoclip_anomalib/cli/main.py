@@ -4,13 +4,17 @@ Nothing heavy is imported before it is clear that it is needed: help should not 
 """
 
 import os
+import signal
 import sys
+from contextlib import suppress
 from importlib import import_module
-from types import ModuleType
+from types import FrameType, ModuleType
 
 from anoclip_anomalib import __version__, registry
 
-OWN_COMMANDS = ("demo", "prompts", "pool", "compare", "report", "submit", "convert")
+OWN_COMMANDS = ("inspect", "demo", "prompts", "pool", "compare", "report", "submit", "convert")
+INTERRUPTED = 128 + signal.SIGINT
+STOPPED = "anoclip: stopped by Ctrl-C; "
 ANOMALIB_COMMANDS = {
     "test": "Measure a model on a data set.",
     "predict": "Score images, with or without labels.",
@@ -31,20 +35,27 @@ def main(argv: list[str] | None = None) -> int:
 
     Returns:
         The exit code: 0 for success, 1 for work that failed, 2 for input that cannot be used, 3 for a prediction that is
-        finished but for files that could not be read, 130 after Ctrl-C, 141 when the reader of the output has gone.
+        finished but for files that could not be read, 4 for a defect where ``--fail-on-defect`` asks for it, 130 after Ctrl-C,
+        143 after SIGTERM, 141 when the reader of the output has gone.
     """
     argv = sys.argv[1:] if argv is None else argv
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        with suppress(ValueError):  # not the main thread
+            signal.signal(signal.SIGINT, _stop)
     try:
+        from anoclip_anomalib.running.quiet import quiet
+
         try:
-            return _run(argv)
+            with quiet(warnings_of="anomalib"):
+                return _run(argv)
         finally:
             sys.stdout.flush()  # here, and not when Python ends
     except (KeyboardInterrupt, SystemExit) as stop:
         # Lightning turns Ctrl-C into an exit of its own.
         if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):
             raise
-        print("anoclip: stopped by Ctrl-C", file=sys.stderr)
-        return 130
+        print(f"{STOPPED}files that were finished are kept", file=sys.stderr)
+        return INTERRUPTED
     except BrokenPipeError:
         try:
             print(flush=True)  # fails again if the pipe is the one that we print to
@@ -54,6 +65,19 @@ def main(argv: list[str] | None = None) -> int:
         raise
 
 
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Answer Ctrl-C where no command has begun its work (those that work have an answer of their own).
+
+    Some packages make another error of an interruption while they are imported, or print it; an import leaves nothing behind.
+    """
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            os.write(2, f"{STOPPED}nothing was begun\n".encode())
+            os._exit(INTERRUPTED)
+        frame = frame.f_back
+    raise KeyboardInterrupt
+
+
 def _run(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(_help())
@@ -61,9 +85,28 @@ def _run(argv: list[str]) -> int:
     if argv[0] == "--version":
         print(f"anoclip_anomalib {__version__}")
         return 0
+    command, words = argv[0], argv[1:]
+    from anoclip_anomalib.cli import early_checks
+    from anoclip_anomalib.cli.anomalib_help import FULL_HELP, help_text
+
     # `train` is anomalib's command too, whose words all begin with a dash.
-    if argv[0] in OWN_COMMANDS or (argv[0] == "train" and argv[1:] and not argv[1].startswith("-")):
-        return _command(argv[0]).main(argv[1:])
+    ours = command in OWN_COMMANDS or (command == "train" and words and not words[0].startswith("-"))
+    if not ours and command not in ANOMALIB_COMMANDS:
+        hint = early_checks.did_you_mean(command, [*OWN_COMMANDS, *ANOMALIB_COMMANDS])
+        print(f"anoclip: error: there is no command {command}{hint}\n\n{_help()}", file=sys.stderr)
+        return 2
+    try:
+        if ours:
+            early_checks.check_own(argv)
+            return _command(command).main(words)
+        if {"-h", "--help"} & {*words}:
+            print(help_text(command, ANOMALIB_COMMANDS[command], words))
+            return 0
+        early_checks.check_command(command, words)
+    except early_checks.InputError as error:
+        print(f"anoclip {command}: error: {error}", file=sys.stderr)
+        return 2
+    argv = ["--help" if word == FULL_HELP else word for word in argv]
     return import_module("anoclip_anomalib.cli.anomalib_cli").main(argv)
 
 

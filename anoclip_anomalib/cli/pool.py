@@ -4,12 +4,15 @@ import argparse
 import sys
 from pathlib import Path
 
+from anoclip_anomalib.cli.early_checks import no_such_path
+from anoclip_anomalib.cli.parser import Parser
+
 HELP = "Build a pool of unlabelled photographs, for MutualClip on single images."
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
-    parser = argparse.ArgumentParser(prog="anoclip pool", description=HELP)
+    parser = Parser(prog="anoclip pool", description=HELP)
     commands = parser.add_subparsers(dest="command", required=True)
     build = commands.add_parser("build", help="encode the photographs of a folder and have them score each other")
     build.add_argument("folder", help="photographs, most of them of good parts")
@@ -28,7 +31,7 @@ def main(argv: list[str]) -> int:
     folder, out = Path(args.folder), Path(args.out)
     fault = None
     if not folder.is_dir():
-        fault = f"{folder} is no folder with photographs"
+        fault = no_such_path(folder, folder=True)
     elif out.suffix != ".safetensors":
         fault = f"--out {out} must end in .safetensors"
     elif not out.absolute().parent.is_dir():

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import yaml
 
+from anoclip_anomalib.cli.parser import Parser
 from anoclip_anomalib.prompts import PromptBuilder, PromptSet
 
 HELP = "Show every sentence that is used for a class."
@@ -43,7 +44,7 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="anoclip prompts", description=HELP)
+    parser = Parser(prog="anoclip prompts", description=HELP)
     parser.add_argument("class_name", help="the product, such as cookie or metal_nut")
     config = "YAML file with prompt settings: at its top level, under `prompts`, or where `anoclip test` has them"
     parser.add_argument("--config", metavar="FILE", help=config)

@@ -4,12 +4,15 @@ import argparse
 import sys
 from pathlib import Path
 
+from anoclip_anomalib.cli.early_checks import no_such_path
+from anoclip_anomalib.cli.parser import Parser
+
 HELP = "Write the report of a comparison: one HTML file, Markdown, CSV, LaTeX."
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
-    parser = argparse.ArgumentParser(prog="anoclip report", description=HELP)
+    parser = Parser(prog="anoclip report", description=HELP)
     parser.add_argument("results", help="results folder of `anoclip compare`, or a folder of several")
     output = "where to write (default: the results folder); of several, a folder for each in it"
     parser.add_argument("-o", "--output", help=output)
@@ -21,6 +24,10 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Run the command; returns its exit code (2: bad input)."""
     args = build_parser().parse_args(argv)
+    for path, is_folder in ((args.results, True), (args.quoted_file, False)):
+        if path is not None and not (Path(path).is_dir() if is_folder else Path(path).is_file()):
+            print(f"anoclip report: error: {no_such_path(path, folder=is_folder)}", file=sys.stderr)
+            return 2
     from anoclip_anomalib.comparison.report.build import build_report
     from anoclip_anomalib.comparison.run.folder import results_folders
 

@@ -6,6 +6,8 @@ import sys
 from importlib import import_module
 from typing import Any
 
+from anoclip_anomalib.cli.early_checks import did_you_mean
+from anoclip_anomalib.cli.parser import Parser
 from anoclip_anomalib.running.quiet import quiet
 from anoclip_anomalib.running.signals import run_command
 from anoclip_anomalib.submission.faults import Report
@@ -42,7 +44,8 @@ def main(argv: list[str]) -> int:
         print("\n".join(f"  {name:<13} {text}" for name, text in FORMATS.items()))
         return 0
     if argv[0] not in FORMATS:
-        print(f"anoclip submit: error: unknown format '{argv[0]}'; known: {', '.join(FORMATS)}", file=sys.stderr)
+        near = did_you_mean(argv[0], FORMATS)
+        print(f"anoclip submit: error: unknown format '{argv[0]}'; known: {', '.join(FORMATS)}{near}", file=sys.stderr)
         return 2
     module = import_module(f"anoclip_anomalib.cli.submit_{argv[0].replace('-', '_')}")
 
@@ -60,7 +63,7 @@ def main(argv: list[str]) -> int:
 
 def parser(name: str, description: str, *, with_model: bool = True) -> argparse.ArgumentParser:
     """A parser of one command's own options; no abbreviations, since model options are parsed elsewhere."""
-    return argparse.ArgumentParser(
+    return Parser(
         prog=f"anoclip submit {name}",
         description=description,
         epilog=MODEL_OPTIONS if with_model else None,

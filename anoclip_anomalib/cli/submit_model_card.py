@@ -2,8 +2,10 @@
 
 import argparse
 import re
+from pathlib import Path
 
 from anoclip_anomalib.cli import submit as shared
+from anoclip_anomalib.cli.early_checks import no_such_path
 
 
 def main(argv: list[str]) -> int:
@@ -31,6 +33,8 @@ def main(argv: list[str]) -> int:
 
 
 def _write(arguments: argparse.Namespace) -> int:
+    if not Path(arguments.results).is_dir():
+        raise FileNotFoundError(no_such_path(arguments.results, folder=True))
     for pair in arguments.hub_ids:
         if not re.fullmatch("[^=]+=.+", pair):
             raise ValueError(f"--hub-dataset '{pair}' is no NAME=ID")

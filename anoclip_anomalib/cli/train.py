@@ -8,6 +8,8 @@ from typing import Any, get_args
 
 from anoclip_anomalib.aaclip.settings import IMAGE_STAGE, TEXT_STAGE, Projections, Recipe, StageName, StageSettings
 from anoclip_anomalib.cli import train_prompts
+from anoclip_anomalib.cli.early_checks import did_you_mean
+from anoclip_anomalib.cli.parser import Parser
 from anoclip_anomalib.cli.train_shared import (
     EXIT_CODES,
     SETTINGS_HELP,
@@ -34,7 +36,7 @@ _STAGE_HELP = SETTINGS_HELP | {
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="anoclip train aaclip",
         description=HELP,
         epilog=EXIT_CODES,
@@ -96,8 +98,9 @@ def main(argv: list[str]) -> int:
     if argv[0] == "prompts":
         return train_prompts.main(argv[1:])
     if argv[0] not in METHODS:
+        near = did_you_mean(argv[0], METHODS)
         print(
-            f"anoclip train: there is no method {argv[0]!r} to train; known: {', '.join(METHODS)} "
+            f"anoclip train: there is no method {argv[0]!r} to train; known: {', '.join(METHODS)}{near} "
             "(anomalib's own training is called with --model NAME)",
             file=sys.stderr,
         )

@@ -5,6 +5,7 @@ import sys
 from dataclasses import fields, replace
 from typing import Any
 
+from anoclip_anomalib.cli.parser import Parser
 from anoclip_anomalib.cli.train_shared import (
     EXIT_CODES,
     SETTINGS_HELP,
@@ -26,7 +27,7 @@ HELP = "Train prompts for PromptClip on labelled images of another data set; res
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
-    parser = argparse.ArgumentParser(prog="anoclip train prompts", description=HELP, epilog=EXIT_CODES, allow_abbrev=False)
+    parser = Parser(prog="anoclip train prompts", description=HELP, epilog=EXIT_CODES, allow_abbrev=False)
     parser.add_argument("--method", choices=tuple(METHODS), default="anomalyclip", help="(default: %(default)s)")
     add_source(parser)
     own = PromptRecipe(method="anomalyclip", training=TRAINING["anomalyclip"])

@@ -16,11 +16,12 @@ from typing import Any, Literal, get_args
 import open_clip
 import torch
 from open_clip.model import convert_to_custom_text_state_dict
-from open_clip.pretrained import download_pretrained_from_url, get_pretrained_cfg
+from open_clip.pretrained import download_pretrained, download_pretrained_from_url, get_pretrained_cfg
 from open_clip.transformer import QuickGELU
 from open_clip.version import __version__ as open_clip_version
 from torch import nn
 
+from anoclip_anomalib.clip.connection import HUB, hub_if_reachable, reachable
 from anoclip_anomalib.clip.image_tower import SUPPORTED_TOWERS, check_visual
 from anoclip_anomalib.clip.state_dict import SUFFIXES, WeightFileError, check_finite, read_state_dict, state_dict_digest
 
@@ -150,7 +151,8 @@ def _load_clip(backbone: str, pretrained: str, activation: Activation, file_stam
             with as_file(_BUNDLED / "demo_clip.safetensors") as path:
                 _load_into(lambda: model, path, DEMO)
     elif backbone.startswith(HF_HUB):
-        model, source = _hub_model(backbone), backbone
+        with hub_if_reachable(HUB):
+            model, source = _hub_model(backbone), backbone
     else:
         _check_backbone(backbone)
         model, source = _named_model(backbone, pretrained, activation), pretrained
@@ -193,10 +195,18 @@ def _named_model(backbone: str, pretrained: str, activation: Activation) -> nn.M
         known = f"or one of the tags: {', '.join(close)}" if tags else "(open_clip has no weights of its own for it)"
         raise ValueError(f"Unknown weights {pretrained!r} for {backbone}; name a local file {known}")
     config = get_pretrained_cfg(backbone, pretrained)
+    own_file = _needs_own_file(pretrained, config)
+    address = config["url"] if own_file or not config.get("hf_hub") else HUB
     try:
-        if _needs_own_file(pretrained, config):
-            return _load_into(partial(_untrained, backbone), Path(download_pretrained_from_url(config["url"])), backbone)
-        return open_clip.create_model(backbone, pretrained=pretrained, force_quick_gelu=bool(config.get("quick_gelu", False)))
+        if address != HUB and not _cached(address).is_file() and not reachable(address):
+            raise ConnectionError(f"no connection to {address}")
+        with hub_if_reachable(HUB if address == HUB else None):
+            if own_file:
+                return _load_into(partial(_untrained, backbone), Path(download_pretrained_from_url(address)), backbone)
+            download_pretrained(config)  # before a large model is built
+            return open_clip.create_model(
+                backbone, pretrained=pretrained, force_quick_gelu=bool(config.get("quick_gelu", False))
+            )
     except WeightFileError:
         raise
     except Exception as error:
@@ -212,14 +222,18 @@ def _how_to_get(backbone: str, pretrained: str, config: dict[str, Any], error: E
     reason = f"Weights {pretrained!r} of {backbone} are not on this machine and could not be downloaded ({error})."
     url, repository = config.get("url", ""), config.get("hf_hub", "")
     if _needs_own_file(pretrained, config) or not repository:
-        target = Path("~/.cache/clip").expanduser() / Path(url).name
-        return f"{reason} Download {url} and put it at {target}, or anywhere and name that file as `pretrained`."
+        return f"{reason} Download {url} and put it at {_cached(url)}, or anywhere and name that file as `pretrained`."
     page, _, file = repository.rpartition("/")
     file = file or "open_clip_model.safetensors"
     activation = f"{backbone}-quickgelu"
     if config.get("quick_gelu") and activation in open_clip.list_models():
         file += f" (these weights need backbone={activation!r} when they are named as a file)"
     return f"{reason} Download https://huggingface.co/{page} and name its file as `pretrained`: {file}"
+
+
+def _cached(url: str) -> Path:
+    """Where open_clip keeps a file from outside of the Hub."""
+    return Path("~/.cache/clip").expanduser() / Path(url).name
 
 
 def _hub_model(backbone: str) -> nn.Module:

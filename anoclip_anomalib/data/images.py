@@ -44,11 +44,21 @@ def read_image(path: str | Path) -> torch.Tensor:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large images are provided for
             with Image.open(path) as image:
-                image.load()
-                return _upright(_to_tensor(image), image.getexif().get(_EXIF_ORIENTATION)).contiguous()
+                return from_pil(image)
     except (OSError, SyntaxError, ValueError, MemoryError, Image.DecompressionBombError) as error:
         msg = f"Cannot read image {printable(path)}: {printable(str(error) or type(error).__name__)}"
         raise OSError(msg) from error
+
+
+def from_pil(image: Image.Image) -> torch.Tensor:
+    """An opened image as :func:`read_image` gives it, (3, H, W) float32 in [0, 1].
+
+    Raises:
+        OSError: If it cannot be decoded.
+        ValueError: If it has values that are not finite.
+    """
+    image.load()
+    return _upright(_to_tensor(image), image.getexif().get(_EXIF_ORIENTATION)).contiguous()
 
 
 def _to_tensor(image: Image.Image) -> torch.Tensor:

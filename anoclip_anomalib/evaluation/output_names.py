@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-from anoclip_anomalib.evaluation.resolution import datasets_of
 from anoclip_anomalib.files import csv_safe, printable
 
 _LONGEST = 200  # bytes; file systems take 255, and a number or another suffix may follow
@@ -24,6 +23,8 @@ def path_cell(path: str | Path) -> str:
 
 def prediction_root(trainer: Any) -> Path | None:
     """The folder whose images a trainer is predicting; None for other data."""
+    from anoclip_anomalib.evaluation.resolution import datasets_of  # imports torch, which names do without
+
     loaders = trainer.predict_dataloaders if getattr(trainer, "predicting", False) else None
     for dataset in datasets_of(loaders):
         path = getattr(dataset, "path", None)

@@ -5,8 +5,18 @@ from typing import Protocol
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as Bars
+from rich.text import Text
 from typing_extensions import Self
 
 
@@ -78,7 +88,8 @@ class Progress:
             self._told = now
             left = (now - self._begun) / self._done * max(0, self._total - self._done)
             head = f"{self._overall[0]}, " if self._overall else ""
-            self.line(f"{head}{self._text}: {self._done} of {self._total}, {minutes(left)}")
+            speed = rate(self._done / max(now - self._begun, 1e-9))
+            self.line(f"{head}{self._text}: {self._done} of {self._total}, {speed}, {minutes(left)}")
 
     def line(self, text: str, style: str = "") -> None:
         """A line above the bars, in full, whatever its characters."""
@@ -99,7 +110,7 @@ class Progress:
         if not self.shows_bars:
             return
         if self._bars is None:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeElapsedColumn())
             # Standard output is left alone: it may be a file while standard error is a terminal.
             self._bars = Bars(
                 *columns, TextColumn("left"), TimeRemainingColumn(), console=self.console, transient=True, redirect_stdout=False
@@ -110,6 +121,18 @@ class Progress:
         if key not in self._tasks:
             self._tasks[key] = self._bars.add_task("", total=total)
         self._bars.update(self._tasks[key], description=escape(text), completed=done, total=total)
+
+
+class _Rate(ProgressColumn):
+    """How fast a step goes."""
+
+    def render(self, task: Task) -> Text:
+        return Text(rate(task.speed) if task.speed else "")
+
+
+def rate(each_second: float) -> str:
+    """A speed for people."""
+    return f"{each_second:.1f}/s" if each_second >= 1 else f"{1 / each_second:.1f} s each"
 
 
 def minutes(seconds: float) -> str:

@@ -10,21 +10,34 @@ _WARNING_MODULES = r"(lightning|lightning_fabric|anomalib|torch|torchvision|torc
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def quiet(warnings_of: str = "") -> Iterator[None]:
     """Silence the libraries' remarks about their own set-up (devices, tips, deprecations); their errors come through.
 
     Our own warnings, and those of other packages, are not touched.
+
+    Args:
+        warnings_of: A library whose logged warnings come through too.
     """
     levels = {name: logging.getLogger(name).level for name in LIBRARIES}
     for name in LIBRARIES:
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.WARNING if name == warnings_of else logging.ERROR)
+    root = logging.getLogger()  # open_clip's
+    added = _is_news not in root.filters
+    root.addFilter(_is_news)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=_WARNING_MODULES)
             yield
     finally:
+        if added:
+            root.removeFilter(_is_news)
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not what we say ourselves, of untrained weights, or what comes before a file's weights are loaded."""
+    return "initialized randomly" not in record.getMessage()
 
 
 def log_to_stderr() -> None:

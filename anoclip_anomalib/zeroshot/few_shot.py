@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -113,27 +114,41 @@ class FewShot:
         return images_of_datamodule(datamodule, self.k, seed)
 
     def _fill(self, module: Any, paths: list[Path]) -> None:
-        copied = self.turned or len(paths) == 1
-        images, copies = [], []
-        for path in paths:
-            try:
-                image = read_image(path)
-            except OSError as error:
-                raise ValueError(str(error)) from error
-            image, *others = _described(module, [image, *(turned(image) if copied else ())])
-            images.append(image)
-            copies.append(others)
-        reference: NormalReference = module.model.reference
-        reference.remember(images, copies, keep_copies=self.turned)
-        logger.info(
-            "%d normal images are remembered, %.1f MiB. Image threshold %.3f: %s",
-            len(paths),
-            reference.size_in_bytes / 2**20,
-            reference.image_threshold.value,
-            reference.image_threshold.rule,
-        )
-        if len(paths) == 1:
-            logger.warning("One normal image tells little about what is normal: its scale is that of its own turned copies")
+        remember_images(module, map(_read, paths), len(paths), keep_copies=self.turned)
+
+
+def remember_images(module: Any, images: Iterable[torch.Tensor], count: int, *, keep_copies: bool = False) -> None:
+    """Fill the memory of a Lightning model that knows its class; images are needed one at a time.
+
+    Args:
+        module: The Lightning model.
+        images: Each (3, H, W) in [0, 1].
+        count: How many there are, at least 1.
+        keep_copies: Remember turned copies too.
+    """
+    kept, copies = [], []
+    for image in images:
+        own, *others = _described(module, [image, *(turned(image) if keep_copies or count == 1 else ())])
+        kept.append(own)
+        copies.append(others)
+    reference: NormalReference = module.model.reference
+    reference.remember(kept, copies, keep_copies=keep_copies)
+    logger.info(
+        "%d normal images are remembered, %.1f MiB. Image threshold %.3f: %s",
+        count,
+        reference.size_in_bytes / 2**20,
+        reference.image_threshold.value,
+        reference.image_threshold.rule,
+    )
+    if count == 1:
+        logger.warning("One normal image tells little about what is normal: its scale is that of its own turned copies")
+
+
+def _read(path: Path) -> torch.Tensor:
+    try:
+        return read_image(path)
+    except OSError as error:
+        raise ValueError(str(error)) from error
 
 
 @torch.no_grad()

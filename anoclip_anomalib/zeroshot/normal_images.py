@@ -15,20 +15,24 @@ from anoclip_anomalib.data import FolderImages
 logger = logging.getLogger(__name__)
 
 
-def images_of_folder(folder: str | Path) -> list[Path]:
+def images_of_folder(folder: str | Path, argument: str = "normal_images") -> list[Path]:
     """The image files of a folder and its subfolders, in order of their names.
+
+    Args:
+        folder: With photographs of good parts.
+        argument: What the user calls it.
 
     Raises:
         ValueError: If there is no such folder, or no image in it.
     """
     path = Path(folder)
     if not path.is_dir():
-        msg = f"normal_images={str(folder)!r} is no folder: name the folder with photographs of good parts"
+        msg = f"{argument}={str(folder)!r} is no folder: name the folder with photographs of good parts"
         raise ValueError(msg)
     try:
         return FolderImages(path).image_filenames
     except ValueError as error:
-        msg = f"No images in normal_images={str(folder)!r}: a folder with image files (.jpg, .png, .bmp, .tif, ...) is needed"
+        msg = f"No images in {argument}={str(folder)!r}: a folder with image files (.jpg, .png, .bmp, .tif, ...) is needed"
         raise ValueError(msg) from error
 
 

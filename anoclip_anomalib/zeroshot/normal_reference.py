@@ -293,6 +293,11 @@ class NormalReference(FloatBuffers):
         """The map value that the highest pixel of a good image is hardly expected above, and how often it is."""
         return conformal_threshold(self.left_out[1].cpu().numpy(), self.false_alarms)
 
+    @property
+    def ordinary(self) -> float:
+        """The map value of a patch that is in every way like the average normal one."""
+        return float(joint_evidence([torch.zeros(())]))
+
     def _scaled(self, values: torch.Tensor, row: int) -> torch.Tensor:
         return _standardise(values, self.scales[row])
 

@@ -19,6 +19,26 @@ def test_remarks_of_libraries_are_silent_and_their_errors_are_not(name, caplog):
     assert [logging.getLogger(library).level for library in LIBRARIES] == before
 
 
+def test_warnings_of_one_library_can_come_through(caplog):
+    with quiet(warnings_of="anomalib"), quiet(warnings_of="anomalib"):
+        logging.getLogger("anomalib.engine").warning("no checkpoint")
+        logging.getLogger("anomalib.engine").info("a step")
+        logging.getLogger("lightning.pytorch").warning("a tip")
+    assert [record.message for record in caplog.records] == ["no checkpoint"]
+
+
+def test_a_random_start_is_no_news_and_only_within(caplog):
+    said = "No pretrained weights loaded for model 'x'. Model initialized randomly."
+    with quiet():
+        with quiet():
+            logging.warning(said)
+        logging.warning(said)
+        logging.warning("another warning")
+    assert [record.message for record in caplog.records] == ["another warning"]
+    logging.warning(said)
+    assert caplog.records[-1].message == said
+
+
 def test_warnings_of_libraries_alone_are_ignored_and_only_within():
     def warn(module):
         warnings.warn_explicit("text", UserWarning, "file", 1, module=module, registry={})

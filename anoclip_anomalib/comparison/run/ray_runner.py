@@ -4,7 +4,6 @@ Ray places jobs by what they need and starts a lost worker's job again; nothing 
 the driver alone, so that workers need no shared file system for results (they do need the data).
 """
 
-import os
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from anoclip_anomalib.comparison.run.row import failed_row
 from anoclip_anomalib.comparison.run.runner import Result
 from anoclip_anomalib.comparison.suite.suite import Job
+from anoclip_anomalib.running.ray_cluster import connect, import_ray
 
 RETRIES = 2  # of a job whose worker is lost
 
@@ -36,11 +36,8 @@ class OnRay:
         workers: int | None = None,
         note: Callable[[str], None] = print,
     ) -> None:
-        try:
-            import ray
-        except ImportError as error:
-            raise ImportError("the ray runner needs Ray: pip install 'anoclip_anomalib[ray]'") from error
-        self.ray, self.address, self.threads, self.workers, self.note = ray, address, threads, workers, note
+        self.ray, self.threads = import_ray(), threads
+        self.address, self.workers, self.note = address, workers, note
         self.running: dict[Any, Job] = {}
         self.begun_here = False
 
@@ -54,11 +51,7 @@ class OnRay:
     @cached_property
     def resources(self) -> dict[str, float]:
         """The cluster's; asking for them starts it."""
-        if not self.ray.is_initialized():
-            self.begun_here = True
-            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report to its makers
-            local: dict[str, Any] = {} if self.address else {"num_cpus": self.workers, "include_dashboard": False}
-            self.ray.init(address=self.address, log_to_driver=False, configure_logging=False, **local)
+        self.begun_here = connect(self.ray, self.address, self.workers) or self.begun_here
         return self.ray.cluster_resources()
 
     @property

@@ -1,0 +1,285 @@
+"""Names, folders and files of a command line, looked at before anything that takes seconds is imported.
+
+Only what is certainly wrong is told; the rest is left to those who know it: anomalib's parser, the suite's reader, the model.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from anoclip_anomalib.cli.known_names import Kind, Known, arguments_of, backbones, known
+
+WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+_ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.xz", ".txz")
+# Where the arguments of a command's own method are, and those that its options do not include.
+_METHODS = {
+    "test": ("lightning.pytorch.trainer.trainer", "Trainer"),
+    "validate": ("lightning.pytorch.trainer.trainer", "Trainer"),
+    "fit": ("lightning.pytorch.trainer.trainer", "Trainer"),
+    "train": ("anomalib.engine.engine", "Engine"),
+    "predict": ("anomalib.engine.engine", "Engine"),
+    "export": ("anomalib.engine.engine", "Engine"),
+}
+_NOT_OPTIONS = ("datamodule", "dataset", "data_path", "weights_only")
+_SHARED = ("help", "config", "print_config", "seed_everything", "trainer", "model", "data", "logging", "default_root_dir")
+_OF_TRAINING = ("optimizer", "lr_scheduler")
+_NEEDS_DATA = ("predict",)
+_WITH_MODEL = ("config", "model", "data", "ckpt_path", "trainer")
+
+
+class InputError(ValueError):
+    """What was given cannot be used; the message says what would be."""
+
+
+def check_command(command: str, words: Sequence[str]) -> None:
+    """Check the words of one of anomalib's commands.
+
+    Args:
+        command: ``test``, ``predict``, ...
+        words: What follows it.
+
+    Raises:
+        InputError: For a name, folder or file that does not exist.
+    """
+    options = _options(words)
+    if command in _METHODS:
+        for name, _ in options:
+            _check_option(command, name)
+        given = {name.partition(".")[0] for name, _ in options}
+        if "help" in given or any(name.endswith(".help") for name, _ in options):
+            return
+        for need in ("model", *(("data",) if command in _NEEDS_DATA else ())):
+            if need not in given and not given & {"config", "print_config"}:
+                example = "--model AnoClip" if need == "model" else "--data FOLDER"
+                raise InputError(f"--{need} is missing, for instance {example}")
+    check_model_and_data([(name, value) for name, value in options if name.partition(".")[0] in _WITH_MODEL], command)
+
+
+def check_model_and_data(options: Iterable[tuple[str, Any]], command: str = "") -> None:
+    """Check options of anomalib's that name a model, data, or files of theirs; others are passed over.
+
+    Args:
+        options: Names, such as ``model.backbone``, with their values.
+        command: Where a folder may stand in place of a data set: ``predict``.
+
+    Raises:
+        InputError: For a name, folder or file that does not exist.
+    """
+    listed = [pair for name, value in options for pair in _expanded(name, value)]
+    for name, value in listed:
+        if name == "ckpt_path" and isinstance(value, str) and value.endswith(WEIGHTS):
+            check_file(f"--{name}", value)
+    for kind in ("model", "data"):
+        own = {
+            name.removeprefix(f"{kind}.").removeprefix("init_args."): value
+            for name, value in listed
+            if name.startswith(f"{kind}.")
+        }
+        chosen = [value for name, value in listed if name == kind] + [own.pop("class_path", None)]
+        named = next((value for value in reversed(chosen) if isinstance(value, str)), None)
+        if named is None:
+            continue
+        found = find_class(kind, named, or_folder=kind == "data" and command == "predict")
+        if found is not None:
+            for name, value in own.items():
+                check_argument(kind, found, name.rstrip("+").partition(".")[0], value)
+            if kind == "data":
+                _check_data(found, own)
+
+
+def check_own(words: Sequence[str]) -> None:
+    """Check the options that our own commands share with anomalib's, or name an encoder.
+
+    Args:
+        words: What follows ``anoclip``.
+
+    Raises:
+        InputError: For a name, folder or file that does not exist.
+    """
+    options = [(name, value) for name, value in _options(words) if value is not None]
+    for name, value in options:
+        if name == "backbone":
+            _check_backbone(str(value))
+    if "model-card" not in words:  # where --model is one of a comparison's
+        check_model_and_data([(name, value) for name, value in options if name.partition(".")[0] in _WITH_MODEL])
+
+
+def own_options(command: str) -> tuple[str, ...]:
+    """The first parts of the options that one of anomalib's commands takes."""
+    own = [one for one in arguments_of(*_METHODS[command], command) if one not in _NOT_OPTIONS and "dataloaders" not in one]
+    return (*_SHARED, *own, *(("ov_kwargs",) if command == "export" else () if command == "predict" else _OF_TRAINING))
+
+
+def closest(name: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The nearest of several names, whatever their case; None if none is near."""
+    folded = {one.casefold(): one for one in names}
+    found = get_close_matches(name.casefold(), folded, n=1, cutoff=cutoff)
+    return folded[found[0]] if found else None
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """The end of an error about a name that there is not: the nearest one, or nothing."""
+    near = closest(name, names)
+    return f"; did you mean {near}?" if near else ""
+
+
+def no_such_path(path: str | Path, *, folder: bool = False) -> str:
+    """That a file or folder does not exist, and which one beside it is meant perhaps."""
+    path = Path(path)
+    above = path
+    while not above.parent.exists() and above.parent != above:
+        above = above.parent
+    beside = [one.name for one in above.parent.iterdir() if one.is_dir() or not folder] if above.parent.is_dir() else []
+    near = closest(above.name, beside)
+    kind = "folder" if folder else "file"
+    return f"there is no {kind} {path}" + (f"; did you mean {above.parent / near}?" if near else "")
+
+
+def _options(words: Sequence[str]) -> list[tuple[str, str | None]]:
+    """Options with the word after them, if it is a value."""
+    options: list[tuple[str, str | None]] = []
+    for index, word in enumerate(words):
+        word = {"-c": "--config", "-h": "--help"}.get(word, word)
+        if word.startswith("--") and len(word) > 2:
+            name, equals, value = word[2:].partition("=")
+            after = words[index + 1] if index + 1 < len(words) and not words[index + 1].startswith("--") else None
+            options.append((name, value if equals else after))
+    return options
+
+
+def _expanded(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """An option, or those that a configuration file holds."""
+    if name != "config" or not isinstance(value, str):
+        yield name, value
+        return
+    if value.lstrip().startswith("{"):
+        return
+    check_file("--config", value)
+    try:
+        content = yaml.safe_load(Path(value).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        problem = " ".join(str(error).split())
+        raise InputError(f"--config: {value} is not valid YAML: {problem}") from error
+    for part in ("model", "data"):
+        section = content.get(part) if isinstance(content, dict) else None
+        if isinstance(section, str):
+            yield part, section
+        elif isinstance(section, dict):
+            inner = section.get("init_args")
+            yield from ((f"{part}.{key}", one) for key, one in section.items() if key != "init_args")
+            yield from ((f"{part}.{key}", one) for key, one in (inner.items() if isinstance(inner, dict) else ()))
+
+
+def _check_option(command: str, name: str) -> None:
+    """Tell a misspelt option that has a near one; what is near to nothing may be anything."""
+    first, _, rest = name.rstrip("+").partition(".")
+    first_names = own_options(command)
+    if first not in first_names:
+        near = closest(first, first_names, 0.75)
+        if near and not any(one.startswith(first) for one in first_names):
+            raise InputError(f"there is no option --{name}; did you mean --{near}{'.' + rest if rest else ''}?")
+    elif first == "trainer" and rest:
+        trainers = arguments_of("lightning.pytorch.trainer.trainer", "Trainer")
+        near = None if rest.partition(".")[0] in {*trainers, "help"} else closest(rest.partition(".")[0], trainers, 0.75)
+        if near:
+            raise InputError(f"there is no option --{name}; did you mean --trainer.{near}?")
+
+
+def find_class(kind: Kind, named: str, *, or_folder: bool = False) -> Known | None:
+    """The class of a short name or of a path below anomalib or this package; None for what cannot be known here.
+
+    Raises:
+        InputError: For a short name that does not exist, with the nearest one.
+    """
+    module, _, short = named.rpartition(".")
+    names = known(kind)
+    if short in names and re.fullmatch(r"(anomalib|anoclip_anomalib)(\.\w+)*|", module):
+        return names[short]
+    what = "data set" if kind == "data" else "model"
+    if or_folder:
+        if Path(named).exists() or re.fullmatch(r"\w+Dataset|\w+(\.\w+)+", named):
+            return None
+        near = closest(named, names) if re.fullmatch(r"\w+", named) else None
+        if near:
+            raise InputError(f"--data: there is no folder and no data set {named}; did you mean {near}?")
+        raise InputError(f"--data: {no_such_path(named, folder=True)}")
+    if not re.fullmatch(r"\w+|(anomalib|anoclip_anomalib)(\.\w+)+", named):
+        return None
+    if module not in ("", "anoclip_anomalib", "anomalib.models", "anomalib.data", "anoclip_anomalib.data"):
+        return None
+    near = closest(short, names)
+    ours = ", ".join(name for name, one in names.items() if one.ours)
+    theirs = ", ".join(name for name, one in names.items() if not one.ours)
+    raise InputError(
+        f'unknown {what} "{named}"; '
+        + (f"did you mean {near}?" if near else f"known: {ours}; anomalib's: {theirs}; or a full class path")
+    )
+
+
+def check_argument(kind: Kind, found: Known, name: str, value: Any) -> None:
+    """Check an argument's name and, of a file, folder or encoder, its value; None for a value that is not to be looked at.
+
+    Raises:
+        InputError: For what does not exist.
+    """
+    if name not in found.options and name not in ("help", "dict_kwargs", "init_args"):
+        near = closest(name, found.options, 0.5 if not found.takes_more else 0.8)
+        if not found.takes_more:
+            hint = f"did you mean {near}?" if near else f"it has: {', '.join(found.options)}"
+            raise InputError(f'{found.name} has no argument "{name}"; {hint}')
+        return
+    if not isinstance(value, str):
+        return
+    if kind == "model" and value.endswith(WEIGHTS) and "://" not in value and not value.startswith("hf-hub:"):
+        check_file(f"--model.{name}", value)
+    if kind == "model" and name == "normal_images" and not Path(value).is_dir():
+        raise InputError(f"--model.{name}: {no_such_path(value, folder=True)}")
+    if found.ours and name == "backbone":
+        _check_backbone(value)
+
+
+def _check_backbone(name: str) -> None:
+    if name not in backbones() and not name.startswith("hf-hub:"):
+        near = get_close_matches(name, backbones(), n=3, cutoff=0.4)
+        hint = f"closest names: {', '.join(near)}" if near else f"known: {', '.join(backbones())}"
+        raise InputError(f"Unknown backbone {name!r}; {hint}")
+
+
+def _check_data(found: Known, own: dict[str, Any]) -> None:
+    """Before anomalib makes a folder and downloads a data set into it for a misspelt root or category."""
+    root, category = own.get("root"), own.get("category")
+    folder = Path(root) if isinstance(root, str) and not found.draws_itself else None
+    default = found.default("root") or ""
+    if folder is not None and not folder.is_dir() and root != default:
+        fault = no_such_path(folder, folder=True)
+        raise InputError(f"--data.root: {fault} (where a data set shall be downloaded to, make an empty folder first)")
+    if not isinstance(category, str):
+        return
+    base = folder or Path(default)
+    here = sorted(path.name for path in _folders(base)) if base.is_dir() else []
+    present = any((base / inner / category).is_dir() for inner in ("", *here))
+    if present:
+        return
+    if found.categories and category not in found.categories:
+        near = closest(category, [*found.categories, *here])
+        raise InputError(
+            f'{found.name} has no category "{category}"; '
+            + (f"did you mean {near}?" if near else f"it has: {', '.join(found.categories)}")
+        )
+    archived = folder is not None and any(path.name.endswith(_ARCHIVES) for path in folder.iterdir())
+    if folder is not None and here and not archived and found.looks_for_category and not found.draws_itself:
+        raise InputError(f"--data.root: {folder} has no folder {category}; it has: {', '.join(here[:20])}")
+
+
+def _folders(path: Path) -> list[Path]:
+    return [one for one in path.iterdir() if one.is_dir() and not one.name.startswith(".")]
+
+
+def check_file(what: str, path: str) -> None:
+    """Raise an ``InputError`` unless a file exists."""
+    if not Path(path).is_file():
+        raise InputError(f"{what}: {no_such_path(path)}")

@@ -1,0 +1,249 @@
+"""Models and data sets with their options, read from the sources of the installed packages: importing them takes seconds."""
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from anoclip_anomalib.registry import PACKAGE, PUBLIC
+
+Kind = Literal["model", "data"]
+_BASES = {"model": "AnomalibModule", "data": "AnomalibDataModule"}
+_CLASS = re.compile(r"^class (\w+)\(([^)]*)\)", re.MULTILINE)
+_ENTRY = re.compile(r"^(\w+)(?: \([^)]*\))?:\s*(.*)")
+
+
+@dataclass(frozen=True)
+class Option:
+    """An argument of a class or function.
+
+    Attributes:
+        name: Its name.
+        kind: Its type as the source has it; choices as ``{a,b}``.
+        default: Its default as the source has it; None if it must be given.
+        text: What the docstring says of it.
+    """
+
+    name: str
+    kind: str
+    default: str | None
+    text: str
+
+
+@dataclass(frozen=True)
+class Known:
+    """A class that anomalib's command line takes by its short name.
+
+    Attributes:
+        name: The short name.
+        file: Its source.
+        ours: Whether it is of this package.
+    """
+
+    name: str
+    file: Path
+    ours: bool
+
+    @property
+    def summary(self) -> str:
+        """The first paragraph of its docstring."""
+        return _words((ast.get_docstring(self._node) or "").partition("\n\n")[0])
+
+    @property
+    def options(self) -> dict[str, Option]:
+        """The arguments of its constructor by name, without those that ``**kwargs`` passes on."""
+        return _options(self.file, self._node, self._constructor)
+
+    def default(self, name: str) -> str | None:
+        """The default of an argument that is a text."""
+        text = self.options[name].default if name in self.options else None
+        return text[1:-1] if text and text[0] in "'\"" else None
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether there may be arguments that the source does not list."""
+        return self._constructor is None or self._constructor.args.kwarg is not None
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """The categories of a data set, as far as its source or that of its images lists or imports them."""
+        if self.ours:  # drawn, and listed where nothing heavy is imported
+            named = (node for node in _tree(self.file).body if isinstance(node, ast.ImportFrom) and node.module)
+            listing = [node.module for node in named if any(alias.name == "CATEGORIES" for alias in node.names)]
+            return tuple(import_module(listing[0]).CATEGORIES) if listing and listing[0] else ()
+        sources = (self.file, self.file.parents[2] / "datasets" / self.file.parent.name / self.file.name)
+        names = ("CATEGORIES", f"{self.name.upper()}_CATEGORIES")
+        return tuple(next((found for file in sources for name in names if (found := _constant(file, name))), ()))
+
+    @property
+    def draws_itself(self) -> bool:
+        """Whether a data set makes its folder."""
+        return any(isinstance(line, ast.Assign) and ast.unparse(line) == "draws_itself = True" for line in self._node.body)
+
+    @property
+    def looks_for_category(self) -> bool:
+        """Whether a data set is downloaded where its root has no folder of the category's name."""
+        return "self.root / self.category" in self.file.read_text(encoding="utf-8")
+
+    @property
+    def _node(self) -> ast.ClassDef:
+        return next(node for node in _tree(self.file).body if isinstance(node, ast.ClassDef) and node.name == self.name)
+
+    @property
+    def _constructor(self) -> ast.FunctionDef | None:
+        return _method(self._node, "__init__")
+
+
+@cache
+def known(kind: Kind) -> dict[str, Known]:
+    """What the option ``--model`` or ``--data`` takes by short name: ours first, then anomalib's."""
+    own = [(name, entry) for name, entry in PUBLIC.items() if entry.kind == kind]
+    ours = {name: Known(name, _file(f"{PACKAGE}.{entry.module}"), ours=True) for name, entry in sorted(own)}
+    return ours | {name: Known(name, file, ours=False) for name, file in sorted(_derived(kind)) if name not in ours}
+
+
+@cache
+def backbones() -> tuple[str, ...]:
+    """The architectures that open_clip has, and ours."""
+    return ("demo", *sorted(path.stem for path in (package_folder("open_clip") / "model_configs").glob("*.json")))
+
+
+def arguments_of(module: str, owner: str, method: str = "__init__") -> dict[str, Option]:
+    """The arguments of a method of any installed class.
+
+    Args:
+        module: Where the class is defined.
+        owner: The class.
+        method: Its method.
+    """
+    file = _file(module)
+    node = next(one for one in _tree(file).body if isinstance(one, ast.ClassDef) and one.name == owner)
+    return _options(file, node, _method(node, method))
+
+
+def package_folder(name: str) -> Path:
+    """Where an installed package lies; it is not imported.
+
+    Raises:
+        ModuleNotFoundError: If it is not installed.
+    """
+    spec = find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        msg = f"{name} is not installed"
+        raise ModuleNotFoundError(msg)
+    return Path(spec.submodule_search_locations[0])
+
+
+def _file(module: str, beside: Path | None = None) -> Path:
+    """The source of a module; of one that is imported relatively, from the folder that it is relative to."""
+    package, _, rest = module.partition(".")
+    path = beside.joinpath(*module.split(".")) if beside else package_folder(package).joinpath(*rest.split("."))
+    return path.with_suffix(".py") if path.with_suffix(".py").is_file() else path / "__init__.py"
+
+
+def _derived(kind: Kind) -> Iterator[tuple[str, Path]]:
+    """anomalib's classes that are derived from the base of a kind."""
+    anomalib = package_folder("anomalib")
+    folder = anomalib / ("models" if kind == "model" else "data/datamodules")
+    bases, files = {}, {}
+    for file in folder.rglob("lightning_model.py" if kind == "model" else "*.py"):
+        if "base" in file.relative_to(folder).parts:
+            continue
+        for name, parents in _CLASS.findall(file.read_text(encoding="utf-8")):
+            bases[name] = {parent.strip() for parent in parents.split(",")}
+            files[name] = file
+    found = {_BASES[kind], "AnomalibVideoDataModule"}
+    while new := {name for name, parents in bases.items() if parents & found} - found:
+        found |= new
+    yield from ((name, files[name]) for name in found & files.keys())
+
+
+@cache
+def _tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def _method(node: ast.ClassDef, name: str) -> ast.FunctionDef | None:
+    return next((item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == name), None)
+
+
+def _options(file: Path, owner: ast.ClassDef, function: ast.FunctionDef | None) -> dict[str, Option]:
+    if function is None:
+        return {}
+    texts = _argument_texts(ast.get_docstring(owner)) | _argument_texts(ast.get_docstring(function))
+    listed = [*function.args.posonlyargs, *function.args.args][1:]
+    required: list[ast.expr | None] = [None] * (len(listed) - len(function.args.defaults))
+    pairs = [*zip(listed, [*required, *function.args.defaults[-len(listed) :]], strict=True)] if listed else []
+    pairs += zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True)
+    return {
+        arg.arg: Option(
+            arg.arg, _type(file, arg.annotation), None if one is None else _shown(file, one), texts.get(arg.arg, "")
+        )
+        for arg, one in pairs
+    }
+
+
+def _shown(file: Path, default: ast.expr) -> str:
+    named = _constant(file, default.id) if isinstance(default, ast.Name) else None
+    return ast.unparse(default) if named is None else repr(named)
+
+
+def _argument_texts(docstring: str | None) -> dict[str, str]:
+    """The entries of a docstring's section ``Args:``."""
+    section = re.search(r"^Args:\n((?:[ \t]+.*\n?|\n)+)", docstring or "", re.MULTILINE)
+    texts: dict[str, str] = {}
+    name = ""
+    for line in section[1].splitlines() if section else ():
+        entry = _ENTRY.match(line.strip()) if len(line) - len(line.lstrip()) == 4 else None
+        if entry:
+            name = entry[1]
+        if name and line.strip():
+            texts[name] = _words(f"{texts.get(name, '')} {entry[2] if entry else line}")
+    return texts
+
+
+def _words(text: str) -> str:
+    return " ".join(text.replace("``", "").split())
+
+
+def _definition(file: Path, name: str) -> tuple[Path, ast.expr] | None:
+    """Where a source, or one that it imports the name from, assigns it, and what."""
+    for node in _tree(file).body if file.is_file() else ():
+        if isinstance(node, ast.ImportFrom) and node.module and any(alias.name == name for alias in node.names):
+            try:
+                return _definition(_file(node.module, file.parents[node.level - 1] if node.level else None), name)
+            except ModuleNotFoundError:  # no package, or one that need not be there
+                return None
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if any(isinstance(target, ast.Name) and target.id == name for target in targets):
+                return file, node.value
+    return None
+
+
+def _constant(file: Path, name: str) -> Any:
+    """A literal; None for what is computed or not there."""
+    found = _definition(file, name)
+    if found is None:
+        return None
+    try:
+        return ast.literal_eval(found[1])
+    except ValueError:
+        return None
+
+
+def _type(file: Path, annotation: ast.expr | None) -> str:
+    """A type as the source has it, with the choices that a name stands for."""
+    if isinstance(annotation, ast.BinOp):
+        return f"{_type(file, annotation.left)} | {_type(file, annotation.right)}"
+    text = ast.unparse(annotation) if annotation else ""
+    found = _definition(file, text) if text.isidentifier() and isinstance(annotation, ast.Name) else None
+    if found is not None and ast.unparse(found[1]).startswith("Literal["):
+        text = ast.unparse(found[1])
+    choices = re.fullmatch(r"Literal\[(.*)\]", text)
+    return "{" + choices[1].replace("'", "").replace(" ", "") + "}" if choices else text

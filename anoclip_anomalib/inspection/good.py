@@ -1,0 +1,121 @@
+"""What good images bring: a memory where the model has one, thresholds, the contrast of pictures; kept for each product."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from anoclip_anomalib.evaluation.thresholds import conformal_threshold, natural_threshold
+from anoclip_anomalib.inspection.contrast import Contrast, contrast_from_good
+from anoclip_anomalib.inspection.decision import NATURAL_RULE, Decision, GoodImage
+from anoclip_anomalib.inspection.photographs import as_tensor, is_one
+from anoclip_anomalib.inspection.scores import score_images
+from anoclip_anomalib.zeroshot.buffers import FloatBuffers
+from anoclip_anomalib.zeroshot.few_shot import remember_images
+from anoclip_anomalib.zeroshot.normal_images import images_of_folder
+
+if TYPE_CHECKING:
+    from anoclip_anomalib.inspection.inspector import _Prepared
+
+
+def collect_good(good: "str | Path | Sequence[Any] | None") -> tuple[Any, ...]:
+    """The good images: the files of a folder in order of their names, or photographs as they are given.
+
+    Raises:
+        ValueError: If there is no such folder, or no image.
+    """
+    if good is None:
+        return ()
+    if isinstance(good, str | Path):
+        return tuple(images_of_folder(good, "good"))
+    found = tuple(good) if isinstance(good, Iterable) and not is_one(good) else ()
+    if not found:
+        msg = f"good={type(good).__name__} holds no photographs: give a folder or a list with at least one"
+        raise ValueError(msg)
+    return found
+
+
+def decide(
+    module: Any, good: Sequence[Any], threshold: str | float, false_alarms: float
+) -> tuple[Decision | None, Contrast | None]:
+    """Show the good images to a model, and take thresholds from them.
+
+    A model with a memory of normal images compares others with them, and its thresholds come from their scores when each is
+    left out. Another model has not seen them, so that their scores are those of any good photograph. Both are exchangeable
+    with new ones: the thresholds are conformal quantiles, which promise something for few images too.
+
+    Args:
+        module: The Lightning model, with its class set.
+        good: The good images; may be empty.
+        threshold: ``"auto"``, ``"natural"`` or a number.
+        false_alarms: Share of good photographs that may be called defects.
+
+    Returns:
+        Decision and contrast; ``None`` where nothing tells them.
+    """
+    # Other models inherit AnoCLIP's reference without looking into it.
+    reference = module.model.reference if hasattr(module, "normals") else None
+    if reference is not None:
+        reference.forget()
+        reference.false_alarms = false_alarms
+    if not good:
+        return _without_good(module, threshold), None
+    if reference is not None:
+        remember_images(module, _images(good), len(good))
+        scores, peaks = (row.cpu().numpy() for row in reference.left_out)
+        ordinary = reference.ordinary
+    else:
+        scored = [one for image in _images(good) for one in score_images(module, [image])]
+        scores, peaks = np.array([one.score for one in scored]), np.array([one.anomaly_map.max() for one in scored])
+        ordinary = float(np.median([np.median(one.anomaly_map) for one in scored]))
+    image, pixel = (conformal_threshold(values, false_alarms) for values in (scores, peaks))
+    names = [str(one) if isinstance(one, str | Path) else None for one in good]
+    kept = tuple(GoodImage(name, float(score)) for name, score in zip(names, scores, strict=False))
+    contrast = contrast_from_good(ordinary, pixel.value)
+    if isinstance(threshold, float):
+        return Decision(threshold, pixel.value, f"given: {threshold:g}", None, kept), contrast
+    if threshold == "natural" and reference is None:
+        value = natural_threshold(module)
+        if value is not None:
+            return Decision(value, pixel.value, NATURAL_RULE, None, kept), contrast
+    return Decision(image.value, pixel.value, image.rule, image.false_alarms, kept), contrast
+
+
+def _without_good(module: Any, threshold: str | float) -> Decision | None:
+    if isinstance(threshold, float):
+        return Decision(threshold, None, f"given: {threshold:g}")
+    value = natural_threshold(module) if threshold == "natural" else None
+    return None if value is None else Decision(value, value, NATURAL_RULE)
+
+
+def _images(good: Sequence[Any]) -> Iterator[torch.Tensor]:
+    for photo in good:
+        try:
+            yield as_tensor(photo)
+        except (OSError, ValueError, TypeError) as error:
+            msg = f"A good image cannot be used: {error}"
+            raise ValueError(msg) from error
+
+
+# What belongs to a product: everything in the model that the class and the good images decide
+
+
+def buffers_of(model: torch.nn.Module) -> list[dict[str, torch.Tensor]]:
+    """What a model knows about the present product, for :func:`restore`."""
+    return [{name: getattr(part, name) for name in part.float_buffers} for part in _parts(model)]
+
+
+def restore(model: torch.nn.Module, prepared: "_Prepared") -> None:
+    """Bring a model back to what it knew."""
+    for part, values in zip(_parts(model), prepared.buffers, strict=True):
+        for name, value in values.items():
+            setattr(part, name, value)
+    for name, state in (("class_name", prepared.class_name), ("adapter", prepared.adapter)):
+        if hasattr(model, name):
+            setattr(model, name, state)
+
+
+def _parts(model: torch.nn.Module) -> list[FloatBuffers]:
+    return [part for part in model.modules() if isinstance(part, FloatBuffers)]

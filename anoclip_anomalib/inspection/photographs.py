@@ -1,0 +1,122 @@
+"""Whatever somebody has of a photograph -> (3, H, W) float32 in [0, 1], as a file of it would be read."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from anoclip_anomalib.data.images import from_pil, read_image
+
+ROUNDING = 1e-3
+"""So far beyond [0, 1] float images may reach, from resizing."""
+_KINDS = "a path, a PIL image, a numpy array (H, W, 3) or a tensor (3, H, W)"
+
+
+def is_one(photos: Any) -> bool:
+    """Whether this is meant as a single photograph."""
+    return isinstance(photos, str | Path | Image.Image | np.ndarray | torch.Tensor)
+
+
+def as_tensor(photo: Any) -> torch.Tensor:
+    """Read or convert a photograph.
+
+    Args:
+        photo: Path, PIL image (any mode; EXIF rotation is applied), numpy array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) in
+            RGB order, or tensor (H, W), (1, H, W) or (3, H, W). Integers are uint8 (0..255), bool or uint16 (0..65535),
+            floats lie in [0, 1].
+
+    Returns:
+        (3, H, W) float32 in [0, 1] on the CPU.
+
+    Raises:
+        OSError: If a file is no image; the message names it.
+        TypeError: If it is nothing of these.
+        ValueError: For another shape or range, with what it looks like and what to do.
+    """
+    if isinstance(photo, str | Path):
+        if Path(photo).is_dir():
+            msg = f"{photo} is a folder: give its files, or run `anoclip inspect {photo}`"
+            raise ValueError(msg)
+        return read_image(photo)
+    if isinstance(photo, Image.Image):
+        return from_pil(photo)
+    if isinstance(photo, torch.Tensor):
+        values = photo.detach().cpu()
+        values = values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
+        return _from_array(_channels_last(values.numpy(), first=True))
+    if isinstance(photo, np.ndarray):
+        return _from_array(_channels_last(photo, first=False))
+    msg = f"A photograph must be {_KINDS}; got {type(photo).__name__}"
+    raise TypeError(msg)
+
+
+def to_bytes(image: torch.Tensor) -> np.ndarray:
+    """(3, H, W) in [0, 1] -> (H, W, 3) uint8, for people to look at."""
+    pixels: np.ndarray = image.permute(1, 2, 0).mul(255).add_(0.5).clamp_(0, 255).to(torch.uint8).numpy()
+    return np.ascontiguousarray(pixels)
+
+
+def _channels_last(values: np.ndarray, *, first: bool) -> np.ndarray:
+    """(H, W, C) with C in 1, 3, 4, from channels first or last."""
+    shape = tuple(values.shape)
+    if values.ndim == 2:
+        values = values[..., None]
+    elif values.ndim == 3 and first:
+        values = np.moveaxis(values, 0, -1)
+    wanted = "(3, H, W)" if first else "(H, W, 3)"
+    if values.ndim != 3 or values.shape[2] not in ((1, 3) if first else (1, 3, 4)):
+        several = ": several photographs are given as a list" if len(shape) == 4 else ""
+        turned = shape[0] in (1, 3) if not first else shape[-1] in (1, 3)
+        other = f": did you mean {'.transpose(1, 2, 0)' if not first else '.permute(2, 0, 1)'}?" if turned else ""
+        kind = "A tensor" if first else "An array"
+        msg = f"{kind} must be {wanted}, one photograph; got {shape}{several or (other if len(shape) == 3 else '')}"
+        raise ValueError(msg)
+    if 0 in values.shape:
+        msg = f"The photograph is empty: {shape}"
+        raise ValueError(msg)
+    return values
+
+
+def _from_array(values: np.ndarray) -> torch.Tensor:
+    if values.dtype == np.bool_:
+        values = values.astype(np.uint8) * 255
+    if values.dtype == np.uint8:
+        return from_pil(Image.fromarray(values[..., 0] if values.shape[2] == 1 else values))
+    if values.dtype == np.uint16:
+        values = values.astype(np.float32) / np.float32(65535)
+    elif not np.issubdtype(values.dtype, np.floating):
+        msg = f"Photographs hold uint8 (0..255), uint16 (0..65535) or floats in [0, 1]; got {values.dtype}"
+        raise ValueError(msg)
+    _check_range(values)
+    values = np.clip(values, 0, 1).astype(np.float32)
+    if values.shape[2] == 4:  # on white, as files are
+        values = values[..., :3] * values[..., 3:] + (1 - values[..., 3:])
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(values, -1, 0))).expand(3, -1, -1)
+
+
+def _check_range(values: np.ndarray) -> None:
+    low, high = float(values.min()), float(values.max())
+    if np.isfinite(low) and np.isfinite(high) and low >= -ROUNDING and high <= 1 + ROUNDING:
+        return
+    if not (np.isfinite(low) and np.isfinite(high)):
+        count = int((~np.isfinite(values)).sum())
+        msg = f"The photograph has {count} values that are not finite (NaN or infinite)"
+    elif low < -ROUNDING:
+        msg = (
+            f"The photograph has values from {low:.3g} to {high:.3g}: it looks normalised. Give it as it is, in [0, 1]; the "
+            "inspector normalises by itself"
+        )
+    else:
+        white = 255 if high <= 255 else 65535
+        msg = (
+            f"The photograph has float values up to {high:.6g}: floats must lie in [0, 1]. Divide by {white}, or give integers"
+        )
+    raise ValueError(msg)
+
+
+def paths_of(photos: Sequence[Any]) -> list[Path]:
+    """Those that are files."""
+    return [Path(photo) for photo in photos if isinstance(photo, str | Path)]

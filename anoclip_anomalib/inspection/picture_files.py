@@ -1,0 +1,72 @@
+"""The files that show one result: the picture for people, and photograph and heat for the page."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from anoclip_anomalib.inspection.pictures import composite, overlay
+
+if TYPE_CHECKING:
+    from anoclip_anomalib.inspection.contrast import Contrast
+    from anoclip_anomalib.inspection.inspection import Inspection
+
+PAGE_SIDE = 1600  # pixels of the longer side, on the page
+_QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 92]
+
+
+def write_pictures(inspection: "Inspection", contrast: "Contrast", picture: Path, page: Path) -> None:
+    """Write `picture`, `<page>.photo.jpg` and `<page>.heat.png`; what is there is overwritten.
+
+    Pictures are JPEG: as PNG those of ten thousand photographs of a telephone would take some hundred gigabytes.
+
+    Args:
+        inspection: A result without fault.
+        contrast: Of the run.
+        picture: Ends in `.jpg`.
+        page: Without a suffix.
+
+    Raises:
+        OSError: If a file cannot be written.
+    """
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    page.parent.mkdir(parents=True, exist_ok=True)
+    _write(picture, np.asarray(composite(inspection, contrast)), _QUALITY)
+    _write(page.with_name(f"{page.name}.photo.jpg"), _for_page(inspection.photograph), _QUALITY)
+    _write(page.with_name(f"{page.name}.heat.png"), _for_page(overlay(inspection, contrast)), [cv2.IMWRITE_PNG_COMPRESSION, 1])
+
+
+def add_line(picture: Path, text: str) -> None:
+    """Write a line below a picture; ranks are known when a run has ended.
+
+    Raises:
+        OSError: If the picture has gone, or cannot be written.
+    """
+    with Image.open(picture) as image:
+        width, height = image.size
+        size = max(11, round(max(width, height) / 80))
+        taller = Image.new("RGB", (width, height + round(1.35 * size)), "white")
+        taller.paste(image, (0, 0))
+    ImageDraw.Draw(taller).text((size // 2, height), text, fill=(20, 20, 20), font=ImageFont.load_default(size))
+    _write(picture, np.asarray(taller), _QUALITY)
+
+
+def _for_page(pixels: np.ndarray) -> np.ndarray:
+    height, width = pixels.shape[:2]
+    factor = PAGE_SIDE / max(height, width)
+    if factor >= 1:
+        return pixels
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+
+
+def _write(path: Path, pixels: np.ndarray, options: list[int]) -> None:
+    """RGB or RGBA pixels to a file. OpenCV encodes without holding up the other threads, the encoder's among them."""
+    order = cv2.COLOR_RGBA2BGRA if pixels.shape[2] == 4 else cv2.COLOR_RGB2BGR
+    encoded, content = cv2.imencode(path.suffix, cv2.cvtColor(pixels, order), options)
+    if not encoded:
+        msg = f"{path} cannot be encoded: {pixels.shape[1]} x {pixels.shape[0]} pixels"
+        raise OSError(msg)
+    path.write_bytes(content.tobytes())

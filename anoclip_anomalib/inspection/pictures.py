@@ -1,0 +1,153 @@
+"""Pictures of results: heat and outline over the photograph, at its size and aspect, with a scale and what is said of it."""
+
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from anoclip_anomalib.files import printable
+from anoclip_anomalib.inspection.contrast import Contrast
+
+if TYPE_CHECKING:
+    from anoclip_anomalib.inspection.inspection import Inspection
+
+# From light to dark, so that the order is seen without colours too; (R, G, B) at equal steps.
+_STOPS = np.array([(255, 236, 110), (255, 176, 30), (240, 90, 20), (205, 10, 45), (120, 0, 95)], dtype=np.float32)
+_OPAQUE = 0.72  # of the highest heat; what is below must still be seen
+_LINE, _CASING = (0, 255, 255), (10, 10, 10)
+_PAPER, _INK, _DIM = (255, 255, 255), (20, 20, 20), (110, 110, 110)
+_VERDICTS = {"defect": (190, 20, 30), "good": (20, 120, 60), "": _INK}
+_SMALLEST = 11  # pixels of text, to be read on a photograph of 200
+
+
+def heat_colours(values: np.ndarray, contrast: Contrast) -> np.ndarray:
+    """Values (H, W) -> RGBA (H, W, 4) uint8: nothing up to the contrast's low end, full colour from its high end on."""
+    low, high = contrast
+    share = np.clip((values - low) / max(high - low, 1e-12), 0, 1)
+    table = np.linspace(0, 1, 256, dtype=np.float32)
+    colours = np.stack([np.interp(table, np.linspace(0, 1, len(_STOPS)), _STOPS[:, channel]) for channel in range(3)], axis=1)
+    alpha = 255 * _OPAQUE * table**1.4  # ordinary places stay as they are
+    lookup = np.concatenate([colours, alpha[:, None]], axis=1).round().astype(np.uint8)
+    return lookup[(share * 255).astype(np.uint8)]
+
+
+def overlay(inspection: "Inspection", contrast: Contrast | None = None) -> np.ndarray:
+    """What is laid over a photograph: heat, and an outline around what is above the pixel threshold.
+
+    Args:
+        inspection: A result without fault.
+        contrast: Of the run; ``None`` for the result's.
+
+    Returns:
+        RGBA (H, W, 4) uint8 at the photograph's size.
+    """
+    heatmap = inspection.heatmap
+    layer = heat_colours(heatmap, contrast or inspection.contrast)
+    if inspection.pixel_threshold is not None:
+        above = (heatmap > inspection.pixel_threshold).astype(np.uint8)
+        contours, _ = cv2.findContours(above, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+        width = max(1, round(max(heatmap.shape) / 350))
+        for colour, thickness in ((_CASING, 3 * width), (_LINE, width)):
+            cv2.drawContours(layer, contours, -1, (*colour, 255), thickness)
+    return layer
+
+
+def composite(inspection: "Inspection", contrast: Contrast | None = None, caption: str | None = None) -> Image.Image:
+    """The photograph, beside it the photograph under its heat, the scale, and below what is said.
+
+    Panels have the photograph's size; wide ones are stacked.
+
+    Args:
+        inspection: A result without fault.
+        contrast: Of the run; ``None`` for the result's.
+        caption: What to say besides score and verdict, such as "rank 3 of 212".
+
+    Returns:
+        An RGB picture.
+    """
+    photograph = inspection.photograph
+    height, width = photograph.shape[:2]
+    limits = contrast or inspection.contrast
+    font = _font(max(height, width))
+    text, gap = font.size, max(2, round(font.size / 2))  # type: ignore[attr-defined]
+    stacked = width > 2 * height
+    panels = (width, 2 * height + gap) if stacked else (2 * width + gap, height)
+    lines = _lines(inspection, caption, limits)
+    scale = _scale_width(font, limits)
+    measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    whole = (
+        max(panels[0] + gap + scale, *(round(measure.textlength(line, font)) + 2 * gap for line, _ in lines)),
+        max(panels[1], 5 * text) + gap + round(len(lines) * text * 1.35),
+    )
+    picture = Image.new("RGB", whole, _PAPER)
+    original = Image.fromarray(photograph)
+    heated = original.convert("RGBA")
+    heated.alpha_composite(Image.fromarray(overlay(inspection, limits)))
+    picture.paste(original, (0, 0))
+    picture.paste(heated.convert("RGB"), (0, height + gap) if stacked else (width + gap, 0))
+    draw = ImageDraw.Draw(picture)
+    _draw_scale(picture, draw, font, (panels[0] + gap, 0, max(panels[1], 5 * text)), limits, inspection.pixel_threshold)
+    top = max(panels[1], 5 * text) + gap
+    for index, (line, colour) in enumerate(lines):
+        draw.text((gap, top + round(index * text * 1.35)), line, fill=colour, font=font)
+    return picture
+
+
+def _font(side: int) -> ImageFont.ImageFont:
+    return ImageFont.load_default(max(_SMALLEST, round(side / 40)))  # type: ignore[return-value]
+
+
+def _lines(inspection: "Inspection", caption: str | None, contrast: Contrast) -> list[tuple[str, tuple[int, int, int]]]:
+    said = f"score {inspection.score:.4g}"
+    if inspection.threshold is not None:
+        said = f"{inspection.verdict.upper()}   {said}, threshold {inspection.threshold:.4g}"
+    lines = [(said, _VERDICTS[inspection.verdict])]
+    if inspection.pixel_threshold is not None:
+        lines.append((f"outlined: heat above {_number(inspection.pixel_threshold, contrast)}", _DIM))
+    return [*lines, (printable(caption), _INK)] if caption else lines
+
+
+def _number(value: float, contrast: Contrast) -> str:
+    """With as many digits as the scale's width needs."""
+    width = max(contrast[1] - contrast[0], 1e-9)
+    return f"{value:.{int(np.clip(1 - np.floor(np.log10(width)), 0, 6))}f}"
+
+
+def _scale_width(font: ImageFont.ImageFont, contrast: Contrast) -> int:
+    longest = max(font.getlength(_number(value, contrast)) for value in contrast)
+    return round(2.2 * font.size + longest)  # type: ignore[attr-defined]
+
+
+def _draw_scale(
+    picture: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    font: ImageFont.ImageFont,
+    place: tuple[int, int, int],
+    contrast: Contrast,
+    threshold: float | None,
+) -> None:
+    """A bar of the heat's colours with its values; place is (left, top, height)."""
+    left, top, height = place
+    size: int = font.size  # type: ignore[attr-defined]
+    low, high = contrast
+    first, count = top + size // 2 + 1, max(2, height - size - 2)
+    values = np.linspace(high, low, count, dtype=np.float32)[:, None].repeat(size, axis=1)
+    bar = Image.new("RGBA", (size, count), (225, 225, 225, 255))
+    bar.alpha_composite(Image.fromarray(heat_colours(values, contrast)))
+    picture.paste(bar.convert("RGB"), (left, first))
+
+    def label(value: float, colour: tuple[int, int, int]) -> None:
+        y = first + round((high - value) / (high - low) * (count - 1))
+        draw.line([(left + size, y), (left + round(1.4 * size), y)], fill=colour, width=max(1, size // 10))
+        draw.text((left + round(1.6 * size), y), _number(value, contrast), fill=colour, font=font, anchor="lm")
+
+    label(high, _INK)
+    label(low, _INK)
+    if threshold is not None and low < threshold < high:
+        y = first + round((high - threshold) / (high - low) * (count - 1))
+        line = max(1, size // 8)
+        draw.rectangle([left - 1, y - 2 * line, left + size, y + 2 * line], fill=_CASING)
+        draw.rectangle([left - 1, y - line, left + size, y + line], fill=_LINE)
+        if min(high - threshold, threshold - low) / (high - low) * count > 1.3 * size:
+            label(threshold, _INK)

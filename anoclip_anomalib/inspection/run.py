@@ -1,0 +1,239 @@
+"""A run over photographs: scored, drawn and written down one after the other, ranked at the end."""
+
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anoclip_anomalib.evaluation.output_names import path_cell
+from anoclip_anomalib.files import printable
+from anoclip_anomalib.inspection.photos import Photo, Photos, spread
+from anoclip_anomalib.inspection.places import readable
+from anoclip_anomalib.inspection.results import Results, Row, fault_row, read_rows, row_of
+from anoclip_anomalib.inspection.run_folder import PAGE, PICTURES, RunFolder, RunFolderError, changed
+from anoclip_anomalib.running.progress import Progress
+
+if TYPE_CHECKING:
+    from anoclip_anomalib.inspection.contrast import Contrast
+    from anoclip_anomalib.inspection.inspection import Inspection
+    from anoclip_anomalib.inspection.inspector import Inspector
+
+logger = logging.getLogger(__name__)
+
+SAMPLE = 24
+"""Without good images the contrast of all pictures comes from so many photographs, spread over the whole list."""
+RANKED = 200
+"""Without verdicts the pictures of so many, the most unusual ones, have their rank on them."""
+WRITERS = 2
+"""Threads that draw and write pictures beside the encoder."""
+_AHEAD = 8  # results that wait for a writer
+_TOLD = 20  # faults that are logged one by one
+
+Scored = tuple[Photo, "Inspection | None"]
+Executor = Callable[[Iterator[Photo], "Contrast | None"], Iterator[Row]]
+
+
+@dataclass
+class FolderRun:
+    """What a run is about.
+
+    Args:
+        inspector: Scores the photographs.
+        photos: The photographs.
+        total: How many there are.
+        folder: Where results go; what is there already is kept.
+        content: Of `run.json` so far: at least `"settings"`; a run that goes on has more. It is changed.
+        progress: Told what is done.
+        execute: Scores the photographs elsewhere; default: here.
+    """
+
+    inspector: "Inspector"
+    photos: Photos
+    total: int
+    folder: RunFolder
+    content: dict[str, Any]
+    progress: Progress | None = None
+    execute: Executor | None = None
+
+    def __call__(self) -> None:
+        """Inspect what is left.
+
+        Whatever ends the run, the results so far stay valid: they are ranked and shown if the disk takes it.
+
+        Raises:
+            RunFolderError: If the run is complete, another process is at work on it, or its results would not fit together.
+            OSError: If results cannot be written.
+        """
+        if self.content.get("complete"):
+            msg = f"{printable(self.folder.path)} is complete, there is nothing to resume: start a new run"
+            raise RunFolderError(msg)
+        with self.folder.held():
+            self._compare_facts()
+            self._begun, self._earlier = time.monotonic(), float(self.content.get("seconds") or 0)
+            self.content.setdefault("started", datetime.now(timezone.utc).isoformat(timespec="seconds"))
+            self._write(complete=False)
+            with closing(Results(self.folder.results)) as results:
+                try:
+                    self._inspect(results)
+                    self._end(results, complete=True)
+                except BaseException:
+                    with suppress(OSError):  # a full disk; the rows are there
+                        self._end(results, complete=False)
+                    raise
+
+    def _compare_facts(self) -> None:
+        """Make sure that a run that goes on gives the results that it would have given."""
+        decision = self.inspector.decision
+        now = {"facts": self.inspector.describe(), "decision": None if decision is None else decision.as_dict()}
+        different = [
+            line for key, value in now.items() if key in self.content for line in changed(self.content[key] or {}, value or {})
+        ]
+        if different:
+            msg = f"{printable(self.folder.path)} cannot be resumed, its results would not fit together: {'; '.join(different)}"
+            raise RunFolderError(msg)
+        self.content |= now
+
+    def _inspect(self, results: Results) -> None:
+        done = results.take_up()
+        kept = sum(done.values())
+        progress = self.progress or Progress(quiet=True)
+        progress.start(f"inspecting, {kept} done before" if kept else "inspecting", max(0, self.total - kept))
+        told = 0
+        for row in self._rows(done):
+            results.add(row)
+            progress.advance()
+            if row["fault"]:
+                told += 1
+                if told <= _TOLD:
+                    logger.warning("Not inspected: %s", row["fault"])
+        if told > _TOLD:
+            logger.warning("%d more could not be inspected, see %s", told - _TOLD, printable(self.folder.results))
+        progress.close()
+
+    def _rows(self, done: Counter[str]) -> Iterator[Row]:
+        self.inspector.use(self.inspector.product)  # what it has seen before is of no account
+        contrast = self.content.get("contrast") or self.inspector.contrast
+        first: list[Scored] = []
+        if contrast is None and self.content["settings"]["pictures"]:
+            for photo, inspection in scored(self.inspector, spread(self.photos, self.total, SAMPLE)):
+                if inspection is not None:
+                    inspection.release()
+                first.append((photo, inspection))
+            contrast = self.inspector.contrast
+        self.content["contrast"] = None if contrast is None else list(contrast)
+        self._write(complete=False)
+        done.update(path_cell(photo.path) for photo, _ in first)
+        left = (photo for photo in self.photos if not _take(done, path_cell(photo.path)))
+        folder = self.folder.path if self.content["settings"]["pictures"] else None
+        yield from rows_of(first, folder, contrast)
+        if self.execute is not None:
+            yield from self.execute(left, contrast)
+        else:
+            yield from rows_of(scored(self.inspector, left), folder, contrast)
+
+    def _end(self, results: Results, *, complete: bool) -> None:
+        counts = results.finish()
+        self.content["counts"] = {**counts, "left": max(0, self.total - counts["inspected"] - counts["unreadable"])}
+        if complete and self.content["decision"] is None:
+            self._draw_ranks(counts["inspected"])
+        self._write(complete=complete)
+        if counts["inspected"] or counts["unreadable"]:
+            from anoclip_anomalib.inspection.page import write_page
+
+            write_page(self.folder.path)
+
+    def _draw_ranks(self, count: int) -> None:
+        """Without a verdict the rank says how unusual a photograph is."""
+        from anoclip_anomalib.inspection.picture_files import add_line
+
+        for row in islice(read_rows(self.folder.results), self.content.setdefault("ranked", 0), RANKED):
+            if row["picture"]:
+                add_line(self.folder.path / row["picture"], f"rank {row['rank']} of {count}, z {row['z']}")
+            self.content["ranked"] += 1  # so that no picture gets two, whatever happens meanwhile
+
+    def _write(self, *, complete: bool) -> None:
+        seconds = self._earlier + time.monotonic() - self._begun
+        self.content |= {"complete": complete, "seconds": round(seconds, 1)}
+        self.folder.write(self.content)
+
+
+def scored(inspector: "Inspector", photos: Iterable[Photo]) -> Iterator[Scored]:
+    """Photographs with their results; ``None`` for those that could not even be opened."""
+    waiting: deque[Photo] = deque()
+    faults: deque[Photo] = deque()
+
+    def files() -> Iterator[Any]:
+        for photo in photos:
+            try:
+                found = None if photo.fault else readable(photo.file)
+            except OSError as error:
+                photo, found = photo._replace(fault=str(error)), None
+            if found is None:
+                faults.append(photo)
+            else:
+                waiting.append(photo)
+                yield found
+
+    for inspection in inspector.stream(files(), faults=True, fill=True):
+        yield waiting.popleft(), inspection
+    yield from ((photo, None) for photo in faults)
+
+
+def rows_of(results: Iterable[Scored], folder: Path | None, contrast: "Contrast | None") -> Iterator[Row]:
+    """Draw results; a few threads do while the encoder goes on, and memory stays constant.
+
+    Args:
+        results: Any number.
+        folder: Results folder for the pictures; ``None`` for none.
+        contrast: Of all pictures.
+
+    Yields:
+        A row for each, in order, once its pictures are written.
+
+    Raises:
+        OSError: If pictures cannot be written.
+    """
+    pending: deque[Future[Row]] = deque()
+    with ThreadPoolExecutor(WRITERS) as pool:
+        try:
+            for photo, inspection in results:
+                pending.append(pool.submit(_finished, photo, inspection, folder, contrast))
+                if len(pending) > _AHEAD:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def _finished(photo: Photo, inspection: "Inspection | None", folder: Path | None, contrast: "Contrast | None") -> Row:
+    """Write a photograph's pictures; its row."""
+    if inspection is None:
+        return fault_row(photo.path, photo.fault)
+    picture = ""
+    if folder is not None and contrast is not None and not inspection.fault:
+        from anoclip_anomalib.inspection.picture_files import write_pictures
+
+        try:
+            _ = inspection.photograph
+        except OSError as error:  # gone since it was scored
+            return fault_row(photo.path, str(error))
+        picture = f"{PICTURES}/{photo.name.as_posix()}.jpg"
+        write_pictures(inspection, contrast, folder / picture, folder / PAGE / photo.name)
+    return row_of(photo.path, inspection, picture)
+
+
+def _take(done: Counter[str], path: str) -> bool:
+    """Whether a photograph is among those that are done, each of which counts once."""
+    found = done[path] > 0 if path in done else False
+    if found:
+        done[path] -= 1
+    return found

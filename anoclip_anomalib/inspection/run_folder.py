@@ -1,0 +1,137 @@
+"""The folder of one run: a new number each time, `run.json` beside the results, one process at a time."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from anoclip_anomalib.claims import Claims
+from anoclip_anomalib.files import atomic_write, plain, printable
+
+RESULTS, RUN, PICTURES, PAGE = "results.csv", "run.json", "pictures", "page"
+
+
+class RunFolderError(ValueError):
+    """A results folder that cannot be used; the message says why and what to do."""
+
+
+class RunFolder:
+    """`results.csv`, `run.json`, `pictures/`, `page/`, `index.html` of one run.
+
+    Args:
+        path: The folder.
+
+    Attributes:
+        path: The same.
+        results: Its `results.csv`.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.results = self.path / RESULTS
+
+    @classmethod
+    def create(cls, root: str | Path) -> "RunFolder":
+        """A new folder in `root`, numbered one above the highest there; two processes never get the same.
+
+        Raises:
+            OSError: If it cannot be created.
+        """
+        root = Path(root)
+        root.mkdir(parents=True, exist_ok=True)
+        number = max(_numbers(root), default=0)
+        while True:
+            number += 1
+            try:
+                (root / f"{number:03}").mkdir()
+            except FileExistsError:
+                continue
+            return cls(root / f"{number:03}")
+
+    @classmethod
+    def unfinished(cls, root: str | Path) -> "RunFolder":
+        """The newest run in `root` that was not completed.
+
+        Raises:
+            RunFolderError: If there is none.
+        """
+        for number in sorted(_numbers(Path(root)), reverse=True):
+            for folder in Path(root).glob(f"*{number}"):
+                if folder.name.isdecimal() and int(folder.name) == number and (folder / RUN).is_file():
+                    found = cls(folder)
+                    if not found.read().get("complete"):
+                        return found
+        msg = f"There is no unfinished run in {printable(root)} to resume"
+        raise RunFolderError(msg)
+
+    def read(self) -> dict[str, Any]:
+        """What `run.json` says.
+
+        Raises:
+            RunFolderError: If there is none, or it is damaged.
+        """
+        path = self.path / RUN
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(content, dict) or not isinstance(content.get("settings"), dict):
+                msg = "it holds no settings"
+                raise ValueError(msg)
+        except FileNotFoundError as error:
+            msg = f"{printable(self.path)} is no results folder of anoclip inspect: it has no {RUN}"
+            raise RunFolderError(msg) from error
+        except (OSError, ValueError, RecursionError) as error:
+            msg = f"{printable(path)} is damaged ({error}): this run cannot be resumed, start a new one"
+            raise RunFolderError(msg) from error
+        return content
+
+    def write(self, content: dict[str, Any]) -> None:
+        """Write `run.json`."""
+        with atomic_write(self.path / RUN) as temporary:
+            # What is not ASCII is escaped: so are the bytes of names that are no UTF-8, which come back as they were.
+            temporary.write_text(json.dumps(plain(content), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes from writing into this folder.
+
+        Raises:
+            RunFolderError: If another one does.
+        """
+        claims = self.path / ".claims"
+        try:
+            with Claims(claims).take("run") as taken:
+                if not taken:
+                    msg = (
+                        f"Another process is at work on {printable(self.path)}. If it ran on another machine and is certainly "
+                        f"dead, delete {printable(claims)}"
+                    )
+                    raise RunFolderError(msg)
+                yield
+        finally:
+            with suppress(OSError):
+                claims.rmdir()  # another process may have come already
+
+    def discard(self) -> None:
+        """Remove the folder if nothing was inspected in it, so that a run that could not begin leaves nothing behind."""
+        if not self.results.exists():
+            shutil.rmtree(self.path, ignore_errors=True)
+
+
+def changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Which settings or facts differ, in words; those that one of them lacks count as ``None``."""
+    before, now = plain(before), plain(now)
+    return [
+        f"{key}: {json.dumps(before.get(key))} then, {json.dumps(now.get(key))} now"
+        for key in dict.fromkeys([*before, *now])
+        if before.get(key) != now.get(key)
+    ]
+
+
+def _numbers(root: Path) -> list[int]:
+    try:
+        return [int(name) for name in os.listdir(root) if name.isascii() and name.isdecimal()]
+    except FileNotFoundError:
+        return []

@@ -1,0 +1,140 @@
+"""What a run's results depend on, as a user says it: checked without torch, kept with the results."""
+
+import os
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anoclip_anomalib.files import printable
+from anoclip_anomalib.inspection.photos import Photos
+from anoclip_anomalib.inspection.places import absolute, is_address
+
+if TYPE_CHECKING:
+    from anoclip_anomalib.inspection.inspector import Inspector
+
+DEFAULTS: dict[str, Any] = {
+    "photos": [],
+    "base": "",
+    "product": None,
+    "good": None,
+    "model": "AnoClip",
+    "backbone": None,
+    "weights": None,
+    "adapters": None,
+    "device": "auto",
+    "threshold": "auto",
+    "false_alarms": 0.05,
+    "image_size": None,
+    "batch_size": None,
+    "adapt": False,
+    "set": {},
+    "pictures": True,
+}
+_WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".bin")
+
+
+def settings_of(given: dict[str, Any], before: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Complete and check what was given; files and folders become absolute.
+
+    Args:
+        given: Some of :data:`DEFAULTS`' keys, others are of no interest.
+        before: The settings of a run that goes on: they stay, and what is given must agree with them.
+
+    Raises:
+        ValueError: If something cannot be used, with what could be.
+        FileNotFoundError: If a file or folder does not exist, with the nearest name.
+    """
+    own = {key: value for key, value in given.items() if key in DEFAULTS and (key != "photos" or value)}
+    if own.get("photos"):
+        own["base"] = str(Path.cwd())
+    for key in ("good", "weights", "adapters"):
+        if own.get(key) is not None:
+            own[key] = _file(key, own[key])
+    if "threshold" in own:
+        from anoclip_anomalib.inspection.decision import check_threshold
+
+        own["threshold"] = check_threshold(own["threshold"])
+    if before is not None:
+        different = [
+            f"--{key.replace('_', '-')} {value}, which was {'not given' if before.get(key) is None else before[key]}"
+            for key, value in own.items()
+            if key not in ("photos", "base") and value != before.get(key)
+        ]
+        if "photos" in own and _places(own) != _places(before):
+            different.append(f"other photographs than {' '.join(before['photos'])}")
+        if different:
+            msg = f"A run goes on with the settings that it was begun with; this asks for {'; '.join(different)}"
+            raise ValueError(msg)
+        return DEFAULTS | before
+    settings = DEFAULTS | own
+    _check_names(settings)
+    return settings
+
+
+def photos_of(settings: dict[str, Any]) -> tuple[Photos, int]:
+    """The photographs of a run, and their number.
+
+    Raises:
+        ValueError: If there is none, or the good folder has none.
+        FileNotFoundError: If a file or folder does not exist.
+    """
+    good: list[str] = []
+    if settings["good"] is not None:
+        good = [photo.file for photo in Photos([settings["good"]])]
+        if not good:
+            msg = f"--good {printable(settings['good'])} has no photographs: give a folder with some of good parts"
+            raise ValueError(msg)
+    photos = Photos(settings["photos"], settings["base"], without=good)
+    total = photos.count()
+    if total == 0:
+        named = ", ".join(printable(path) for path in islice(photos.given, 3))
+        found = ", ".join(f"{count} {reason}" for reason, count in photos.left_out.items())
+        hint = f"left out were {found}" if found else "photographs end in .jpg, .png, .bmp, .tif, .webp, ..."
+        msg = f"No photographs to inspect in {named}: {hint}"
+        raise ValueError(msg)
+    return photos, total
+
+
+def inspector_of(settings: dict[str, Any]) -> "Inspector":
+    """The inspector that a run's settings ask for; imports torch.
+
+    Raises:
+        ValueError: See :class:`anoclip_anomalib.inspection.inspector.Inspector`.
+        OSError: See there.
+        RuntimeError: See there.
+    """
+    from anoclip_anomalib.inspection.inspector import Inspector
+
+    names = ("product", "good", "model", "backbone", "weights", "adapters", "device", "threshold", "false_alarms")
+    arguments = {name: settings[name] for name in (*names, "image_size", "batch_size")}
+    inspector = Inspector(**arguments, **settings["set"])
+    return inspector.adapt() if settings["adapt"] else inspector
+
+
+def _check_names(settings: dict[str, Any]) -> None:
+    from anoclip_anomalib.inspection.model import check_model
+
+    if not settings["photos"]:
+        msg = "Which photographs? Give files or folders"
+        raise ValueError(msg)
+    check_model(settings["model"])
+
+
+def _file(key: str, text: str) -> str:
+    """A file or folder as absolute path; names of weights stay as they are."""
+    if key != "good" and not os.path.exists(text) and not text.endswith(_WEIGHT_FILES) and os.sep not in text:
+        return text
+    if is_address(text):
+        msg = f"--{key} {text} must be on this machine"
+        raise ValueError(msg)
+    try:
+        Photos([text])
+    except FileNotFoundError as error:
+        msg = str(error).replace("No such photograph or folder", f"--{key}: no such file or folder", 1)
+        raise FileNotFoundError(msg) from error
+    return os.path.abspath(text)
+
+
+def _places(settings: dict[str, Any]) -> Iterable[str]:
+    return [absolute(settings["base"], path) for path in settings["photos"]]

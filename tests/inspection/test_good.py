@@ -1,0 +1,39 @@
+import numpy as np
+import pytest
+
+from anoclip_anomalib.evaluation.thresholds import conformal_threshold
+from anoclip_anomalib.inspection.contrast import MARK
+from anoclip_anomalib.inspection.good import collect_good, decide
+from anoclip_anomalib.inspection.model import build_model
+from tests.inspection.conftest import part
+
+
+def test_a_folder_is_its_files_and_a_list_is_what_it_holds(good):
+    assert [path.name for path in collect_good(good)] == [f"{index}.png" for index in range(6)]
+    assert collect_good(None) == ()
+    given = [part(0), good / "1.png"]
+    assert list(collect_good(given)) == given
+    with pytest.raises(ValueError, match="no photographs"):
+        collect_good(part(0))
+
+
+def test_thresholds_are_quantiles_of_scores_that_each_gets_from_the_others(weight_file, good):
+    model = build_model("AnoClip", "tiny", weight_file("tiny"), None, None, {"class_name": "bottle"})
+    model.setup("predict")
+    decision, contrast = decide(model, collect_good(good), "auto", 0.3)
+    images, peaks = model.model.reference.left_out.numpy()
+    assert decision.image_threshold == conformal_threshold(images, 0.3).value
+    assert decision.pixel_threshold == conformal_threshold(peaks, 0.3).value
+    assert [image.score for image in decision.good] == images.tolist()
+    low, high = contrast
+    assert low == pytest.approx(np.log(2))
+    assert (decision.pixel_threshold - low) / (high - low) == pytest.approx(MARK)
+    assert decide(model, (), "auto", 0.3) == (None, None)
+    assert len(model.model.reference) == 0
+
+
+def test_the_contrast_of_models_without_a_memory_begins_at_the_median_of_good_pixels(good):
+    model = build_model("LocalContrast", None, None, None, None, {})
+    decision, (low, high) = decide(model, collect_good(good), "auto", 0.05)
+    assert 0 < low < decision.pixel_threshold < high
+    assert decision.pixel_threshold == decision.image_threshold  # its score is the map's maximum
