@@ -8,6 +8,7 @@ Some good photographs are drawn as the good ones; all other good ones, of `train
 
 import argparse
 import json
+import sys
 import tempfile
 from pathlib import Path
 
@@ -124,7 +125,10 @@ def main() -> None:
                 kinds = args.defects or sorted(path.name for path in (root / "test").iterdir() if path.name != "good")
                 settings = {"model": args.model, "image_size": size}
                 inspector = encoded_once(Inspector(product, **settings))
-                draws = [one_draw(inspector, root, product, kinds, args.good, seed) for seed in range(args.draws)]
+                draws = []
+                for seed in range(args.draws):
+                    draws.append(one_draw(inspector, root, product, kinds, args.good, seed))
+                    print(json.dumps(draws[-1]), file=sys.stderr, flush=True)
                 rows.append(summary(draws))
                 found[f"{product} {size or 'default'}"] = {"summary": rows[-1], "draws": draws}
                 print(

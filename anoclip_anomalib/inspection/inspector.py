@@ -224,7 +224,8 @@ class Inspector:
         from anoclip_anomalib.zeroshot.normal_images import check_leakage
 
         good = [Path(image.path) for image in (self.decision.good if self.decision else ()) if image.path]
-        check_leakage([path for path in good if path.is_file()], [Path(photo) for photo in photos], refuse=False)
+        if good:
+            check_leakage([path for path in good if path.is_file()], [Path(photo) for photo in photos], refuse=False)
 
     def describe(self) -> dict[str, Any]:
         """What a result came from: model, encoder, weights and their digest, product, size, device, versions."""
@@ -265,10 +266,10 @@ class Inspector:
         from anoclip_anomalib.inspection.contrast import RunContrast
         from anoclip_anomalib.inspection.good import restore
 
-        known = [one for (name, _), one in self._prepared.items() if name == product]
+        before = [one.good for (name, _), one in self._prepared.items() if name == product]
         key = (product, repr(adaptation))
         if good is not None or key not in self._prepared:
-            images = good if good is not None else known[0].good if known else ()
+            images = good if good is not None else before[0] if before else ()
             try:
                 prepared = self._prepare(product, adaptation, images)
             except BaseException:
@@ -276,7 +277,7 @@ class Inspector:
                     restore(self.module.model, self._current)
                 raise
             if good is not None:
-                self._prepared = {key: value for key, value in self._prepared.items() if key[0] != product}
+                self._prepared = {known: one for known, one in self._prepared.items() if known[0] != product}
             self._prepared[key] = prepared
         else:
             restore(self.module.model, self._prepared[key])
@@ -322,6 +323,8 @@ class Inspector:
                     break
         filled = images + images[-1:] * (self.batch_size - len(images)) if fill else images
         scored = iter(zip(images, score_images(self.module, filled)[: len(images)], strict=True))
+        # As it is now: between two results somebody may turn to another product.
+        decision, contrast, seen = self.decision, self._current.contrast, self._seen
         for index, photo in enumerate(photos):
             path = Path(photo) if isinstance(photo, str | Path) else None
             if index in broken:
@@ -333,13 +336,13 @@ class Inspector:
             if fault is not None and not faults:
                 raise ValueError(f"{printable(path) if path else 'The photograph'}: {fault}")
             if fault is None:
-                self._seen.update(anomaly_map)
+                seen.update(anomaly_map)
             yield Inspection(
                 path,
                 score,
                 None if fault else anomaly_map,
-                decision=self.decision,
-                contrast=self._current.contrast or self._seen,
+                decision=decision,
+                contrast=contrast or seen,
                 photograph=to_bytes(image),
                 fault=fault,
             )

@@ -248,6 +248,16 @@ def test_a_product_holds_all_that_the_model_knows_of_it(make, good):
     assert inspector.module.model.adapter is None
 
 
+def test_a_batch_is_about_the_product_that_it_was_scored_for(make, good):
+    inspector = make(good=good, batch_size=3)
+    stream = inspector.stream([part(1)] * 4)
+    thresholds = [next(stream).threshold]
+    inspector.use("cable")
+    thresholds += [result.threshold for result in stream]
+    assert thresholds[0] is not None
+    assert thresholds == [thresholds[0]] * 3 + [None]
+
+
 def test_what_fails_leaves_everything_as_it_was(make, good, photos, tmp_path):
     (tmp_path / "a.png").write_text("no image")
     inspector = make(good=good)

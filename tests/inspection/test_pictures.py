@@ -107,6 +107,9 @@ def test_the_scale_has_the_colours_and_the_threshold():
     picture = np.asarray(composite(result()))
     scale = picture[:200, -80:]
     assert (scale == CYAN).all(axis=2).any()
+    low = np.asarray(composite(result(), (1.0, 7.0)))[:200, -80:]
+    marked = np.nonzero((low == CYAN).all(axis=2).any(axis=1))[0]
+    assert marked.mean() == pytest.approx(200 / 3, abs=8), "5 is a third of the way from 7 down to 1"
     assert not (np.asarray(composite(result(score=1.0)))[:200, -80:] == CYAN).all(axis=2).any()
 
 

@@ -36,8 +36,7 @@ class OnRay:
         workers: int | None = None,
         note: Callable[[str], None] = print,
     ) -> None:
-        self.ray, self.threads = import_ray(), threads
-        self.address, self.workers, self.note = address, workers, note
+        self.ray, self.address, self.threads, self.workers, self.note = import_ray(), address, threads, workers, note
         self.running: dict[Any, Job] = {}
         self.begun_here = False
 
