@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from anomalib import LearningType
+from anomalib.data import Folder
 
 from anoclip_anomalib import MutualClip
 from anoclip_anomalib.cli.main import main
@@ -68,6 +69,20 @@ def test_a_data_set_is_measured_and_says_that_it_sees_the_test_images(mutual, en
     again = mutual(post_processor=True)
     (other,) = engine("again").test(again, datamodule=mvtec(root, eval_batch_size=1), verbose=False)
     assert other["raw_PixelAUROC"] == pytest.approx(figures["raw_PixelAUROC"], abs=1e-4)
+
+
+def test_too_few_validation_images_leave_the_test_without_thresholds(mutual, engine, root, caplog):  # noqa: F811
+    def data(**arguments: object) -> Folder:
+        few = {"val_split_mode": "from_train", "val_split_ratio": 0.5, "name": "few", "root": root / "bottle", **arguments}
+        return Folder(normal_dir="train/good", normal_test_dir="test/good", abnormal_dir="test/spot", num_workers=0, **few)
+
+    with caplog.at_level(logging.WARNING):
+        (figures,) = engine().test(model := mutual(post_processor=True), datamodule=(few := data()), verbose=False)
+    assert 0 < len(few.val_data) < 3
+    assert f"The validation split has {len(few.val_data)} images" in caplog.text
+    assert model.post_processor.image_threshold.isnan()
+    (expected,) = engine("none").test(mutual(post_processor=True), datamodule=data(val_split_mode="none"), verbose=False)
+    assert figures["raw_ImageAUROC"] == expected["raw_ImageAUROC"]
 
 
 def test_memory_on_disk_and_encode_batches_change_little(mutual, engine, root):  # noqa: F811
