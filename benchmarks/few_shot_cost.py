@@ -11,7 +11,6 @@ import torch
 from anoclip_anomalib import AnoClipModel
 from anoclip_anomalib.zeroshot.normal_reference import NormalReference
 
-
 AIM = 1.3
 
 

@@ -45,7 +45,9 @@ def speed(images: int, side: int, dim: int, repeats: int) -> float:
 
     def ours() -> torch.Tensor:
         groups = groups_of_sizes(NEIGHBOURHOODS, dim, "cpu")
-        return torch.cat([pool_scores(lambda a, b: Patches.of(levels[a:b], grid, sizes), images) for sizes in groups])
+        return torch.cat(
+            [pool_scores(lambda a, b, sizes=sizes: Patches.of(levels[a:b], grid, sizes), images) for sizes in groups]
+        )
 
     def theirs() -> torch.Tensor:
         return torch.stack([pair_by_pair(units[:, 0]) for units in feature_sets(levels[None], grid, NEIGHBOURHOODS)])
@@ -110,6 +112,7 @@ class Peak(threading.Thread):
         return self
 
     def run(self) -> None:
+        """Look every hundredth of a second."""
         while not self.ended.wait(0.01):
             self.most = max(self.most, anonymous() - self.before)
 

@@ -56,25 +56,25 @@ class Patches(NamedTuple):
         cut = slice(start, stop)
         return self._replace(units=self.units[:, cut], tokens=self.tokens[cut], scales=self.scales[:, cut])
 
-    def cosines(self, image: "Patches") -> Iterator[torch.Tensor]:
-        """For each neighbourhood the cosines (M, L, L') of these images' patches with those of one image."""
+    def cosines(self, others: "Patches") -> Iterator[torch.Tensor]:
+        """For each neighbourhood the cosines (M, L, M' * L) of these images' patches with those of M' others."""
         if len(self.sizes) == 1:
-            yield _product(self.units[0], image.units[0, 0])
+            yield _product(self.units[0], others.units[0])
             return
-        product = _product(self.tokens, image.tokens[0])
-        for size, own, other in zip(self.sizes, self.scales, image.scales, strict=True):
-            yield summed_over_neighbourhoods(product, self.grid, size).mul_(own[..., None]).mul_(other[0])
+        product = _product(self.tokens, others.tokens)
+        for size, own, other in zip(self.sizes, self.scales, others.scales, strict=True):
+            yield summed_over_neighbourhoods(product, self.grid, size).mul_(own[..., None]).mul_(other.flatten())
 
 
-def _product(images: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-    return (images.flatten(0, 1) @ image.T).unflatten(0, images.shape[:2])
+def _product(images: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    return (images.flatten(0, 1) @ others.flatten(0, 1).T).unflatten(0, images.shape[:2])
 
 
 def summed_over_neighbourhoods(product: torch.Tensor, grid: tuple[int, int], size: int) -> torch.Tensor:
     """Sum a product of patches with patches over the neighbourhoods of both, nothing beyond the border.
 
     Args:
-        product: (M, L, L'), L and L' multiples of h * w.
+        product: (M, L, L'), L and L' multiples of h * w, row by row.
         grid: (h, w).
         size: Side of the neighbourhood, odd.
 

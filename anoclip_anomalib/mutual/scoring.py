@@ -140,15 +140,19 @@ def one_sided(images: Patches, pool: Patches) -> torch.Tensor:
         (M, S, B, L).
     """
     side = _side(images.tokens.shape[1], images.tokens.device)
-    nearest = images.scales.new_empty(len(pool.tokens), *images.scales.shape)
-    for index in range(len(images.tokens)):
-        image = images.part(index, index + 1)
+    # A graph may not fix the number of images; one at a time, cosines stay in the cache.
+    each = [images] if torch.compiler.is_compiling() else [images.part(i, i + 1) for i in range(len(images.tokens))]
+    nearest = []
+    for queries in each:
+        found = []
         for start in range(0, len(pool.tokens), side):
             part = pool.part(start, start + side)
-            for place, cosine in enumerate(part.cosines(image)):
-                found = distance_of_cosine(cosine.amax(dim=1))
-                nearest[start : start + side, place, index] = exact_where_near(found, image.units[place, 0], part.units[place])
-    return nearest
+            for place, cosine in enumerate(part.cosines(queries)):
+                units = queries.units[place].flatten(0, 1)
+                found.append(exact_where_near(distance_of_cosine(cosine.amax(dim=1)), units, part.units[place]))
+        sets = [torch.cat(found[place :: len(pool.sizes)]) for place in range(len(pool.sizes))]
+        nearest.append(torch.stack(sets, dim=1).unflatten(2, queries.tokens.shape[:2]))
+    return torch.cat(nearest, dim=2)
 
 
 def rescored(

@@ -83,9 +83,9 @@ def exact_where_near(distance: torch.Tensor, queries: torch.Tensor, references: 
         references: (M, R, D) unit vectors.
 
     Returns:
-        ``distance``, right to about 1e-5.
+        ``distance``, right to about 1e-5; as it was in an exported graph, which cannot branch on values.
     """
-    if not (distance < _NEAR).any():
+    if torch.compiler.is_compiling() or not (distance < _NEAR).any():
         return distance
     for chosen, row in zip(references, distance, strict=True):
         near = (row < _NEAR).nonzero().flatten()

@@ -109,6 +109,23 @@ def test_the_exported_model_scores_alike(anoclip, engine, root, good, tmp_path):
     assert len(model.model.reference) > 0
 
 
+def test_the_onnx_export_compares_with_the_normal_images(anoclip, engine, root, good):  # noqa: F811
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model = anoclip("tiny-patch8", class_name="bottle", normal_images=str(good), post_processor=False)
+    path = engine("export").export(model, export_type="onnx")
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    assert len(model.model.reference) > 0
+    for count in (1, 3):
+        images = torch.rand(count, 3, 32, 32, generator=torch.Generator().manual_seed(count))
+        outputs = dict(zip(names, session.run(None, {session.get_inputs()[0].name: images.numpy()}), strict=True))
+        with torch.no_grad():
+            expected = model.eval()(images)
+        for name in ("pred_score", "anomaly_map"):
+            torch.testing.assert_close(torch.from_numpy(outputs[name]), getattr(expected, name), atol=1e-3, rtol=1e-4)
+
+
 def test_normal_images_do_not_need_the_text_tower(anoclip, engine, good, root, monkeypatch):  # noqa: F811
     calls = []
     original = torch_model.embed_class
@@ -169,6 +186,18 @@ def test_k_without_a_data_set_and_k_too_large(anoclip, engine, root):  # noqa: F
         engine().predict(anoclip(class_name="bottle", k_shot=2), dataset=FolderImages(root / "bottle/test/good"))
     with pytest.raises(ValueError, match="k_shot=500, but the training split has"):
         engine().test(anoclip(k_shot=500), datamodule=mvtec(root), verbose=False)
+
+
+def test_the_choice_depends_on_names_and_seed_alone(anoclip, engine, root):  # noqa: F811
+    """Not on how the datamodule splits or orders what it has, nor on numbers drawn before."""
+    chosen = []
+    for seed in (1, 2, None):
+        torch.manual_seed(len(chosen))
+        model = anoclip(k_shot=1, k_seed=3)
+        data = mvtec(root, seed=seed, val_split_mode="from_train", val_split_ratio=0.5)
+        engine(f"{seed}").test(model, datamodule=data, verbose=False)
+        chosen.append(model.normals._remembered)
+    assert chosen[0] == chosen[1] == chosen[2]
 
 
 def test_half_precision_trainers(anoclip, engine, root, good):  # noqa: F811
