@@ -6,9 +6,7 @@ from pathlib import Path
 
 HELP = "Build a pool of unlabelled photographs, for MutualClip on single images."
 
-_OF_THE_MODEL = frozenset(
-    "backbone pretrained image_size class_name tiling depths neighbourhoods lowest memory_gib features_folder".split()
-)
+_NOT_OF_THE_MODEL = ("command", "folder", "out", "batch_size")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -65,7 +63,7 @@ def _build(args: argparse.Namespace, folder: Path, out: Path) -> int:
     from anoclip_anomalib.data import FolderImages
     from anoclip_anomalib.mutual.run import score_pool
 
-    given = {name: value for name, value in vars(args).items() if name in _OF_THE_MODEL and value is not None}
+    given = {name: value for name, value in vars(args).items() if name not in _NOT_OF_THE_MODEL and value is not None}
     module = MutualClip(**given, with_text=args.class_name is not None, visualizer=False).eval()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     module.to(device)
