@@ -127,7 +127,7 @@ def warn_of_sizes(normal: Sequence[Path], tested: Sequence[Path], looked_at: int
         tested: The images of this run.
         looked_at: How many of each.
     """
-    ours, theirs = ({_size(path) for path in paths[:looked_at]} - {None} for paths in (normal, tested))
+    ours, theirs = ({size for path in paths[:looked_at] for size in _size(path)} for paths in (normal, tested))
     if ours and theirs and not ours & theirs:
         named = [", ".join(f"{width} x {height}" for width, height in sorted(sizes)[:3]) for sizes in (ours, theirs)]
         logger.warning(
@@ -137,13 +137,13 @@ def warn_of_sizes(normal: Sequence[Path], tested: Sequence[Path], looked_at: int
         )
 
 
-def _size(path: Path) -> tuple[int, int] | None:
-    """(width, height) that the file's header says; ``None`` if it cannot be read."""
+def _size(path: Path) -> list[tuple[int, int]]:
+    """(width, height) that the file's header says; nothing if it cannot be read."""
     try:
         with Image.open(path) as image:
-            return image.size
+            return [image.size]
     except OSError:
-        return None
+        return []
 
 
 def warn_of_disagreement(left_out: torch.Tensor, tested: torch.Tensor) -> None:
