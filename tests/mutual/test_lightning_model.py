@@ -81,7 +81,9 @@ def test_too_few_validation_images_leave_the_test_without_thresholds(mutual, eng
     assert 0 < len(few.val_data) < 3
     assert f"The validation split has {len(few.val_data)} images" in caplog.text
     assert model.post_processor.image_threshold.isnan()
-    (expected,) = engine("none").test(mutual(post_processor=True), datamodule=data(val_split_mode="none"), verbose=False)
+    (expected,) = engine("none").test(
+        mutual(post_processor=True), datamodule=data(val_split_mode="same_as_test"), verbose=False
+    )
     assert figures["raw_ImageAUROC"] == expected["raw_ImageAUROC"]
 
 

@@ -33,7 +33,7 @@ for name, make in {
         accelerator="cpu", devices=int(devices), default_root_dir=f"{out}/{name}{devices}", logger=False,
         enable_progress_bar=False, enable_model_summary=False, **several,
     )
-    data = MVTecAD(root=root, category="bottle", num_workers=0, eval_batch_size=2, val_split_mode="none")
+    data = MVTecAD(root=root, category="bottle", num_workers=0, eval_batch_size=2)
     model = make()
     results[name] = engine.test(model, datamodule=data, verbose=False)[0]
     if name == "few":
