@@ -61,11 +61,11 @@ def speed(images: int, side: int, dim: int, repeats: int) -> float:
 
 
 def planned_gib(images: int, patches: int, dim: int) -> tuple[float, float, float]:
-    """On paper: two blocks of tokens and units with a copy, the distances of a block to all images, its sort."""
+    """On paper: two blocks of tokens and units and a copy of one, the distances of a block to all images, one image's sort."""
     sets = len(NEIGHBOURHOODS)
     block = 4 * BLOCK * patches * dim * (1 + sets)
     distances = 4 * sets * images * BLOCK * patches
-    return 3 * block / 2**30, distances / 2**30, 3 * distances / 2**30
+    return 3 * block / 2**30, distances / 2**30, 3 * distances / BLOCK / 2**30
 
 
 def memory(images: int, side: int, dim: int, rows: tuple[int, ...]) -> float:
@@ -91,7 +91,8 @@ def memory(images: int, side: int, dim: int, rows: tuple[int, ...]) -> float:
                 for other in range(0, images, BLOCK):
                     found = one_sided(queries.part(0, count), read(other, min(other + BLOCK, images)))
                     nearest[other : other + BLOCK, :, :count] = found
-                mean_of_lowest(nearest[count:], counted(images - 1))
+                for index in range(count):
+                    mean_of_lowest(nearest[:, :, index], counted(images - 1))
             peak = max(peak, watched.gib)
             print(f"{count} of {images} images x {patches} x {dim}: {time.process_time() - start:.1f} s, {peak:.2f} GiB more")
     return peak

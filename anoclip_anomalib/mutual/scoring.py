@@ -112,8 +112,8 @@ def pool_scores(
     count = counted(images - 1, lowest)
     first = read(0, min(block, images))
     sizes, _, patches, width = first.units.shape
-    if 4 * sizes * images * patches * (images + width) <= budget:
-        return mean_of_lowest(mutual_distances(read(0, images), step=step), count)
+    if 4 * images * patches * (sizes * (images + width) + width) <= budget:
+        return _means(mutual_distances(read(0, images), step=step), count)
     scores = []
     for start in range(0, images, block):
         rows = read(start, min(start + block, images))
@@ -123,10 +123,15 @@ def pool_scores(
             nearest[other : other + len(columns.tokens)] = one_sided(rows, columns)
         own = torch.arange(len(rows.tokens), device=nearest.device)
         nearest[start + own, :, own] = torch.inf
-        scores.append(mean_of_lowest(nearest, count))
+        scores.append(_means(nearest, count))
         if step is not None:
             step(len(own))
     return torch.cat(scores, dim=1)
+
+
+def _means(nearest: torch.Tensor, count: int) -> torch.Tensor:
+    """:func:`mean_of_lowest` of one image after the other, as sorting takes several times the memory of what is sorted."""
+    return torch.stack([mean_of_lowest(image, count) for image in nearest.unbind(dim=2)], dim=1)
 
 
 def one_sided(images: Patches, pool: Patches) -> torch.Tensor:
