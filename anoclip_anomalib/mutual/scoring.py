@@ -183,8 +183,7 @@ def rescored(
     """
     known, tokens = (scores, class_tokens) if pool is None else pool
     low, spread = known.min(), known.max() - known.min()
-    if spread == 0:
-        return torch.zeros_like(scores, dtype=torch.float64)
+    spread = torch.where(spread == 0, torch.inf, spread)  # all become 0; an exported graph cannot branch on values
     known, scores = ((values.double() - low) / spread for values in (known, scores))
     own, other = (F.normalize(values.double(), dim=-1) for values in (class_tokens, tokens))
     weights, values = own @ other.T, known.expand(len(scores), -1)
