@@ -1,7 +1,7 @@
 """How fast mutual scoring is beside the same formulas image pair by image pair, and how much memory it takes.
 
 python benchmarks/mutual_speed.py                 # ratio of the times, one thread
-python benchmarks/mutual_speed.py --memory        # 500 x 1,369 x 1,024 features, block by block from half precision
+python benchmarks/mutual_speed.py --memory 500    # 500 x 1,369 x 1,024 features, block by block from half precision
 
 """
 
@@ -87,7 +87,7 @@ def memory(images: int, side: int, dim: int, rows: tuple[int, ...]) -> float:
             start = time.process_time()
             with Peak() as watched:
                 queries = read(0, BLOCK)  # as a run does, however few of them are scored here
-                nearest = queries.scales.new_empty(images, *queries.scales.shape)
+                nearest = queries.scales.new_zeros(images, *queries.scales.shape)
                 for other in range(0, images, BLOCK):
                     found = one_sided(queries.part(0, count), read(other, min(other + BLOCK, images)))
                     nearest[other : other + BLOCK, :, :count] = found
@@ -126,16 +126,16 @@ class Peak(threading.Thread):
 def main() -> None:
     """Run what was asked for; the exit code is 1 if an aim is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--memory", type=int, metavar="IMAGES", help="so many images of 37 x 37 patches, 1,024 wide")
     parser.add_argument("--shape", type=int, nargs=3, default=(24, 15, 896), metavar=("IMAGES", "SIDE", "DIM"))
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
     torch.set_num_threads(1)
     with torch.inference_mode():
         if args.memory:
-            planned = sum(planned_gib(500, 37**2, 1024))
+            planned = sum(planned_gib(args.memory, 37**2, 1024))
             print(f"planned: {planned:.2f} GiB")
-            within = memory(500, 37, 1024, rows=(1, 3)) <= planned
+            within = memory(args.memory, 37, 1024, rows=(1, 3)) <= planned
         else:
             within = speed(*args.shape, args.repeats) <= AIM
     sys.exit(0 if within else 1)
