@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from anoclip_anomalib.mutual import scoring
 from anoclip_anomalib.mutual.patches import Patches, groups_of_sizes, summed_over_neighbourhoods
 from anoclip_anomalib.mutual.scoring import mutual_distances, one_sided, pool_scores
 from anoclip_anomalib.zeroshot.neighbourhoods import feature_sets
@@ -50,7 +51,9 @@ def test_a_plain_double_loop_over_every_neighbourhood(budget):
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
-def test_one_sided_with_several_neighbourhoods():
+@pytest.mark.parametrize("at_once", [1, 3, 99])
+def test_one_sided_with_several_neighbourhoods(monkeypatch, at_once):
+    monkeypatch.setattr(scoring, "_CACHED", at_once * 24**2)
     pool = Patches.of(levels(), GRID, SIZES)
     found = one_sided(pool.part(0, 2), pool.part(2, 6))
     torch.testing.assert_close(found, mutual_distances(pool)[2:, :, :2], atol=1e-5, rtol=0)
