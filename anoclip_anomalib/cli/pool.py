@@ -9,6 +9,8 @@ from anoclip_anomalib.cli.parser import Parser
 
 HELP = "Build a pool of unlabelled photographs, for MutualClip on single images."
 
+_NOT_OF_THE_MODEL = ("command", "folder", "out", "batch_size")
+
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
@@ -21,6 +23,12 @@ def build_parser() -> argparse.ArgumentParser:
     build.add_argument("--pretrained", help="its weights: tag or file")
     build.add_argument("--image_size", type=int, help="side of the square that images are resized to")
     build.add_argument("--class_name", help="fuse with text scores for this product (then give --model.with_text too)")
+    build.add_argument("--tiling", choices=("none", "square"), help="cut square tiles of non-square photographs")
+    build.add_argument("--depths", type=int, nargs="+", help="blocks whose patches are compared")
+    build.add_argument("--neighbourhoods", type=int, nargs="+", help="sides of their neighbourhoods, in patches")
+    build.add_argument("--lowest", type=float, help="share of the other images whose distances are averaged")
+    build.add_argument("--memory_gib", type=float, help="features held in memory; beyond that they go to disk")
+    build.add_argument("--features_folder", help="where they lie then")
     build.add_argument("--batch_size", type=int, default=8)
     return parser
 
@@ -58,14 +66,8 @@ def _build(args: argparse.Namespace, folder: Path, out: Path) -> int:
     from anoclip_anomalib.data import FolderImages
     from anoclip_anomalib.mutual.run import score_pool
 
-    module = MutualClip(
-        backbone=args.backbone,
-        pretrained=args.pretrained,
-        image_size=args.image_size,
-        class_name=args.class_name,
-        with_text=args.class_name is not None,
-        visualizer=False,
-    ).eval()
+    given = {name: value for name, value in vars(args).items() if name not in _NOT_OF_THE_MODEL and value is not None}
+    module = MutualClip(**given, with_text=args.class_name is not None, visualizer=False).eval()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     module.to(device)
     images = FolderImages(folder, transform=lambda image: module.pre_processor.transform(image[None])[0])
@@ -75,5 +77,6 @@ def _build(args: argparse.Namespace, folder: Path, out: Path) -> int:
         for batch in DataLoader(images, batch_size=args.batch_size, collate_fn=images.collate_fn):
             add(module.model.encode(batch.image.to(device)))
 
-    score_pool(module.model, len(images), encode, device=device, save=out)
+    where = {"budget": module.budget, "folder": module.features_folder, "device": device}
+    score_pool(module.model, len(images), encode, **where, save=out)
     return len(images)

@@ -1,5 +1,6 @@
 """Mutual scoring in anomalib: a first pass collects features, the second hands out the scores."""
 
+import logging
 from typing import Any, Literal
 
 from anomalib.data import Batch
@@ -10,6 +11,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import nn
 
 from anoclip_anomalib.anoclip.torch_model import AnoClipModel, Precision
+from anoclip_anomalib.mutual.pool import SMALLEST
 from anoclip_anomalib.mutual.run import Scored, score_pool
 from anoclip_anomalib.mutual.torch_model import MutualModel
 from anoclip_anomalib.prompts import PromptSettings
@@ -17,6 +19,8 @@ from anoclip_anomalib.registry import register_model
 from anoclip_anomalib.zeroshot.first_pass import first_pass, images_to_come
 from anoclip_anomalib.zeroshot.lightning import COMPONENTS, ZeroShotClip, taken_by
 from anoclip_anomalib.zeroshot.tiling import Tiling
+
+logger = logging.getLogger(__name__)
 
 
 @register_model
@@ -109,11 +113,22 @@ class MutualClip(ZeroShotClip, AnomalibModule):
     def prepare_images(self) -> None:
         """Have the images of the stage score each other, unless there is a saved pool.
 
+        Too few validation images get no scores: thresholds and normalisation, all that they are for, are then absent.
+
         Raises:
             ValueError: If they are fewer than three, of different shapes, or their features do not fit anywhere.
         """
         self._scores, self._places, self._next = None, {}, 0
         if self.model.has_pool:
+            return
+        count = self._count()
+        if self.trainer.validating and count < SMALLEST:
+            logger.warning(
+                "The validation split has %d images, and mutual scoring needs at least %d: there are no thresholds, and scores "
+                "stay as they are",
+                count,
+                SMALLEST,
+            )
             return
         batches: list[tuple[int, list[str]]] = []
 
@@ -127,7 +142,7 @@ class MutualClip(ZeroShotClip, AnomalibModule):
 
         self._scores = score_pool(
             self.model,
-            self._count(),
+            count,
             encoded,
             subsets=self.subsets,
             budget=self.budget,
@@ -144,8 +159,10 @@ class MutualClip(ZeroShotClip, AnomalibModule):
         return sum(count for _, count in images_to_come(self.trainer))
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> STEP_OUTPUT:
-        """Hand out the scores of a validation batch."""
+        """Hand out the scores of a validation batch, if there are any."""
         del batch_idx
+        if self._scores is None and not self.model.has_pool:
+            return batch
         return self._measured(batch.update(**self._scored(batch)), self.trainer.val_dataloaders, dataloader_idx)
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> STEP_OUTPUT:

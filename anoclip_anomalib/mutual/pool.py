@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
+from anoclip_anomalib.mutual.patches import Patches, groups_of_sizes
 from anoclip_anomalib.mutual.scoring import LOWEST, pool_scores
 from anoclip_anomalib.zeroshot.features import Features
-from anoclip_anomalib.zeroshot.neighbourhoods import feature_sets
 from anoclip_anomalib.zeroshot.scoring import upsample
 
 SMALLEST = 3
@@ -119,20 +120,18 @@ class FeaturePool:
         """Mutual scores, averaged over all depths and neighbourhoods: (N, T, L) float32."""
         levels = self.levels
         parts = self.subsets(subsets)
+        groups = groups_of_sizes(neighbourhoods, levels.shape[-1], device)
         total = torch.zeros(self.filled, levels.shape[2] * levels.shape[3], dtype=torch.float64)
-        sets = len(levels) * len(neighbourhoods)
-        with tqdm(total=self.filled * sets, desc="Images score each other", disable=not progress) as bar:
-            for level in levels:
-                for size in neighbourhoods:
-                    for part in parts:
+        runs = self.filled * len(levels) * len(groups)
+        with tqdm(total=runs, desc="Images score each other", disable=not progress) as bar:
+            for level, sizes, part in product(levels, groups, parts):
 
-                        def read(start: int, stop: int, part: torch.Tensor = part) -> torch.Tensor:
-                            chosen = level[part[start:stop]].to(device).float()  # noqa: B023
-                            return feature_sets(chosen[None], self.grid, [size])[0].flatten(1, 2)  # noqa: B023
+                def read(start: int, stop: int, level=level, sizes=sizes, part=part) -> Patches:  # noqa: ANN001
+                    return Patches.of(level[part[start:stop]].to(device), self.grid, sizes)
 
-                        found = pool_scores(read, len(part), total.shape[1], lowest=lowest, budget=self.budget, step=bar.update)
-                        total[part] += found.cpu()
-        return (total / sets).float().unflatten(1, levels.shape[2:4])
+                found = pool_scores(read, len(part), lowest=lowest, budget=self.budget, step=bar.update)
+                total[part] += found.sum(dim=0).cpu()
+        return (total / (len(levels) * len(neighbourhoods))).float().unflatten(1, levels.shape[2:4])
 
 
 def _check_count(images: int) -> None:

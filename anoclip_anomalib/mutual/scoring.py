@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 
+from anoclip_anomalib.mutual.patches import Patches
 from anoclip_anomalib.zeroshot.neighbourhoods import distance_of_cosine, exact_where_near
 
 LOWEST = 0.3
@@ -16,8 +17,8 @@ LOWEST = 0.3
 _CACHED = 1 << 18  # cosines of a block; more would leave a processor's cache between the product and its maxima
 _CACHED_GPU = 1 << 26
 
-Read = Callable[[int, int], torch.Tensor]
-"""(start, stop) -> (stop - start, L, D) unit features of those images."""
+Read = Callable[[int, int], Patches]
+"""(start, stop) -> those images."""
 Step = Callable[[int], object]
 """Told of the number of images that are done."""
 
@@ -40,42 +41,46 @@ def _side(patches: int, device: torch.device) -> int:
     return max(1, (_CACHED if device.type == "cpu" else _CACHED_GPU) // patches**2)
 
 
-def distances_to(image: torch.Tensor, others: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def distances_to(image: Patches, others: Patches) -> tuple[torch.Tensor, torch.Tensor]:
     """Nearest patches between an image and others, both ways from one product.
 
     Args:
-        image: (L, D) unit vectors.
-        others: (M, L, D).
+        image: One image of L patches.
+        others: M images.
 
     Returns:
-        (M, L) of each of the image's patches to the nearest of each other image, and (M, L) of each of theirs to the
-        nearest of the image.
+        (M, S, L) of each of the image's patches to the nearest of each other image, for S neighbourhoods, and (M, S, L) of
+        each of theirs to the nearest of the image.
     """
-    count, patches = others.shape[:2]
-    cosine = (others.flatten(0, 1) @ image.T).view(count, patches, patches)
-    here = exact_where_near(distance_of_cosine(cosine.amax(dim=1)), image, others)
-    there = distance_of_cosine(cosine.amax(dim=2)).view(1, -1)
-    return here, exact_where_near(there, others.flatten(0, 1), image[None]).view(count, patches)
+    here, there = [], []
+    for cosine, own, other in zip(others.cosines(image), image.units, others.units, strict=True):
+        here.append(exact_where_near(distance_of_cosine(cosine.amax(dim=1)), own[0], other))
+        back = distance_of_cosine(cosine.amax(dim=2))
+        there.append(exact_where_near(back.view(1, -1), other.flatten(0, 1), own).view_as(back))
+    return torch.stack(here, dim=1), torch.stack(there, dim=1)
 
 
-def mutual_distances(features: torch.Tensor, block: int | None = None, step: Step | None = None) -> torch.Tensor:
+def mutual_distances(pool: Patches, block: int | None = None, step: Step | None = None) -> torch.Tensor:
     """Distances of all patches to the nearest ones in every other image, each pair of images computed once.
 
     Args:
-        features: (N, L, D) unit vectors.
+        pool: N images.
         block: Images compared with one at once; ``None`` for what fits a cache. No effect on the result.
         step: See :data:`Step`.
 
     Returns:
-        (N, N, L): ``[j, i, p]`` is the distance of patch p of image i to the nearest patch of image j; infinite for j = i.
+        (N, S, N, L): ``[j, s, i, p]`` is the distance of patch p of image i to the nearest patch of image j with the
+        neighbourhood s; infinite for j = i.
     """
-    images, patches, _ = features.shape
-    block = block or _side(patches, features.device)
-    nearest = features.new_full((images, images, patches), torch.inf)
-    for index, image in enumerate(features):
+    sizes, images, patches = pool.scales.shape
+    block = block or _side(patches, pool.tokens.device)
+    nearest = pool.scales.new_full((images, sizes, images, patches), torch.inf)
+    for index in range(images):
+        image = pool.part(index, index + 1)
         for start in range(index + 1, images, block):
             stop = min(start + block, images)
-            nearest[start:stop, index], nearest[index, start:stop] = distances_to(image, features[start:stop])
+            here, there = distances_to(image, pool.part(start, stop))
+            nearest[start:stop, :, index], nearest[index, :, start:stop] = here, there.transpose(0, 1)
         if step is not None:
             step(1)
     return nearest
@@ -84,7 +89,6 @@ def mutual_distances(features: torch.Tensor, block: int | None = None, step: Ste
 def pool_scores(
     read: Read,
     images: int,
-    patches: int,
     *,
     lowest: float = LOWEST,
     budget: int = 1 << 30,
@@ -94,54 +98,66 @@ def pool_scores(
     """Mutual scores of all patches of a pool, in bounded memory.
 
     Args:
-        read: Gives the pool's features.
+        read: Gives the pool's patches.
         images: N, at least 2.
-        patches: L.
         lowest: Share of the other images that count.
-        budget: Bytes for all distances (N * N * L) and features; where they are more, the pool is read block by block, and
-            each pair of images is computed twice.
-        block: Images held on each side then; memory grows with N * block * L. No effect on the result.
+        budget: Bytes for all distances (S * N * N * L) and features; where they are more, the pool is read block by block,
+            and each pair of images is computed twice.
+        block: Images held on each side then; memory grows with S * N * block * L. No effect on the result.
         step: See :data:`Step`.
 
     Returns:
-        (N, L) float64, the mean distance to the nearest ``lowest`` of the other images.
+        (S, N, L) float64, the mean distance to the nearest ``lowest`` of the other images.
     """
     count = counted(images - 1, lowest)
     first = read(0, min(block, images))
-    if 4 * images * patches * (images + first.shape[-1]) <= budget:
-        return mean_of_lowest(mutual_distances(read(0, images), step=step), count)
+    sizes, _, patches, width = first.units.shape
+    if 4 * images * patches * (sizes * (images + width) + width) <= budget:
+        return _means(mutual_distances(read(0, images), step=step), count)
     scores = []
     for start in range(0, images, block):
         rows = read(start, min(start + block, images))
-        nearest = rows.new_empty(images, len(rows), patches)
+        nearest = rows.scales.new_empty(images, *rows.scales.shape)
         for other in range(0, images, block):
             columns = read(other, min(other + block, images))
-            nearest[other : other + len(columns)] = one_sided(rows, columns)
-        own = torch.arange(len(rows), device=rows.device)
-        nearest[start + own, own] = torch.inf
-        scores.append(mean_of_lowest(nearest, count))
+            nearest[other : other + len(columns.tokens)] = one_sided(rows, columns)
+        own = torch.arange(len(rows.tokens), device=nearest.device)
+        nearest[start + own, :, own] = torch.inf
+        scores.append(_means(nearest, count))
         if step is not None:
-            step(len(rows))
-    return torch.cat(scores)
+            step(len(own))
+    return torch.cat(scores, dim=1)
 
 
-def one_sided(images: torch.Tensor, pool: torch.Tensor) -> torch.Tensor:
+def _means(nearest: torch.Tensor, count: int) -> torch.Tensor:
+    """:func:`mean_of_lowest` of one image after the other, as sorting takes several times the memory of what is sorted."""
+    return torch.stack([mean_of_lowest(image, count) for image in nearest.unbind(dim=2)], dim=1)
+
+
+def one_sided(images: Patches, pool: Patches) -> torch.Tensor:
     """Distances of images' patches to the nearest in each image of a pool.
 
     Args:
-        images: (B, L, D) unit vectors.
-        pool: (M, L', D).
+        images: B images of L patches.
+        pool: M images.
 
     Returns:
-        (M, B, L).
+        (M, S, B, L).
     """
-    queries = images.flatten(0, 1)
-    found = []
-    side = max(1, _side(int((pool.shape[1] * len(queries)) ** 0.5) or 1, pool.device))
-    for part in pool.split(side):
-        cosine = (part.flatten(0, 1) @ queries.T).view(len(part), pool.shape[1], -1)
-        found.append(exact_where_near(distance_of_cosine(cosine.amax(dim=1)), queries, part))
-    return torch.cat(found).unflatten(1, images.shape[:2])
+    side = _side(images.tokens.shape[1], images.tokens.device)
+    # A graph may not fix the number of images; one at a time, cosines stay in the cache.
+    each = [images] if torch.compiler.is_compiling() else [images.part(i, i + 1) for i in range(len(images.tokens))]
+    nearest = []
+    for queries in each:
+        found = []
+        for start in range(0, len(pool.tokens), side):
+            part = pool.part(start, start + side)
+            for place, cosine in enumerate(part.cosines(queries)):
+                units = queries.units[place].flatten(0, 1)
+                found.append(exact_where_near(distance_of_cosine(cosine.amax(dim=1)), units, part.units[place]))
+        sets = [torch.cat(found[place :: len(pool.sizes)]) for place in range(len(pool.sizes))]
+        nearest.append(torch.stack(sets, dim=1).unflatten(2, queries.tokens.shape[:2]))
+    return torch.cat(nearest, dim=2)
 
 
 def rescored(
@@ -167,8 +183,7 @@ def rescored(
     """
     known, tokens = (scores, class_tokens) if pool is None else pool
     low, spread = known.min(), known.max() - known.min()
-    if spread == 0:
-        return torch.zeros_like(scores, dtype=torch.float64)
+    spread = torch.where(spread == 0, torch.inf, spread)  # all become 0; an exported graph cannot branch on values
     known, scores = ((values.double() - low) / spread for values in (known, scores))
     own, other = (F.normalize(values.double(), dim=-1) for values in (class_tokens, tokens))
     weights, values = own @ other.T, known.expand(len(scores), -1)

@@ -1,6 +1,7 @@
 """Mutual scoring as a plain torch module: images against a saved pool, one by one."""
 
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ from safetensors.torch import save_file
 
 from anoclip_anomalib.anoclip.torch_model import AnoClipModel
 from anoclip_anomalib.files import atomic_write
+from anoclip_anomalib.mutual.patches import Patches, groups_of_sizes
 from anoclip_anomalib.mutual.pool import FeaturePool, peaks
 from anoclip_anomalib.mutual.scoring import LOWEST, counted, mean_of_lowest, one_sided, rescored
 from anoclip_anomalib.zeroshot.features import Features
 from anoclip_anomalib.zeroshot.method import MethodFacts
-from anoclip_anomalib.zeroshot.neighbourhoods import check_neighbourhoods, feature_sets
+from anoclip_anomalib.zeroshot.neighbourhoods import check_neighbourhoods
 from anoclip_anomalib.zeroshot.normal_reference import joint_evidence
 from anoclip_anomalib.zeroshot.scoring import upsample
 
@@ -128,12 +130,12 @@ class MutualModel(AnoClipModel):
             )
             raise ValueError(msg)
         count = counted(self.pool.shape[1], self.lowest)
+        groups = groups_of_sizes(self.neighbourhoods, self.pool.shape[-1], self.pool.device)
         found = []
-        for own, others in zip(features.levels, self.pool, strict=True):
-            for size in self.neighbourhoods:
-                queries, pool = (feature_sets(level[None], features.grid, [size])[0].flatten(1, 2) for level in (own, others))
-                found.append(mean_of_lowest(one_sided(queries, pool), count).float())
-        patches = torch.stack(found).mean(dim=0).unflatten(1, features.levels.shape[2:4])
+        for (own, others), sizes in product(zip(features.levels, self.pool, strict=True), groups):
+            images, pool = (Patches.of(levels, features.grid, sizes) for levels in (own, others))
+            found.append(mean_of_lowest(one_sided(images, pool), count).float())
+        patches = torch.cat(found).mean(dim=0).unflatten(1, features.levels.shape[2:4])
         text = self.text_scores(features) if self.with_text else None
         patches, scores = self.fused(patches, text, features, self.pool_scales)
         pooled = rescored(scores, self._tokens(features), self.similar, (self.pool_images, self.pool_tokens))

@@ -16,6 +16,7 @@ from anoclip_anomalib.zeroshot.normal_images import (
     images_of_folder,
     images_of_loaders,
     warn_of_disagreement,
+    warn_of_sizes,
 )
 from anoclip_anomalib.zeroshot.normal_reference import NormalImage, NormalReference, set_thresholds, turned
 
@@ -79,6 +80,7 @@ class FewShot:
             known = [Path(name) for name in named or () if Path(name).is_file()]
             tested = images_of_loaders(getattr(trainer, f"{stage}_dataloaders", None))
             check_leakage(known, tested, refuse=trainer.testing)
+            warn_of_sizes(known, tested)
 
     def seen(self, scored: Any) -> Any:
         """Keep the scores of a batch for :meth:`finish`; gives the batch back."""

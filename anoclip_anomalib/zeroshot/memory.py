@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from anoclip_anomalib.zeroshot.buffers import FloatBuffers
 from anoclip_anomalib.zeroshot.neighbourhoods import distance_of_cosine
 
-BLOCK = 16_384
+BLOCK = 4096
 """References that are compared at once; bounds the memory and has no effect on the result."""
 
 
@@ -37,10 +37,9 @@ def nearest(queries: torch.Tensor, references: torch.Tensor, block: int = BLOCK)
         msg = "There are no reference patches to compare with"
         raise ValueError(msg)
     flat = queries.reshape(-1, queries.shape[-1])
-    # References first: the largest of the outer dimension is found several times faster than that of the inner one.
-    cosine, index = (references[:block] @ flat.T).max(dim=0)
+    cosine, index = (flat @ references[:block].T).max(dim=1)
     for start in range(block, len(references), block):
-        other, place = (references[start : start + block] @ flat.T).max(dim=0)
+        other, place = (flat @ references[start : start + block].T).max(dim=1)
         index = torch.where(other > cosine, place + start, index)
         cosine = torch.maximum(cosine, other)
     shape = queries.shape[:-1]

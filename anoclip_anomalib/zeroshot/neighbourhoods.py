@@ -29,46 +29,38 @@ def check_neighbourhoods(sizes: Sequence[int]) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def aggregate_neighbourhood(tokens: torch.Tensor, grid: tuple[int, int], size: int) -> torch.Tensor:
-    """Unit features of patches, averaged over their neighbourhood (MuSc's LNAMD, section 3.2).
+def jointly_normed(tokens: torch.Tensor) -> torch.Tensor:
+    """Tokens (B, L, D) in float32 with one mean and one variance for all patches and channels of an image."""
+    return F.layer_norm(tokens.float(), tokens.shape[1:])
 
-    An image's tokens are normalised *jointly* (one mean and one variance for all patches and channels), averaged over
-    ``size`` x ``size`` patches with zeros beyond the border and a fixed divisor, and brought to length 1.
 
-    Args:
-        tokens: (B, h * w, D) patch tokens of the original stream, row by row.
-        grid: (h, w).
-        size: Side of the neighbourhood in patches, odd; 1 for none.
-
-    Returns:
-        (B, h * w, D) float32 unit vectors.
-
-    Raises:
-        ValueError: If ``size`` is not an odd number of at least 1.
-    """
-    check_neighbourhoods([size])
-    tokens = tokens.float()
-    tokens = F.layer_norm(tokens, tokens.shape[1:])
-    if size > 1:
-        maps = tokens.mT.unflatten(2, grid)
-        maps = F.avg_pool2d(maps, size, stride=1, padding=size // 2, count_include_pad=True)
-        tokens = maps.flatten(2).mT
-    return F.normalize(tokens, dim=-1)
+def neighbourhood_mean(tokens: torch.Tensor, grid: tuple[int, int], size: int) -> torch.Tensor:
+    """Tokens (B, h * w, D) averaged over ``size`` x ``size`` patches, with zeros beyond the border and a fixed divisor."""
+    if size == 1:
+        return tokens
+    maps = F.avg_pool2d(tokens.mT.unflatten(2, grid), size, stride=1, padding=size // 2, count_include_pad=True)
+    return maps.flatten(2).mT
 
 
 def feature_sets(levels: torch.Tensor, grid: tuple[int, int], sizes: Sequence[int]) -> torch.Tensor:
-    """The features of every depth with every neighbourhood.
+    """Unit features of patches at every depth, averaged over every neighbourhood (MuSc's LNAMD, section 3.2).
+
+    An image's tokens are normalised *jointly*, averaged over the neighbourhood, and brought to length 1.
 
     Args:
-        levels: (V, B, ..., h * w, D) tokens behind V blocks.
+        levels: (V, B, ..., h * w, D) tokens behind V blocks, row by row.
         grid: (h, w).
-        sizes: Sides of the neighbourhoods, see :func:`aggregate_neighbourhood`.
+        sizes: Sides of the neighbourhoods in patches, odd; 1 for the patch alone.
 
     Returns:
         (V * len(sizes), B, ..., h * w, D) float32 unit vectors, all neighbourhoods of a depth one after another.
+
+    Raises:
+        ValueError: If a side is not an odd number of at least 1.
     """
-    images = levels.flatten(1, -3)
-    sets = [aggregate_neighbourhood(level, grid, size) for level in images for size in sizes]
+    check_neighbourhoods(sizes)
+    normed = [jointly_normed(level) for level in levels.flatten(1, -3)]
+    sets = [F.normalize(neighbourhood_mean(level, grid, size), dim=-1) for level in normed for size in sizes]
     return torch.stack(sets).unflatten(1, levels.shape[1:-2])
 
 
@@ -91,9 +83,9 @@ def exact_where_near(distance: torch.Tensor, queries: torch.Tensor, references: 
         references: (M, R, D) unit vectors.
 
     Returns:
-        ``distance``, right to about 1e-5.
+        ``distance``, right to about 1e-5; as it was in an exported graph, which cannot branch on values.
     """
-    if not (distance < _NEAR).any():
+    if torch.compiler.is_compiling() or not (distance < _NEAR).any():
         return distance
     for chosen, row in zip(references, distance, strict=True):
         near = (row < _NEAR).nonzero().flatten()

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from PIL import Image
 
 from anoclip_anomalib.data import FolderImages
 
@@ -37,7 +37,9 @@ def images_of_folder(folder: str | Path, argument: str = "normal_images") -> lis
 
 
 def images_of_datamodule(datamodule: Any, k: int, seed: int) -> list[Path]:
-    """Choose k normal images of the training split; every process that has the same seed chooses the same.
+    """Choose k normal images of the training split: the first in an order that seed and file names alone decide.
+
+    Every process, machine and run chooses alike. What a split without a seed takes for validation is passed over.
 
     Args:
         datamodule: anomalib's, set up.
@@ -56,8 +58,12 @@ def images_of_datamodule(datamodule: Any, k: int, seed: int) -> list[Path]:
     if len(paths) < k:
         msg = f"k_shot={k}, but the training split has {len(paths)} normal images"
         raise ValueError(msg)
-    chosen = np.random.default_rng(seed).choice(len(paths), k, replace=False)
-    return [Path(paths[index]) for index in sorted(chosen)]
+    return sorted(sorted(map(Path, paths), key=lambda path: _place(path, seed))[:k])
+
+
+def _place(path: Path, seed: int) -> bytes:
+    """Where an image stands in the order of a seed; the folders above the data set's own do not matter."""
+    return hashlib.sha256("/".join([str(seed), *path.parts[-3:]]).encode(errors="surrogateescape")).digest()
 
 
 def images_of_loaders(loaders: Any) -> list[Path]:
@@ -115,6 +121,33 @@ def check_leakage(normal: Sequence[Path], tested: Sequence[Path], *, refuse: boo
     if refuse:
         raise ValueError(f"{msg}. Take them out of one of the two")
     logger.warning("%s. Their scores say nothing", msg)
+
+
+def warn_of_sizes(normal: Sequence[Path], tested: Sequence[Path], looked_at: int = 20) -> None:
+    """Say so if no normal image is as large as any of the first tested ones.
+
+    Args:
+        normal: The normal images.
+        tested: The images of this run.
+        looked_at: How many of each.
+    """
+    ours, theirs = ({size for path in paths[:looked_at] for size in _size(path)} for paths in (normal, tested))
+    if ours and theirs and not ours & theirs:
+        named = [", ".join(f"{width} x {height}" for width, height in sorted(sizes)[:3]) for sizes in (ours, theirs)]
+        logger.warning(
+            "The normal images are of another size (%s) than those to be scored (%s): resized, they show details and "
+            "proportions differently, which counts as anomalous. Photograph them alike",
+            *named,
+        )
+
+
+def _size(path: Path) -> list[tuple[int, int]]:
+    """(width, height) that the file's header says; nothing if it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return [image.size]
+    except OSError:
+        return []
 
 
 def warn_of_disagreement(left_out: torch.Tensor, tested: torch.Tensor) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from anomalib import LearningType
+from anomalib.data import Folder
 
 from anoclip_anomalib import MutualClip
 from anoclip_anomalib.cli.main import main
@@ -70,6 +71,22 @@ def test_a_data_set_is_measured_and_says_that_it_sees_the_test_images(mutual, en
     assert other["raw_PixelAUROC"] == pytest.approx(figures["raw_PixelAUROC"], abs=1e-4)
 
 
+def test_too_few_validation_images_leave_the_test_without_thresholds(mutual, engine, root, caplog):  # noqa: F811
+    def data(**arguments: object) -> Folder:
+        few = {"val_split_mode": "from_train", "val_split_ratio": 0.5, "name": "few", "root": root / "bottle", **arguments}
+        return Folder(normal_dir="train/good", normal_test_dir="test/good", abnormal_dir="test/spot", num_workers=0, **few)
+
+    with caplog.at_level(logging.WARNING):
+        (figures,) = engine().test(model := mutual(post_processor=True), datamodule=(few := data()), verbose=False)
+    assert 0 < len(few.val_data) < 3
+    assert f"The validation split has {len(few.val_data)} images" in caplog.text
+    assert model.post_processor.image_threshold.isnan()
+    (expected,) = engine("none").test(
+        mutual(post_processor=True), datamodule=data(val_split_mode="same_as_test"), verbose=False
+    )
+    assert figures["raw_ImageAUROC"] == expected["raw_ImageAUROC"]
+
+
 def test_memory_on_disk_and_encode_batches_change_little(mutual, engine, root):  # noqa: F811
     folder = root / "bottle/test"
     expected = predicted(mutual(), engine("a"), folder)
@@ -114,6 +131,48 @@ def test_a_saved_pool_makes_it_a_model_of_single_images(mutual, engine, root, tm
     with torch.no_grad():
         torch.testing.assert_close(exported(images).pred_score, model.eval()(images).pred_score)
     assert folder.is_dir()
+
+
+def test_the_onnx_export_scores_against_the_pool(mutual, engine, root, tmp_path):  # noqa: F811
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    out = str(tmp_path / "pool.safetensors")
+    assert main(["pool", "build", str(root / "bottle/test"), "--out", out, "--backbone", "demo", "--image_size", "32"]) == 0
+    model = mutual(backbone="demo", pretrained=None, image_size=32, pool=out)
+    path = engine("export").export(model, export_type="onnx")
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    for count in (1, 3):
+        images = torch.rand(count, 3, 32, 32, generator=torch.Generator().manual_seed(count))
+        outputs = dict(zip(names, session.run(None, {session.get_inputs()[0].name: images.numpy()}), strict=True))
+        with torch.no_grad():
+            expected = model.eval()(images)
+        for name in ("pred_score", "anomaly_map"):
+            torch.testing.assert_close(torch.from_numpy(outputs[name]), getattr(expected, name), atol=1e-3, rtol=0)
+
+
+def test_one_engine_again_a_second_model_and_half_precision(mutual, engine, root):  # noqa: F811
+    folder, runner = root / "bottle/test", engine("same")
+    first = mutual()
+    found = predicted(first, runner, folder)
+    other = predicted(mutual(neighbourhoods=[1]), runner, folder)
+    assert any(not torch.allclose(found[path][1], other[path][1]) for path in found)
+    assert_alike(found, predicted(first, runner, folder))
+    half = predicted(mutual(), engine("half", precision="bf16-true"), folder)
+    assert all(score.isfinite() and one.isfinite().all() for score, one in half.values())
+
+
+def test_a_pool_is_built_with_other_settings(mutual, engine, root, tmp_path, weight_file):  # noqa: F811
+    out, features = str(tmp_path / "pool.safetensors"), tmp_path / "features"
+    features.mkdir()
+    settings = ["--depths", "1", "2", "--neighbourhoods", "3", "--tiling", "square", "--memory_gib", "1e-9"]
+    arguments = ["--out", out, "--backbone", "tiny", "--pretrained", weight_file("tiny"), *settings]
+    assert main(["pool", "build", str(root / "bottle/test"), *arguments, "--features_folder", str(features)]) == 0
+    assert not list(features.iterdir())
+    model = mutual(pool=out, depths=[1, 2], neighbourhoods=[3], tiling="square")
+    assert len(predicted(model, engine(), root / "bottle/test")) > 0
+    with pytest.raises(ValueError, match="another depths"):
+        mutual(pool=out, depths=[2], neighbourhoods=[3], tiling="square")
 
 
 def test_a_pool_of_another_encoder_or_of_nothing_is_refused(mutual, root, tmp_path, weight_file, capsys):  # noqa: F811

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from anoclip_anomalib.mutual.patches import Patches
 from anoclip_anomalib.mutual.scoring import (
     counted,
     mean_of_lowest,
@@ -37,7 +38,7 @@ def plain(features: torch.Tensor, lowest: float = 0.3) -> torch.Tensor:
 
 
 def scores(features: torch.Tensor, **options) -> torch.Tensor:
-    return pool_scores(lambda start, stop: features[start:stop], len(features), features.shape[1], **options)
+    return pool_scores(Patches.plain(features).part, len(features), **options)[0]
 
 
 @pytest.mark.parametrize("budget", [0, 1 << 30])
@@ -51,8 +52,8 @@ def test_a_plain_double_loop(images, budget):
 def test_blocks_change_nothing(block):
     features = pool()
     torch.testing.assert_close(scores(features, budget=0, block=block), plain(features), atol=1e-5, rtol=0)
-    found = mutual_distances(features, block)
-    torch.testing.assert_close(found, mutual_distances(features), atol=1e-5, rtol=0)
+    found = mutual_distances(Patches.plain(features), block)[:, 0]
+    torch.testing.assert_close(found, mutual_distances(Patches.plain(features))[:, 0], atol=1e-5, rtol=0)
     assert found.diagonal(dim1=0, dim2=1).isinf().all()
 
 
@@ -68,10 +69,9 @@ def test_which_distances_count():
 
 
 def test_one_sided_is_a_row_of_the_mutual_ones():
-    features = pool()
-    torch.testing.assert_close(
-        one_sided(features[:2], features[3:])[:, 0], mutual_distances(features)[3:, 0], atol=1e-5, rtol=0
-    )
+    features = Patches.plain(pool())
+    found = one_sided(features.part(0, 2), features.part(3, 9))
+    torch.testing.assert_close(found, mutual_distances(features)[3:, :, :2], atol=1e-5, rtol=0)
 
 
 def test_progress_is_told_of_every_image():

@@ -3,17 +3,21 @@
 import csv
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import torch
 from anomalib import LearningType
 from anomalib.data import PredictDataset
+from PIL import Image
 
 from anoclip_anomalib import AnoClip
 from anoclip_anomalib.anoclip import torch_model
 from anoclip_anomalib.data import FolderImages
 from anoclip_anomalib.evaluation import PredictionsCsv
 from anoclip_anomalib.zeroshot.few_shot import FewShot
+from anoclip_anomalib.zeroshot.normal_images import images_of_datamodule, warn_of_sizes
 from tests.anoclip.test_lightning_model import engine, mvtec, root  # noqa: F401
 from tests.mvtec_files import write_mvtec
 
@@ -109,6 +113,23 @@ def test_the_exported_model_scores_alike(anoclip, engine, root, good, tmp_path):
     assert len(model.model.reference) > 0
 
 
+def test_the_onnx_export_compares_with_the_normal_images(anoclip, engine, root, good):  # noqa: F811
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model = anoclip("tiny-patch8", class_name="bottle", normal_images=str(good), post_processor=False)
+    path = engine("export").export(model, export_type="onnx")
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    assert len(model.model.reference) > 0
+    for count in (1, 3):
+        images = torch.rand(count, 3, 32, 32, generator=torch.Generator().manual_seed(count))
+        outputs = dict(zip(names, session.run(None, {session.get_inputs()[0].name: images.numpy()}), strict=True))
+        with torch.no_grad():
+            expected = model.eval()(images)
+        for name in ("pred_score", "anomaly_map"):
+            torch.testing.assert_close(torch.from_numpy(outputs[name]), getattr(expected, name), atol=1e-3, rtol=1e-4)
+
+
 def test_normal_images_do_not_need_the_text_tower(anoclip, engine, good, root, monkeypatch):  # noqa: F811
     calls = []
     original = torch_model.embed_class
@@ -169,6 +190,33 @@ def test_k_without_a_data_set_and_k_too_large(anoclip, engine, root):  # noqa: F
         engine().predict(anoclip(class_name="bottle", k_shot=2), dataset=FolderImages(root / "bottle/test/good"))
     with pytest.raises(ValueError, match="k_shot=500, but the training split has"):
         engine().test(anoclip(k_shot=500), datamodule=mvtec(root), verbose=False)
+
+
+def test_the_choice_depends_on_names_and_seed_alone():
+    """Not on the order, the folder above the data, or on other images that a random split took away."""
+
+    def chosen(paths: list[str], seed: int = 0) -> list[str]:
+        data = SimpleNamespace(train_data=SimpleNamespace(samples=pd.DataFrame({"image_path": paths})))
+        return [path.name for path in images_of_datamodule(data, 3, seed)]
+
+    paths = [f"/data/bottle/train/good/{number:03}.png" for number in range(20)]
+    expected = chosen(paths)
+    assert chosen(paths[::-1]) == expected == sorted(expected)
+    assert chosen([path.replace("/data", "/elsewhere/data") for path in paths]) == expected
+    assert chosen([path for path in paths if Path(path).name in expected or path > paths[9]]) == expected
+    assert len({tuple(chosen(paths, seed)) for seed in range(5)}) == 5
+
+
+def test_normal_images_of_another_size_are_warned_of(tmp_path, caplog):
+    for name, size in (("a", (40, 30)), ("b", (30, 40)), ("c", (40, 30))):
+        Image.new("RGB", size).save(tmp_path / f"{name}.png")
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    a, b, c, broken = (tmp_path / f"{name}.png" for name in ("a", "b", "c", "broken"))
+    for normal, tested in (([a], [c]), ([a, b], [c]), ([a], [broken]), ([a], [])):
+        warn_of_sizes(normal, tested)
+    assert not caplog.records
+    warn_of_sizes([a, c], [b, broken])
+    assert "another size (40 x 30) than those to be scored (30 x 40)" in caplog.text
 
 
 def test_half_precision_trainers(anoclip, engine, root, good):  # noqa: F811

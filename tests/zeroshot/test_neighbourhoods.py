@@ -3,7 +3,6 @@ import torch
 import torch.nn.functional as F
 
 from anoclip_anomalib.zeroshot.neighbourhoods import (
-    aggregate_neighbourhood,
     check_neighbourhoods,
     distance_of_cosine,
     exact_where_near,
@@ -19,7 +18,7 @@ def tokens(*shape: int, seed: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize("size", [1, 3, 5])
 def test_neighbourhoods_as_a_plain_loop(size):
     x, (h, w) = tokens(2, 20, 6), (4, 5)
-    found = aggregate_neighbourhood(x, (h, w), size)
+    found = feature_sets(x[None], (h, w), [size])[0]
     for image, result in zip(x, found, strict=True):
         normed = ((image - image.mean()) / (image.var(correction=0) + 1e-5).sqrt()).view(h, w, 6)
         for row in range(h):
@@ -37,7 +36,7 @@ def test_an_image_does_not_depend_on_the_batch_and_sets_are_in_order():
     assert sets.shape == (4, 3, 1, 20, 6)
     for place, (depth, size) in enumerate([(0, 1), (0, 3), (1, 1), (1, 3)]):
         for image in range(3):
-            expected = aggregate_neighbourhood(levels[depth, image], (4, 5), size)
+            expected = feature_sets(levels[depth : depth + 1, image], (4, 5), [size])[0]
             torch.testing.assert_close(sets[place, image], expected)
 
 

@@ -1,0 +1,58 @@
+"""anomalib's AnomalyDINO where DINOv2's weights are not at hand."""
+
+from typing import Any
+
+from anomalib.models.image.anomaly_dino import torch_model
+from anomalib.models.image.anomaly_dino.lightning_model import AnomalyDINO
+from torch import nn
+
+
+class UntrainedAnomalyDino(AnomalyDINO):
+    """AnomalyDINO on a DINOv2 that was never trained: anomalib has no argument for it and would download the weights.
+
+    A row of it says what its memory of patches is worth without them. The weights are drawn by the run's seed.
+
+    Args:
+        num_neighbours: As in anomalib, with the next three.
+        encoder_name: See there.
+        masking: See there.
+        coreset_subsampling: See there.
+        sampling_ratio: See there.
+        pre_processor: See there, with the next three.
+        post_processor: See there.
+        evaluator: See there.
+        visualizer: See there.
+    """
+
+    def __init__(
+        self,
+        num_neighbours: int = 1,
+        encoder_name: str = "vit_small_patch14_dinov2",
+        masking: bool = False,
+        coreset_subsampling: bool = False,
+        sampling_ratio: float = 0.1,
+        pre_processor: nn.Module | bool = True,
+        post_processor: nn.Module | bool = True,
+        evaluator: nn.Module | bool = True,
+        visualizer: nn.Module | bool = True,
+    ) -> None:
+        trained = torch_model.TimmFeatureExtractor
+
+        def untrained(**arguments: Any) -> nn.Module:
+            return trained(**{**arguments, "pre_trained": False})
+
+        torch_model.TimmFeatureExtractor = untrained
+        try:
+            super().__init__(
+                num_neighbours=num_neighbours,
+                encoder_name=encoder_name,
+                masking=masking,
+                coreset_subsampling=coreset_subsampling,
+                sampling_ratio=sampling_ratio,
+                pre_processor=pre_processor,
+                post_processor=post_processor,
+                evaluator=evaluator,
+                visualizer=visualizer,
+            )
+        finally:
+            torch_model.TimmFeatureExtractor = trained
