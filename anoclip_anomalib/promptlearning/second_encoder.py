@@ -26,7 +26,8 @@ class SecondEncoder(nn.Module):
 
     Args:
         name: timm's name of the model.
-        pretrained: A local weight file; ``None`` for timm's own weights of that name, ``"random"`` for untrained ones, always the same.
+        pretrained: A local weight file; ``None`` for timm's own weights of that name, ``"random"`` for untrained ones, the same
+            every time.
 
     Attributes:
         digest: SHA-256 of its weights.
