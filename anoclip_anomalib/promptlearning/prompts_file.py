@@ -12,7 +12,7 @@ from anoclip_anomalib.clip.state_dict import WeightFileError
 from anoclip_anomalib.promptlearning.hybrid_prompts import HybridLearner
 from anoclip_anomalib.promptlearning.linear_heads import LinearHeads
 from anoclip_anomalib.promptlearning.methods import METHODS, PromptMethod, find_method
-from anoclip_anomalib.promptlearning.prompt_learner import PromptLearner
+from anoclip_anomalib.promptlearning.prompt_learner import PromptLearner, causal_tower
 from anoclip_anomalib.zeroshot.learned_weights import DEMO, LearnedWeights, TrainingFacts, load_learned, save_learned
 
 Learner: TypeAlias = PromptLearner | HybridLearner | LinearHeads
@@ -99,10 +99,11 @@ def _empty(method: PromptMethod, shapes: Mapping[str, tuple[int, ...]], taps: tu
 def check_fit(learned: LearnedWeights, learner: Learner, clip: LoadedClip) -> None:
     """Raise a ``ValueError`` if what was learned does not fit a CLIP: its weights by the header, its towers by their shapes."""
     learned.check_clip(clip)
-    visual, tower = clip.model.visual, clip.text_tower
-    depth, text_depth = len(visual.transformer.resblocks), len(tower.transformer.resblocks)
-    width, text_width = visual.ln_post.weight.shape[0], tower.ln_final.weight.shape[0]
-    faults = []
+    visual, faults = clip.model.visual, []
+    depth, width = len(visual.transformer.resblocks), visual.ln_post.weight.shape[0]
+    if isinstance(learner, PromptLearner | HybridLearner):
+        tower = causal_tower(clip)
+        text_depth, text_width = len(tower.transformer.resblocks), tower.ln_final.weight.shape[0]
     if isinstance(learner, PromptLearner):
         faults += _differs("a text tower of width", learner.context.shape[2], text_width)
         faults += _exceeds("tokens in text block", len(learner.deep) + 1, text_depth)
