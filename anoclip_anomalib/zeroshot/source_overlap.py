@@ -16,7 +16,8 @@ def source_overlap(facts: TrainingFacts, datamodule: Any, images: Sequence[str])
     """What a test has in common with a source, if anything.
 
     A data set is recognised by its datamodule's class or name, whatever the category: its other categories were taken by
-    the same camera. A source of several is written "MVTec AD + ColonDB". Under another name, and in a plain folder, its images are recognised by the digest of their files.
+    the same camera. A source of several data sets is written "MVTec AD + ColonDB". Under another name, and in a plain
+    folder, images are recognised by the digest of their files.
 
     Args:
         facts: What the weights were trained on.
