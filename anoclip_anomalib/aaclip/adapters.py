@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from anoclip_anomalib.aaclip.settings import MIXING
-from anoclip_anomalib.clip import LoadedClip
+from anoclip_anomalib.aaclip.settings import MIXING, Projections
+from anoclip_anomalib.clip import LoadedClip, Tap
 from anoclip_anomalib.zeroshot.buffers import FloatWeights
 
 SLOPE = 0.01
@@ -82,27 +82,48 @@ class ImageAdapters(FloatWeights):
         embed_dim: Width of the space of the anchors.
         taps: Blocks behind which patches are read, counted from 1 (authors: 6, 12, 18, 24).
         mixing: See :func:`adapt_tokens`.
+        class_share: Share of the class token, with a projection of its own, in the detection vector (authors: 0).
     """
 
-    def __init__(self, count: int, dim: int, embed_dim: int, taps: Sequence[int], mixing: float = MIXING) -> None:
+    def __init__(
+        self,
+        count: int,
+        dim: int,
+        embed_dim: int,
+        taps: Sequence[int],
+        mixing: float = MIXING,
+        class_share: float = 0.0,
+    ) -> None:
         super().__init__()
-        self.taps = tuple(taps)
+        self.taps, self.class_share = tuple(taps), class_share
         self.adapters = ResidualAdapters(count, dim, mixing)
         self.segmentation = nn.ModuleList([_projection(dim, embed_dim) for _ in self.taps])
         self.detection = _projection(dim, embed_dim)
+        self.class_detection = _projection(dim, embed_dim) if class_share else None
+
+    @property
+    def reads(self) -> list[Tap]:
+        """What the walk through the tower must read for :meth:`project`."""
+        last = [Tap(block=self.taps[-1], tokens="class", project=False)] if self.class_share else []
+        return [*(Tap(block=block, project=False) for block in self.taps), *last]
 
     def project(self, tapped: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Unit patch features of every level and the detection vector.
 
         Args:
-            tapped: For each tap (B, L, D) patch tokens behind ``ln_post``.
+            tapped: What :attr:`reads` names, behind ``ln_post``: patch tokens (B, L, D) of each tap and, with a
+                ``class_share``, the class token (B, D) of the last.
 
         Returns:
             Levels, each (B, L, E) unit vectors, and the mean of the last level's unit detection features (B, E), which is
-            *not* normalised again.
+            *not* normalised again; with a ``class_share`` the unit feature of the class token has that share in it.
         """
-        levels = [F.normalize(own(x.float()), dim=-1) for own, x in zip(self.segmentation, tapped, strict=True)]
-        return levels, F.normalize(self.detection(tapped[-1].float()), dim=-1).mean(dim=1)
+        levels = [F.normalize(own(x.float()), dim=-1) for own, x in zip(self.segmentation, tapped, strict=False)]
+        detection = F.normalize(self.detection(tapped[len(levels) - 1].float()), dim=-1).mean(dim=1)
+        if self.class_detection is not None:
+            whole = F.normalize(self.class_detection(tapped[-1].float()), dim=-1)
+            detection = self.class_share * whole + (1 - self.class_share) * detection
+        return levels, detection
 
 
 def _projection(dim: int, embed_dim: int) -> nn.Linear:
@@ -148,15 +169,19 @@ def new_image_adapters(
     count: int | None = None,
     taps: Sequence[int] | None = None,
     mixing: float = MIXING,
+    projections: Projections = "clip",
+    class_share: float = 0.0,
 ) -> ImageAdapters:
     """An untrained image half for a CLIP.
 
     Args:
         clip: The CLIP.
-        reference: As in the authors' code: random projections. Otherwise copies of CLIP's own.
+        reference: As in the authors' code: random projections.
         count: Adapted blocks; ``None`` for the first quarter of the tower (6 of 24), at least 6 if it has them.
         taps: Blocks behind which patches are read; ``None`` for the ends of the four quarters.
         mixing: See :func:`adapt_tokens`.
+        projections: Unless ``reference``: copies of CLIP's own, or random ones. That of the class token is always a copy.
+        class_share: See :class:`ImageAdapters`.
 
     Raises:
         ValueError: If the tower has fewer blocks.
@@ -168,10 +193,13 @@ def new_image_adapters(
         msg = f"No tap behind block {max(taps)}: the image tower of {clip.backbone} has {depth} blocks"
         raise ValueError(msg)
     count = _checked(min(max(depth // 4, 6), depth) if count is None else count, depth, "image")
-    adapters = ImageAdapters(count, dim, text_projection(clip).shape[0], taps, mixing)
-    if not reference and visual.proj is not None:
+    adapters = ImageAdapters(count, dim, text_projection(clip).shape[0], taps, mixing, class_share)
+    copies = [] if reference or projections == "random" else [*adapters.segmentation, adapters.detection]
+    if adapters.class_detection is not None:
+        copies.append(adapters.class_detection)
+    if visual.proj is not None:
         with torch.no_grad():
-            for linear in (*adapters.segmentation, adapters.detection):
+            for linear in copies:
                 linear.weight.copy_(visual.proj.T)
     return adapters
 

@@ -72,7 +72,13 @@ def load_adapters(path: str | Path) -> LoadedAdapters:
         learned.facts,
         learned.origin,
         _text_half(learned),
-        build_image(image, settings.get("taps") or (), mixing=float(settings.get("mixing", MIXING)), origin=learned.origin),
+        build_image(
+            image,
+            settings.get("taps") or (),
+            mixing=float(settings.get("mixing", MIXING)),
+            class_share=float(settings.get("class_share", 0)),
+            origin=learned.origin,
+        ),
     )
 
 
@@ -108,6 +114,7 @@ def save_adapters(path: str | Path, text: TextAdapters, image: ImageAdapters | N
     if image is not None:
         state = image.state_dict()
         settings |= {"mixing": image.adapters.mixing, "taps": list(image.taps)}
+        settings |= {"class_share": image.class_share} if image.class_share else {}
         halves |= {"image": state_dict_digest({k: v.float() for k, v in state.items()}), "image_of": halves["text"]}
         tensors |= {f"image.{key}": tensor for key, tensor in state.items()}
     return save_learned(path, tensors, replace(facts, settings={**facts.settings, **settings}, halves=halves))
@@ -120,13 +127,15 @@ def build_text(state: Mapping[str, torch.Tensor], *, mixing: float, activation: 
     return _filled(half, state, f"The text half of {origin}")
 
 
-def build_image(state: Mapping[str, torch.Tensor], taps: Sequence[int], *, mixing: float, origin: str) -> ImageAdapters:
+def build_image(
+    state: Mapping[str, torch.Tensor], taps: Sequence[int], *, mixing: float, class_share: float = 0.0, origin: str
+) -> ImageAdapters:
     """An image half with these weights; a ``WeightFileError`` that names what does not fit otherwise."""
     detection = _matrix(state, "detection.weight", origin)
     if not taps:
         msg = f"{origin} does not say behind which blocks patches are read"
         raise WeightFileError(msg)
-    half = ImageAdapters(count_adapters(state), detection.shape[1], detection.shape[0], taps, mixing)
+    half = ImageAdapters(count_adapters(state), detection.shape[1], detection.shape[0], taps, mixing, class_share)
     return _filled(half, state, f"The image half of {origin}")
 
 

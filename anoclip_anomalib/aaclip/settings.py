@@ -9,6 +9,7 @@ from anoclip_anomalib.zeroshot.training_settings import TrainingSettings
 Mode = Literal["clean", "reference"]
 Loss = Literal["authors", "balanced"]
 StageName = Literal["text", "image"]
+Projections = Literal["clip", "random"]
 MIXING = 0.1
 """Share of an adapter's output in the adapted tokens (authors' ``i_w`` and ``t_w``)."""
 
@@ -20,12 +21,15 @@ class StageSettings(TrainingSettings):
     Attributes:
         sizes: Sides that batches are scaled to in turn, in pixels; empty for the image size alone.
         loss: Segmentation loss: the ``"authors"``' focal and Dice loss, or ``"balanced"`` for small defects.
+        pairs: With ``"balanced"``: weight of what compares both images of a generated part (heat on the good one where the
+            other has its defect, and the order of their verdicts); 0 for none.
         detection_scale: Factor of the products in the detection loss (authors: 1, no temperature).
         jitter: Largest relative change of brightness, contrast and saturation of the images.
     """
 
     sizes: tuple[int, ...] = ()
     loss: Loss = "authors"
+    pairs: float = 0.0
     detection_scale: float = 1.0
     jitter: float = 0.0
 
@@ -33,6 +37,8 @@ class StageSettings(TrainingSettings):
         """See :class:`TrainingSettings`."""
         return super().faults() | {
             f"loss={self.loss!r} is unknown; choose one of {get_args(Loss)}": self.loss not in get_args(Loss),
+            f"pairs={self.pairs} must not be negative": not self.pairs >= 0,
+            f"pairs={self.pairs} is for loss 'balanced'": self.pairs > 0 and self.loss != "balanced",
             f"detection_scale={self.detection_scale} must be greater than 0": not self.detection_scale > 0,
             f"jitter={self.jitter} must lie in [0, 1]": not 0 <= self.jitter <= 1,
         }
@@ -59,6 +65,8 @@ class Recipe:
         image_mixing: Share of the image adapters' output.
         text_adapters: Adapted blocks of the text tower; ``None`` for the first quarter (3 of 12).
         image_adapters: Adapted blocks of the image tower; ``None`` for the first quarter, at least 6.
+        projections: Where the image half's projections begin: at ``"clip"``'s own, or at ``"random"`` as the authors' do.
+        class_share: Share of the class token in the detection vector; the authors' has patches alone (0).
         taps: Blocks behind which patches are read; ``None`` for the ends of the four quarters.
         descriptions: What the prompts say for a class, instead of the authors' description or its name.
     """
@@ -75,6 +83,8 @@ class Recipe:
     image_mixing: float = MIXING
     text_adapters: int | None = None
     image_adapters: int | None = None
+    projections: Projections = "clip"
+    class_share: float = 0.0
     taps: tuple[int, ...] | None = None
     descriptions: Descriptions = field(default_factory=dict)
 
@@ -94,6 +104,10 @@ class Recipe:
             f"mixing must lie in [0, 1]; got {self.text_mixing} and {self.image_mixing}": not (
                 0 <= self.text_mixing <= 1 and 0 <= self.image_mixing <= 1
             ),
+            f"projections={self.projections!r} is unknown; choose 'clip' or 'random'": self.projections
+            not in get_args(Projections),
+            f"class_share={self.class_share} must lie in [0, 1); in mode 'reference' it is 0": not 0 <= self.class_share < 1
+            or (self.reference and self.class_share > 0),
             f"taps={self.taps} must be a rising list of blocks, counted from 1": self.taps is not None
             and (not self.taps or list(self.taps) != sorted(set(self.taps)) or self.taps[0] < 1),
         }

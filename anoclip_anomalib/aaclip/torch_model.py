@@ -11,7 +11,7 @@ from anoclip_anomalib.aaclip.adapters_file import load_adapters
 from anoclip_anomalib.aaclip.scoring import BLUR_KERNEL, BLUR_SIGMA, TEMPERATURE, blur, level_difference, rescale
 from anoclip_anomalib.aaclip.settings import Mode
 from anoclip_anomalib.aaclip.text import embed_anchors
-from anoclip_anomalib.clip import LoadedClip, Tap, VisualEncoder, load_clip, walk_image
+from anoclip_anomalib.clip import LoadedClip, VisualEncoder, load_clip, walk_image
 from anoclip_anomalib.clip.declared import check_declared_size
 from anoclip_anomalib.prompts.aaclip import Descriptions, described, is_described
 from anoclip_anomalib.zeroshot.buffers import FloatBuffers
@@ -203,11 +203,10 @@ class AaClipModel(FloatBuffers):
         return AaClipFeatures(levels, torch.cat([part.detection for part in parts]), parts[0].grid, parts[0].size)
 
     def _encode(self, images: torch.Tensor) -> AaClipFeatures:
-        taps = [Tap(block=block, project=False) for block in self.image_adapters.taps]
-        visual = self.visual_encoder.visual
-        tapped, grid = walk_image(visual, images, taps, after_block=self.image_adapters.adapters)
+        half, visual = self.image_adapters, self.visual_encoder.visual
+        tapped, grid = walk_image(visual, images, half.reads, after_block=half.adapters)
         with torch.autocast(images.device.type, enabled=False):
-            levels, detection = self.image_adapters.project(tapped)
+            levels, detection = half.project(tapped)
         return AaClipFeatures(tuple(levels), detection, grid, (images.shape[-2], images.shape[-1]))
 
     def score(self, features: AaClipFeatures) -> InferenceBatch:

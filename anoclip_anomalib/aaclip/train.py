@@ -115,6 +115,8 @@ class _Run(TrainingRun):
                 count=recipe.image_adapters,
                 taps=recipe.taps,
                 mixing=recipe.image_mixing,
+                projections=recipe.projections,
+                class_share=recipe.class_share,
             ),
         )
         module = self._images(recipe.image, Augmentation(jitter=recipe.image.jitter))
@@ -124,6 +126,8 @@ class _Run(TrainingRun):
             "mixing": recipe.image_mixing,
             "adapters": recipe.image_adapters,
             "taps": half.taps,
+            "projections": recipe.projections,
+            "class_share": recipe.class_share,
             "text": text_digest(text),
         }
         return self._stage("image", stage, module, setting, [])

@@ -13,7 +13,14 @@ from anoclip_anomalib.aaclip.settings import StageSettings
 from anoclip_anomalib.aaclip.text import AnchorTrainer
 from anoclip_anomalib.clip import LoadedClip, LocalPath, Tap, walk_image
 from anoclip_anomalib.clip.local_attention import Attended, Heads, value_attention
-from anoclip_anomalib.zeroshot.balanced_loss import balanced_segmentation_loss, peak_loss
+from anoclip_anomalib.zeroshot.balanced_loss import (
+    balanced_segmentation_loss,
+    good_twins,
+    peak_loss,
+    peaks,
+    ranking_loss,
+    twin_heat_loss,
+)
 from anoclip_anomalib.zeroshot.losses import segmentation_loss
 from anoclip_anomalib.zeroshot.scoring import upsample
 from anoclip_anomalib.zeroshot.training import Batch, Levels, Training
@@ -60,11 +67,27 @@ class Stage(Training):
         direction = (anchors[:, 1] - anchors[:, 0]).unsqueeze(-1)
         logits = [TEMPERATURE * (level @ direction).mT.unflatten(2, grid) for level in levels]
         smooth = blur(torch.stack(logits).mean(dim=0))  # the map of test time
-        own = [balanced_segmentation_loss(upsample(one, size).squeeze(1), batch["mask"]) for one in (*logits, smooth)]
-        return {
+        maps = [upsample(one, size).squeeze(1) for one in (*logits, smooth)]
+        own = [balanced_segmentation_loss(one, batch["mask"]) for one in maps]
+        terms = {
             "segmentation": torch.stack(own[:-1]).mean() + own[-1],
             "peak": peak_loss(smooth.squeeze(1), batch["label"]),
         }
+        if self.settings.pairs:
+            good = good_twins(batch["pair"])
+            twins = [twin_heat_loss(one, batch["mask"], good) for one in maps]
+            order = ranking_loss(peaks(smooth.squeeze(1)), good)
+            terms["twin"] = self.settings.pairs * (torch.stack(twins[:-1]).mean() + twins[-1] + order)
+        return terms
+
+    def detection_terms(self, vector: torch.Tensor, anchors: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
+        """What the labels say about detection vectors (B, E), with anchors (B, 2, E)."""
+        own = self.settings
+        terms = {"detection": detection_loss(vector, anchors, batch["label"], own.detection_scale)}
+        if own.pairs:
+            verdict = own.detection_scale * (vector * (anchors[:, 1] - anchors[:, 0])).sum(dim=-1)
+            terms["order"] = own.pairs * ranking_loss(verdict, good_twins(batch["pair"]))
+        return terms
 
 
 def scaled(batch: Batch, side: int) -> Batch:
@@ -140,7 +163,7 @@ class TextStage(Stage):
             terms = self.segmentation_terms(levels, anchors, batch, grid, size)
             terms["disentangling"] = DISENTANGLING * len(levels) * apart
             if not self.reference:
-                terms["detection"] = detection_loss(class_token, anchors, batch["label"], self.settings.detection_scale)
+                terms |= self.detection_terms(class_token, anchors, batch)
         return terms
 
 
@@ -172,11 +195,10 @@ class ImageStage(Stage):
     def losses(self, batch: Batch, part: nn.Module) -> dict[str, torch.Tensor]:
         """Segmentation at every level, and the cross-entropy of the detection vector."""
         size = (batch["image"].shape[-2], batch["image"].shape[-1])
-        taps = [Tap(block=block, project=False) for block in part.taps]
         tapped, grid = walk_image(
             self.visual_encoder.visual,
             batch["image"],
-            taps,
+            part.reads,
             after_block=part.adapters,
             checkpointing=self.checkpointing,
         )
@@ -184,7 +206,7 @@ class ImageStage(Stage):
             levels, detection = part.project(tapped)
             anchors = self.anchors[batch["class_index"]].float()
             terms = self.segmentation_terms(levels, anchors, batch, grid, size)
-            terms["detection"] = detection_loss(detection, anchors, batch["label"], self.settings.detection_scale)
+            terms |= self.detection_terms(detection, anchors, batch)
         return terms
 
 

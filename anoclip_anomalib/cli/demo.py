@@ -1,4 +1,4 @@
-"""``anoclip demo``: generated data, AnoCLIP beside the plain query-key baseline, a gallery."""
+"""``anoclip demo``: generated data, AnoCLIP beside the plain query-key baseline and AA-CLIP, a gallery."""
 
 import argparse
 import csv
@@ -24,11 +24,16 @@ METRICS = {
 }
 """Column -> metric of a row, all from raw scores at the model's resolution."""
 VARIANTS: dict[str, dict[str, Any]] = {
-    "value": {"local_attention": "value"},
-    "query-key": {"local_attention": "query-key"},
-    "AnoCLIP+": {"local_attention": "value"},
+    "value": {"class_path": "AnoClip", "init_args": {"backbone": "demo", "local_attention": "value"}},
+    "query-key": {"class_path": "AnoClip", "init_args": {"backbone": "demo", "local_attention": "query-key"}},
+    "AnoCLIP+": {
+        "class_path": "AnoClip",
+        "init_args": {"backbone": "demo", "local_attention": "value"},
+        "callbacks": ["TestTimeAdaptation"],
+    },
+    "AA-CLIP": {"class_path": "AaClip", "init_args": {"adapters": "demo"}},
 }
-"""Name in the table -> arguments of AnoClip; AnoCLIP+ adapts to each image besides."""
+"""Name in the table -> model; AnoCLIP+ adapts to each image besides, AA-CLIP has the bundled adapters."""
 DATA = "generated parts"
 
 
@@ -111,9 +116,8 @@ def write_suite(args: argparse.Namespace) -> Path:
     if args.image_size < patch or args.image_size % patch:
         raise ValueError(f"--image-size {args.image_size} is no multiple of the encoder's patch size {patch}")
     out = args.out.resolve()
-    shared = {"backbone": "demo", "image_size": args.image_size, "text_cache_dir": str(out / "text_cache")}
-    models: list[dict] = [{"name": name, "class_path": "AnoClip", "init_args": shared | own} for name, own in VARIANTS.items()]
-    models[-1]["callbacks"] = ["TestTimeAdaptation"]
+    shared = {"image_size": args.image_size, "text_cache_dir": str(out / "text_cache")}
+    models = [{"name": name, **model, "init_args": shared | model["init_args"]} for name, model in VARIANTS.items()]
     drawn = {"root": str(out / "data"), "test_good": args.test_good, "test_bad": args.test_bad, "drawing_seed": args.seed}
     data = {
         "name": DATA,

@@ -4,9 +4,9 @@ import argparse
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from anoclip_anomalib.aaclip.settings import IMAGE_STAGE, TEXT_STAGE, Recipe, StageName, StageSettings
+from anoclip_anomalib.aaclip.settings import IMAGE_STAGE, TEXT_STAGE, Projections, Recipe, StageName, StageSettings
 from anoclip_anomalib.cli import train_prompts
 from anoclip_anomalib.cli.train_shared import (
     EXIT_CODES,
@@ -26,6 +26,7 @@ METHODS = ("aaclip", "prompts")
 _STAGE_HELP = SETTINGS_HELP | {
     "sizes": "sides in pixels that batches are scaled to in turn",
     "loss": "segmentation loss; balanced is for small defects",
+    "pairs": "weight of what compares both images of a generated part, with loss balanced",
     "detection_scale": "factor of the products in the detection loss",
     "jitter": "largest change of brightness, contrast and saturation",
 }
@@ -54,6 +55,16 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--image-mixing", type=float, default=own.image_mixing, help="of the adapters (default: %(default)s)")
     parser.add_argument("--text-adapters", type=int, metavar="BLOCKS", help="adapted blocks (default: the first quarter)")
     parser.add_argument("--image-adapters", type=int, metavar="BLOCKS", help="adapted blocks (default: a quarter, at least 6)")
+    parser.add_argument(
+        "--projections", choices=get_args(Projections), default=own.projections,
+        help="where those of the image half begin (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--class-share",
+        type=float,
+        default=own.class_share,
+        help="of the class token in the detection vector (default: %(default)s)",
+    )
     parser.add_argument("--taps", type=int, nargs="+", metavar="BLOCK", help="where patches are read (default: the quarters)")
     for stage, settings in (("text", TEXT_STAGE), ("image", IMAGE_STAGE)):
         group = parser.add_argument_group(f"{stage} stage")
@@ -124,6 +135,8 @@ def _checked(args: argparse.Namespace) -> tuple[Recipe, Source]:
         image_mixing=args.image_mixing,
         text_adapters=args.text_adapters,
         image_adapters=args.image_adapters,
+        projections=args.projections,
+        class_share=args.class_share,
         taps=tuple(args.taps) if args.taps else None,
         descriptions=_descriptions(args.descriptions),
     )
@@ -150,8 +163,8 @@ def _descriptions(path: str | None) -> dict[str, str | list[str]]:
 def _train(args: argparse.Namespace, recipe: Recipe, source: Source) -> int:
     from anoclip_anomalib.aaclip.train import train
 
-    largest = max([recipe.image_size, *recipe.image.sizes, *recipe.text.sizes])
     stages: tuple[StageName, ...] = ("text", "image") if args.stage == "both" else (args.stage,)
+    largest = max(side for stage in stages for side in getattr(recipe, stage).sizes or (recipe.image_size,))
     return run_training(
         args,
         lambda machine: train(

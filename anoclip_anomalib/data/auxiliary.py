@@ -25,10 +25,15 @@ class Drawn(Protocol):
 
     Attributes:
         categories: Names that go with the images.
+        in_pairs: Whether images ``2k`` and ``2k + 1`` show one part, first as it should be and then with a defect. They
+            then stay side by side in a batch.
     """
 
     @property
     def categories(self) -> Sequence[str]: ...  # noqa: D102
+
+    @property
+    def in_pairs(self) -> bool: ...  # noqa: D102
 
     def __len__(self) -> int:
         """How many images an epoch has."""
@@ -38,7 +43,7 @@ class Drawn(Protocol):
 
 
 class AuxiliaryDataset(Dataset[Item]):
-    """Images and masks, read or drawn, resized, varied and normalised.
+    """Images and masks, read or drawn, resized, varied and normalised. What is drawn varies by itself.
 
     An item is asked for by ``epoch * len + index``: its augmentation depends on seed, epoch and index alone, and not on the
     worker or process that reads it, so that a training that goes on after an interruption gives the same result.
@@ -48,7 +53,7 @@ class AuxiliaryDataset(Dataset[Item]):
         drawn: Drawn, behind the samples.
         size: Side of the square in pixels.
         categories: All of the source; gives the class index.
-        augmentation: ``None`` for none.
+        augmentation: Of what is read; ``None`` for none.
         seed: Of the augmentation.
         drawn_count: Drawn images in an epoch; ``None`` for all that there are.
         drawn_epoch: The epoch that drawn images are taken from, whatever is asked for; ``None`` for the one asked for.
@@ -80,8 +85,18 @@ class AuxiliaryDataset(Dataset[Item]):
         """A class index for each item; all that is drawn is one more class."""
         return [self.index_of[sample.category] for sample in self.samples] + self.drawn_count * [len(self.index_of)]
 
+    @property
+    def pairs(self) -> int:
+        """How many pairs the last items are."""
+        return self.drawn_count // 2 if self.drawn is not None and self.drawn.in_pairs else 0
+
     def __getitem__(self, position: int) -> Item:
-        """Image (3, S, S) normalised, mask (S, S) of 0 and 1, label (of the whole image, before it is moved), class index."""
+        """An item.
+
+        Returns:
+            ``image`` (3, S, S) normalised, ``mask`` (S, S) of 0 and 1, ``label`` (of the whole image, before it is moved),
+            ``class_index``, and ``pair``: the number of the pair that it belongs to, -1 for none.
+        """
         epoch, index = divmod(position, len(self))
         read = index < len(self.samples)
         image, mask, category = self._read(index) if read else self._draw(epoch, index - len(self.samples))
@@ -91,16 +106,18 @@ class AuxiliaryDataset(Dataset[Item]):
         mask = tv.resize(mask[None], size, tv.InterpolationMode.NEAREST_EXACT)
         state = np.random.SeedSequence([self.seed, epoch, index]).generate_state(2)
         generator = torch.Generator().manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)
-        if self.augmentation is not None:
-            image = self.augmentation.recolour(image, generator)
+        augmentation = self.augmentation if read else None
+        if augmentation is not None:
+            image = augmentation.recolour(image, generator)
         both = torch.cat([tv.normalize(image, list(CLIP_MEAN), list(CLIP_STD)), mask])
-        if self.augmentation is not None:
-            both = self.augmentation.move(both, generator)
+        if augmentation is not None:
+            both = augmentation.move(both, generator)
         return {
             "image": both[:3],
             "mask": both[3],
             "label": torch.tensor(label),
             "class_index": torch.tensor(self.index_of[category]),
+            "pair": torch.tensor((index - len(self.samples)) // 2 if index >= len(self) - 2 * self.pairs else -1),
         }
 
     def _read(self, index: int) -> tuple[torch.Tensor, torch.Tensor, str]:
@@ -122,15 +139,23 @@ class EpochSampler(Sampler[int]):
         count: Images in an epoch.
         seed: Of the order.
         classes: Class of each item, to draw all classes equally often; ``None`` for each item once.
+        pairs: How many pairs the last items are; a pair stays together.
         rank: Of this process.
         processes: How many there are. Where the images do not share out evenly, the first ones come twice.
     """
 
     def __init__(
-        self, count: int, *, seed: int, classes: Sequence[int] | None = None, rank: int = 0, processes: int = 1
+        self,
+        count: int,
+        *,
+        seed: int,
+        classes: Sequence[int] | None = None,
+        pairs: int = 0,
+        rank: int = 0,
+        processes: int = 1,
     ) -> None:
         self.count, self.seed, self.rank, self.processes = count, seed, rank, processes
-        self.classes = classes
+        self.classes, self.pairs = classes, pairs
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -142,13 +167,16 @@ class EpochSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         rng = np.random.default_rng([self.seed, self.epoch])
+        singles = self.count - 2 * self.pairs
+        firsts = np.concatenate([np.arange(singles), np.arange(singles, self.count, 2)])
         if self.classes is None:
-            order = rng.permutation(self.count)
+            order = rng.permutation(firsts)
         else:
-            weight = 1 / np.bincount(self.classes)[list(self.classes)]
-            order = rng.choice(self.count, size=self.count, p=weight / weight.sum())
-        order = np.resize(order, len(self) * self.processes)
-        return iter((self.epoch * self.count + order[self.rank :: self.processes]).tolist())
+            weight = 1 / np.bincount(self.classes)[np.asarray(self.classes)[firsts]]
+            order = rng.choice(firsts, size=self.count, p=weight / weight.sum())
+        order = np.resize(order, -(-len(order) // self.processes) * self.processes)[self.rank :: self.processes]
+        items = [item for first in order for item in range(first, first + (1 if first < singles else 2))]
+        return iter((self.epoch * self.count + np.resize(items, len(self))).tolist())
 
 
 class AuxiliaryDataModule(LightningDataModule):
@@ -162,7 +190,7 @@ class AuxiliaryDataModule(LightningDataModule):
         drawn: The generated part of the source, if it has one.
         image_size: Side of the square in pixels.
         batch_size: Images in a step of one process.
-        augmentation: ``None`` for none.
+        augmentation: Of what is read; ``None`` for none.
         num_workers: Processes that read.
         seed: Of order and augmentation.
 
@@ -194,7 +222,8 @@ class AuxiliaryDataModule(LightningDataModule):
         training, held = hold_out(samples, source.held_out, source.seed)
         if source.shots is not None:
             training = choose_shots(training, source.shots, source.seed)
-        held_drawn = round(source.held_out * len(drawn)) if drawn is not None else 0
+        together = 2 if drawn is not None and drawn.in_pairs else 1
+        held_drawn = together * round(source.held_out * len(drawn) / together) if drawn is not None else 0
 
         def dataset(chosen: Sequence[Sample], how: Augmentation | None, **which: int) -> AuxiliaryDataset:
             common = {"size": image_size, "categories": self.categories, "seed": seed}
@@ -214,6 +243,7 @@ class AuxiliaryDataModule(LightningDataModule):
             len(self.training),
             seed=self.seed,
             classes=self.training.classes if self.source.class_balanced else None,
+            pairs=self.training.pairs,
             rank=trainer.global_rank if trainer is not None else 0,
             processes=trainer.world_size if trainer is not None else 1,
         )

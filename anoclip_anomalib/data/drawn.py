@@ -28,4 +28,4 @@ def drawn_parts(spec: GeneratedSpec, image_size: int, seed: int) -> tuple[Drawn,
         RuntimeError: If photographs are wanted and cannot be fetched.
     """
     photos = photo_textures(Path(platformdirs.user_cache_dir("anoclip_anomalib")) / "textures") if spec.photos else None
-    return DrawnParts(spec.images, image_size, photos, seed), photos.facts if photos is not None else {}
+    return DrawnParts(spec.images, image_size, photos, seed, spec.plain), photos.facts if photos is not None else {}

@@ -30,12 +30,14 @@ class GeneratedSpec:
     """Images that are drawn when they are asked for, half of them with a defect.
 
     Attributes:
-        images: In an epoch.
+        images: In an epoch, an even number: each part is shown as it should be and with a defect.
         photos: Whether photographed surfaces from free packages of Debian are used; they are fetched by name.
+        plain: Part of them that are like those of the bundled encoder's training: one part on a quiet ground.
     """
 
     images: int
     photos: bool = False
+    plain: float = 0.4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,14 +142,18 @@ def _data_spec(path: Path, entry: Any, root: str | Path | None) -> DataSpec:
 
 def _generated_spec(path: Path, entry: Any) -> GeneratedSpec:
     if not isinstance(entry, dict):
-        msg = f"{path}: `generated` must be a mapping with `images` and `photos`; got {entry!r}"
+        msg = f"{path}: `generated` must be a mapping with `images`, `photos` and `plain`; got {entry!r}"
         raise ValueError(msg)
-    _check_keys(path, entry, ("images", "photos"))
-    images, photos = entry.get("images"), entry.get("photos", False)
-    if not isinstance(images, int) or images < 2 or not isinstance(photos, bool):
-        msg = f"{path}: `generated` needs `images` (in an epoch, at least 2) and `photos` (true or false); got {entry!r}"
+    _check_keys(path, entry, ("images", "photos", "plain"))
+    images, photos, plain = entry.get("images"), entry.get("photos", False), entry.get("plain", GeneratedSpec.plain)
+    share = isinstance(plain, int | float) and 0 <= plain <= 1
+    if not isinstance(images, int) or images < 2 or images % 2 or not isinstance(photos, bool) or not share:
+        msg = (
+            f"{path}: `generated` needs `images` (in an epoch, an even number), `photos` (true or false) and `plain` (a part "
+            f"from 0 to 1); got {entry!r}"
+        )
         raise ValueError(msg)
-    return GeneratedSpec(images=images, photos=photos)
+    return GeneratedSpec(images=images, photos=photos, plain=plain)
 
 
 def _check_keys(path: Path, content: dict, known: tuple[str, ...]) -> None:

@@ -119,6 +119,40 @@ def gleams(rng: Rng, scene: Scene) -> Scene:
     return Scene(image.astype(np.float32), scene.foreground, scene.background)
 
 
+def _axis(rng: Rng, scene: Scene) -> Field:
+    """A coordinate along or across the part, -1 to 1 from one end of it to the other, (H, W)."""
+    rows, columns = np.nonzero(scene.foreground)
+    angle = float(rng.choice([0.0, np.pi / 2])) if rng.random() < 0.6 else rng.uniform(0, np.pi)
+    y, x = np.mgrid[: scene.size, : scene.size].astype(np.float32)
+    where = np.float32(np.cos(angle)) * x + np.float32(np.sin(angle)) * y
+    low, high = (float(np.quantile(where[rows, columns], q)) for q in (0.0, 1.0))
+    return (2 * (where - np.float32(low)) / np.float32(max(high - low, 1.0)) - 1).astype(np.float32)
+
+
+def sections(rng: Rng, scene: Scene) -> Scene:
+    """The part is made of pieces in a row, or bears bands of paint: other colours, the part's own shading."""
+    along = _axis(rng, scene)
+    centre = np.abs(along) if rng.random() < 0.5 else along  # the same at both ends, or not
+    image = scene.image
+    for _ in range(int(rng.integers(1, 4))):
+        low, width = rng.uniform(-1, 0.9), rng.uniform(0.05, 0.5)
+        band = step(np.abs(centre - np.float32(low + width / 2)) - np.float32(width / 2), 3 / scene.size)
+        shade = image.mean(2, keepdims=True) / max(float(image[scene.foreground].mean()), 0.05)
+        colour = random_colour(rng) * (1 + np.float32(rng.uniform(0.2, 1)) * (np.clip(shade, 0.4, 1.6) - 1))
+        image = mix(image, colour.astype(np.float32), band * coverage_of(scene))
+    return Scene(image, scene.foreground, scene.background)
+
+
+def rounded(rng: Rng, scene: Scene) -> Scene:
+    """The part is round across an axis: darker towards both sides, with a narrow line of light along it."""
+    across = _axis(rng, scene) - np.float32(rng.uniform(-0.3, 0.3))
+    shading = 1 - np.float32(rng.uniform(0.1, 0.6)) * np.clip(np.square(across), 0, 1.2)
+    shine = np.exp(-np.square((across - np.float32(rng.uniform(-0.5, 0.5))) / np.float32(rng.uniform(0.05, 0.3))))
+    factor = shading + np.float32(rng.uniform(0, 0.4)) * shine
+    image = scene.image * (1 + coverage_of(scene) * (factor - 1))[..., None]
+    return Scene(image.astype(np.float32), scene.foreground, scene.background)
+
+
 def clutter(rng: Rng, scene: Scene) -> Scene:
     """Around the part: edges of trays and tables, bars, crumbs, reflections; the part itself is left alone."""
     size = scene.size

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -17,6 +18,8 @@ from anoclip_anomalib.demo.harmless import (
     other_ground,
     other_material,
     relief,
+    rounded,
+    sections,
     several,
     sheet,
 )
@@ -28,9 +31,8 @@ from anoclip_anomalib.demo.textures import TEXTURES
 
 LEAST_AREA = 0.002
 """Share of the picture that a defect covers at least, before the picture is framed."""
-PLAIN_SHARE = 0.4
-"""Share of pictures that are like those of the encoder's training."""
 _LEAST_CHANGE = (0.05, 0.15)  # mean change inside the mask, drawn anew for each defect
+_GENERAL = ("object", "part", "product", "item", "surface", "texture", "material", "component")
 _DRAWN = 256  # side of a part before it is framed, in pixels
 
 
@@ -67,7 +69,7 @@ def draw_scene(rng: Rng, size: int, photos: PhotoTextures | None = None) -> Scen
     scene = loaf(rng, size) if kind < 0.45 else OBJECTS[str(rng.choice(list(OBJECTS)))](rng, size)
     if rng.random() < 0.4:
         scene = other_material(rng, scene, photos)
-    for change, share in ((relief, 0.25), (marks, 0.12), (lettering, 0.12), (gleams, 0.2)):
+    for change, share in ((sections, 0.15), (rounded, 0.15), (relief, 0.25), (marks, 0.12), (lettering, 0.12), (gleams, 0.2)):
         if rng.random() < share:
             scene = change(rng, scene)
     if rng.random() < 0.5:
@@ -136,11 +138,14 @@ def take_pictures(rng: Rng, pair: Pair, size: int) -> tuple[np.ndarray, np.ndarr
 
 
 def plain_pictures(rng: Rng, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """A pair as the encoder was trained on, with small defects too: a part on a quiet ground, all of it in the picture.
+    """A pair much as the encoder was trained on, with small defects too: a part on a quiet ground, all of it in the picture.
 
     Arguments and results as in :func:`take_pictures`.
     """
     scene = CATEGORIES[str(rng.choice(list(CATEGORIES)))](rng, size)
+    for change in (sections, rounded, gleams):
+        if rng.random() < 0.15:
+            scene = change(rng, scene)
     image, mask = damage(rng, scene, tuple(DEFECTS.values()), 1, 0.05)
     first = Photograph.draw(rng, size)
     second = first if rng.random() < 0.5 else Photograph.draw(rng, size)
@@ -153,31 +158,42 @@ def plain_pictures(rng: Rng, size: int) -> tuple[np.ndarray, np.ndarray]:
 class DrawnParts:
     """Generated images as a source of training data: each is drawn when it is asked for, and never stored.
 
-    Even images show good parts and odd ones bad parts. What an image shows is decided by (seed, epoch, index) alone.
+    Images ``2k`` and ``2k + 1`` show one part, good and then with a defect; (seed, epoch, k) alone decides which part.
 
     Args:
         images: Images in an epoch.
         image_size: Side of the images in pixels.
         photos: Photographed surfaces and grounds; without them all surfaces are drawn.
         seed: Of all images.
+        plain: Share of pairs that are as those of the encoder's training, see :func:`plain_pictures`.
 
     Attributes:
-        categories: General names, one of which goes with each image: defects shall be found whatever a part is called.
+        categories: General names and those of training categories, one of which goes with each pair at random: defects
+            shall be found whatever a part is called.
     """
 
-    categories = ("object", "part", "product", "item", "surface", "texture", "material", "component")
+    in_pairs = True
+    categories = (*_GENERAL, *CATEGORIES)
 
-    def __init__(self, images: int, image_size: int, photos: PhotoTextures | None = None, seed: int = 0) -> None:
-        self.images, self.image_size, self.photos, self.seed = images, image_size, photos, seed
+    def __init__(
+        self, images: int, image_size: int, photos: PhotoTextures | None = None, seed: int = 0, plain: float = 0.4
+    ) -> None:
+        self.images, self.image_size, self.photos, self.seed, self.plain = images, image_size, photos, seed, plain
+        self._pair = lru_cache(maxsize=1)(self._draw_pair)  # both images of a pair are asked for one after the other
 
     def __len__(self) -> int:
         return self.images
 
     def draw(self, epoch: int, index: int) -> tuple[np.ndarray, np.ndarray, str]:
         """One image (S, S, 3) uint8, its mask (S, S) bool and its category."""
-        rng = np.random.default_rng([self.seed, epoch, index])
-        if rng.random() < PLAIN_SHARE:
+        images, masks, category = self._pair(epoch, index // 2)
+        return images[index % 2], masks[index % 2], category
+
+    def _draw_pair(self, epoch: int, number: int) -> tuple[np.ndarray, np.ndarray, str]:
+        rng = np.random.default_rng([self.seed, epoch, number])
+        if rng.random() < self.plain:
             images, masks = plain_pictures(rng, self.image_size)
         else:
             images, masks = take_pictures(rng, draw_pair(rng, _DRAWN, self.photos), self.image_size)
-        return images[index % 2], masks[index % 2], self.categories[int(rng.integers(len(self.categories)))]
+        names = _GENERAL if rng.random() < 0.5 else self.categories
+        return images, masks, names[int(rng.integers(len(names)))]

@@ -37,16 +37,47 @@ def balanced_segmentation_loss(logits: torch.Tensor, mask: torch.Tensor) -> torc
     return found + (good.mean() + hardest.mean()) / 2 + dice
 
 
+def peaks(grid_logits: torch.Tensor) -> torch.Tensor:
+    """The verdict (B,) that the highest places of maps (B, h, w) give; on the patch grid, smoothed as at test time."""
+    cells = grid_logits.flatten(1)
+    return cells.topk(min(_PATCHES, cells.shape[1]), dim=1).values.mean(dim=1)
+
+
 def peak_loss(grid_logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of the verdict that a map's highest places give on an image.
+    """Cross-entropy of :func:`peaks` (B, h, w) with labels (B,), 1 where anomalous."""
+    found = peaks(grid_logits)
+    return F.binary_cross_entropy_with_logits(found, label.to(found.dtype))
+
+
+def good_twins(pair: torch.Tensor) -> torch.Tensor:
+    """Where in a batch a part as it should be stands, whose next image shows it with a defect.
 
     Args:
-        grid_logits: (B, h, w), on the patch grid, smoothed as at test time.
-        label: (B,), 1 where anomalous.
+        pair: (B,) number of the pair that an image belongs to, -1 for none.
 
     Returns:
-        A scalar.
+        (P,) indices; the defective twins are at these plus one.
     """
-    cells = grid_logits.flatten(1)
-    peak = cells.topk(min(_PATCHES, cells.shape[1]), dim=1).values.mean(dim=1)
-    return F.binary_cross_entropy_with_logits(peak, label.to(peak.dtype))
+    return torch.nonzero((pair[1:] == pair[:-1]) & (pair[1:] >= 0)).flatten()
+
+
+def twin_heat_loss(logits: torch.Tensor, mask: torch.Tensor, good: torch.Tensor) -> torch.Tensor:
+    """Heat on good parts where their twins have a defect: what draws the eye there must be the defect itself.
+
+    Args:
+        logits: (B, H, W), above 0 where anomalous is likelier.
+        mask: (B, H, W), 1 where anomalous.
+        good: From :func:`good_twins`.
+
+    Returns:
+        A scalar: the mean over pairs of the mean over the defect's pixels; 0 without pairs.
+    """
+    there = mask[good + 1]
+    count = there.flatten(1).sum(dim=1)
+    heat = (F.softplus(logits[good]) * there).flatten(1).sum(dim=1) / count.clamp_min(1)
+    return heat.sum() / (count > 0).sum().clamp_min(1)
+
+
+def ranking_loss(verdict: torch.Tensor, good: torch.Tensor) -> torch.Tensor:
+    """Logistic loss of the order in each pair: verdicts (B,) are higher on the defective twin; 0 without pairs."""
+    return F.softplus(verdict[good] - verdict[good + 1]).sum() / max(len(good), 1)

@@ -28,7 +28,7 @@ class CachedFeatures(Dataset[Item]):
 
     def __init__(self, dataset: AuxiliaryDataset, folder: Path) -> None:
         self.dataset, self.folder = dataset, folder
-        self.classes = dataset.classes
+        self.classes, self.pairs = dataset.classes, dataset.pairs
 
     def __len__(self) -> int:
         return len(self.dataset)

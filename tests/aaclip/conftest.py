@@ -12,6 +12,7 @@ class Squares:
     """Grey noise, with a bright square on odd images."""
 
     categories = ("plate", "tile")
+    in_pairs = False
 
     def __init__(self, images: int = 8, side: int = 64) -> None:
         self.images, self.side = images, side

@@ -92,6 +92,28 @@ def test_levels_are_unit_vectors_and_the_detection_vector_is_their_mean():
     assert (detection.norm(dim=-1) < 0.99).all()
 
 
+def test_the_class_token_has_its_share_of_the_detection_vector(tiny_clip):
+    half = ImageAdapters(1, 8, 4, (1, 2), class_share=0.25)
+    tapped = [torch.randn(2, 5, 8), torch.randn(2, 5, 8), torch.randn(2, 8)]
+    levels, detection = half.project(tapped)
+    assert len(levels) == 2
+    patches = F.normalize(tapped[1] @ half.detection.weight.T, dim=-1).mean(dim=1)
+    token = F.normalize(tapped[2] @ half.class_detection.weight.T, dim=-1)
+    torch.testing.assert_close(detection, 0.25 * token + 0.75 * patches)
+    assert half.reads == [
+        Tap(block=1, project=False),
+        Tap(block=2, project=False),
+        Tap(block=2, tokens="class", project=False),
+    ]
+    clip = tiny_clip()
+    own = new_image_adapters(clip, reference=False, projections="random", class_share=0.5, mixing=0.0)
+    assert not torch.equal(own.detection.weight, clip.model.visual.proj.T)
+    images = torch.randn(2, 3, 64, 64)
+    token = walk_image(clip.model.visual, images, own.reads, after_block=own.adapters)[0][-1]
+    begins = F.normalize(own.class_detection(token), dim=-1)
+    torch.testing.assert_close(begins, F.normalize(clip.model.encode_image(images), dim=-1), atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_weights_keep_float32_when_everything_is_cast(dtype):
     half = ImageAdapters(1, 8, 4, (1,))

@@ -5,6 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from anoclip_anomalib.aaclip.adapters import ImageAdapters
 from anoclip_anomalib.aaclip.adapters_file import load_adapters, load_text_half, save_adapters
 from anoclip_anomalib.clip import load_clip
 from anoclip_anomalib.clip.state_dict import WeightFileError
@@ -42,6 +43,14 @@ def test_mixing_and_activation_belong_to_the_file(tmp_path, halves, facts):
     text.adapters.mixing, image.adapters.mixing = 0.2, 0.5
     loaded = load_adapters(save_adapters(tmp_path / "x.safetensors", text, image, facts()))
     assert (loaded.text.adapters.mixing, loaded.image.adapters.mixing, loaded.text.activation) == (0.2, 0.5, True)
+
+
+def test_the_share_of_the_class_token_belongs_to_the_file(tmp_path, halves, facts):
+    text, _ = halves()
+    image = ImageAdapters(2, 64, 32, (3, 12), class_share=0.3)
+    loaded = load_adapters(save_adapters(tmp_path / "x.safetensors", text, image, facts()))
+    assert loaded.image.class_share == 0.3
+    assert torch.equal(loaded.image.class_detection.weight, image.class_detection.weight)
 
 
 def test_halves_of_different_runs_are_refused(tmp_path, halves, facts):

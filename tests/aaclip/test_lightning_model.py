@@ -174,3 +174,31 @@ def test_a_job_of_a_comparison(adapters_file, tmp_path):
     assert facts["auxiliary_data"] == "VisA test split, with masks"
     assert facts["sees_other_test_images"] is False
     assert row["provenance"]["learning_type"] == "zero_shot"
+
+
+@pytest.mark.slow
+def test_a_submission_from_the_command_line(tmp_path, capsys):
+    from anoclip_anomalib.cli.submit import main
+    from tests.submission.ad2_files import write_dataset
+
+    data = write_dataset(tmp_path / "data", {"sheet_metal": 142}, size=(24, 72))
+    command = [
+        "mvtec-ad2",
+        "--model",
+        "AaClip",
+        "--model.adapters",
+        "demo",
+        "--model.image_size",
+        "64",
+        "--objects",
+        "sheet_metal",
+    ]
+    command += ["--data.root", str(data), "--data.num_workers", "0", "--data.eval_batch_size", "71"]
+    command += ["--model.text_cache_dir", str(tmp_path / "text"), "--name", "aa", "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    assert "aa: valid; 568 files checked" in capsys.readouterr().out
+    provenance = json.loads((tmp_path / "out/aa.provenance.json").read_text())
+    assert provenance["settings"]["configuration"]["model"]["class_path"].endswith(".AaClip")
+    assert "generated training parts, with masks" in json.dumps(provenance)
+    assert main([*command, "--evaluate-public"]) == 0
+    assert 0 <= json.loads((tmp_path / "out/aa.public.json").read_text())["mean"]["au_pro"] <= 1

@@ -12,7 +12,7 @@ from anoclip_anomalib.aaclip.text import AnchorTrainer
 from anoclip_anomalib.aaclip.training import ImageStage, TextStage, batch_axis_value_attention, detection_loss, scaled
 from anoclip_anomalib.clip import Tap, walk_image
 from anoclip_anomalib.clip.blocks import project_out, project_qkv
-from anoclip_anomalib.zeroshot.balanced_loss import balanced_segmentation_loss, peak_loss
+from anoclip_anomalib.zeroshot.balanced_loss import balanced_segmentation_loss, peak_loss, peaks, twin_heat_loss
 from anoclip_anomalib.zeroshot.losses import segmentation_loss
 from anoclip_anomalib.zeroshot.training import LOWEST_RATE, rate
 
@@ -151,6 +151,29 @@ def test_the_balanced_loss_is_of_every_level_and_of_the_map_of_test_time(image_s
     torch.testing.assert_close(own["peak"], peak_loss(smooth, batch["label"]))
     products = 20 * (detection * direction).sum(-1)
     torch.testing.assert_close(own["detection"], F.binary_cross_entropy_with_logits(products, batch["label"]))
+
+
+def test_pairs_are_compared_in_maps_and_verdicts(image_stage, batch):
+    own = {"epochs": 1, "batch_size": 1, "lr": 1.0, "loss": "balanced", "detection_scale": 20.0}
+    batch = {**batch, "pair": torch.tensor([-1, 5, 5])}
+    plain, compared = (image_stage(settings=StageSettings(**own, pairs=weight)) for weight in (0.0, 0.5))
+    before, after = (stage.losses(batch, stage.part) for stage in (plain, compared))
+    assert after.keys() - before.keys() == {"twin", "order"}
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    tapped, _ = walk_image(plain.visual_encoder.visual, batch["image"], plain.part.reads, after_block=plain.part.adapters)
+    levels, detection = plain.part.project(tapped)
+    direction = plain.anchors[batch["class_index"]].diff(dim=1).squeeze(1)
+    maps = [100 * torch.einsum("ble,be->bl", level, direction).unflatten(1, (4, 4)) for level in levels]
+    smooth = blur((sum(maps) / 4)[:, None])[:, 0]
+
+    def heat(one):
+        pixels = F.interpolate(one[:, None], size=(64, 64), mode="bilinear", align_corners=True)[:, 0]
+        return twin_heat_loss(pixels, batch["mask"], torch.tensor([1]))
+
+    peak, verdict = peaks(smooth), 20 * (detection * direction).sum(-1)
+    expected = sum(heat(one) for one in maps) / 4 + heat(smooth) + F.softplus(peak[1] - peak[2])
+    torch.testing.assert_close(after["twin"], 0.5 * expected)
+    torch.testing.assert_close(after["order"], 0.5 * F.softplus(verdict[1] - verdict[2]))
 
 
 @pytest.mark.parametrize("which", ["text", "image"])

@@ -45,15 +45,16 @@ def test_bundled_encoder_separates_unseen_defects_on_unseen_categories(
         assert mean["value"][name] > floor
     assert mean["value"]["pixel AUROC"] > mean["query-key"]["pixel AUROC"] + MARGIN
     assert mean["AnoCLIP+"]["pixel AUROC"] > mean["value"]["pixel AUROC"] + 0.04
-    for variant in VARIANTS:  # the class token has no part in what distinguishes them
+    assert mean["AA-CLIP"]["pixel AUROC"] > mean["AnoCLIP+"]["pixel AUROC"] + 0.02
+    for variant in list(VARIANTS)[:3]:  # the class token has no part in what distinguishes them
         assert mean[variant]["image AUROC"] == pytest.approx(mean["value"]["image AUROC"])
     page = (tmp_path / "gallery.html").read_text(encoding="utf-8")
     assert NOTICE in page
-    assert page.count("<figure>") == 5 * 8 * 5  # categories; two images of four kinds; image, mask and three maps
+    assert page.count("<figure>") == 5 * 8 * 6  # categories; two images of four kinds; image, mask and four maps
     capsys.readouterr()
     before = (tmp_path / "metrics.csv").read_bytes()
     assert demo.main(words) == 0
-    assert "15 results were there already" in capsys.readouterr().err
+    assert "20 results were there already" in capsys.readouterr().err
     assert (tmp_path / "metrics.csv").read_bytes() == before
 
 
@@ -100,7 +101,7 @@ def test_a_folder_of_the_version_before_is_used_and_other_data_in_it_are_refused
     assert "data/fuse is there and was generated with other settings" in error
     assert (tmp_path / "metrics.csv").read_text() == "old"
     assert demo.main([*words, "--test-good", "2", "--test-bad", "1"]) == 0
-    assert len(_figures(tmp_path)) == 6
+    assert len(_figures(tmp_path)) == 8
 
 
 @pytest.mark.parametrize(

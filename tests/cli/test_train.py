@@ -16,6 +16,7 @@ from anoclip_anomalib.cli.main import main
 from anoclip_anomalib.zeroshot.learned_weights import read_facts
 from tests.mvtec_files import write_mvtec
 
+DOCUMENTED = Path(__file__).parents[2] / "docs/training.md"
 SMALL = [
     "--backbone", "demo", "--image-size", "32", "--accelerator", "cpu", "--text.epochs", "1", "--text.batch-size", "4",
     "--image.epochs", "4", "--image.batch-size", "2", "--image.adapters".replace(".", "-"), "2",
@@ -83,8 +84,26 @@ def test_generated_parts_are_a_source(tmp_path):
     facts = read_facts(out, "aaclip")
     assert facts.auxiliary_data == "drawn, with masks"
     assert facts.images == 4
-    assert facts.settings["generated"] == {"images": 4, "photos": False, "photographs": {}}
+    assert facts.settings["generated"] == {"images": 4, "photos": False, "plain": 0.4, "photographs": {}}
     assert "object" in facts.categories
+
+
+def test_the_documented_training_of_the_bundled_adapters_gives_equal_bytes(tmp_path):
+    path = tmp_path / "drawn.yaml"
+    path.write_text("name: drawn\ngenerated: {images: 8, plain: 0.5}\n")
+    command = next(
+        line for line in DOCUMENTED.read_text().split("\n\n") if "--source configs/sources/demo.yaml --backbone" in line
+    )
+    words = command.replace("configs/sources/demo.yaml", str(path)).split()[1:]
+    files = [tmp_path / f"{name}.safetensors" for name in "ab"]
+    for file in files:
+        own = [str(file) if word.endswith(".safetensors") else word for word in words]
+        assert main([*own, "--image.epochs", "2", "--accelerator", "cpu"]) == 0
+    assert files[0].read_bytes() == files[1].read_bytes()
+    facts, bundled = read_facts(files[0], "aaclip"), read_facts("demo", "aaclip")
+    changed = {"epochs", "epoch", "losses"}
+    own, shipped = ({k: v for k, v in f.settings["image"].items() if k not in changed} for f in (facts, bundled))
+    assert own == shipped, "the bundled adapters were made by the documented command"
 
 
 @pytest.mark.parametrize(

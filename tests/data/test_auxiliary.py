@@ -82,12 +82,12 @@ def test_an_item_depends_on_seed_epoch_and_index_alone(samples):
     assert not torch.equal(first[1]["image"], other[1]["image"])
 
 
-def test_outside_comes_clips_mean_colour():
-    class White(Squares):
-        def draw(self, epoch, index):
-            return np.full((32, 32, 3), 255, np.uint8), np.ones((32, 32), bool), "plate"
-
-    own = dataset(drawn=White(40), augmentation=Augmentation(rotation=0.0, flips=False))
+def test_outside_comes_clips_mean_colour(tmp_path):
+    white = tmp_path / "white.png"
+    Image.fromarray(np.full((32, 32, 3), 255, np.uint8)).save(white)
+    own = dataset(
+        40 * [Sample(str(white), str(white), "plate")], drawn=None, augmentation=Augmentation(rotation=0.0, flips=False)
+    )
     shifted = [item for item in (own[index] for index in range(40)) if item["mask"].sum() < 1024]
     assert shifted
     for item in shifted:
@@ -114,6 +114,58 @@ def test_processes_share_all_images_in_equal_numbers(count, processes):
     assert len({len(share) for share in shares}) == 1
     assert len(shares[0]) == len(EpochSampler(count, seed=1, processes=processes))
     assert set().union(*shares) == set(range(count))
+
+
+def test_what_is_drawn_varies_by_itself_and_is_not_augmented():
+    own, plain = dataset(augmentation=Augmentation(jitter=0.5)), dataset()
+    for position in range(16):
+        assert torch.equal(own[position]["image"], plain[position]["image"])
+
+
+class Pairs(Squares):
+    in_pairs = True
+
+
+def test_an_item_knows_its_pair(samples):
+    own = dataset(samples, drawn=Pairs(6))
+    assert [int(own[len(own) + index]["pair"]) for index in range(10)] == [-1, -1, -1, -1, 0, 0, 1, 1, 2, 2]
+    assert own.pairs == 3
+    assert {int(dataset(samples)[index]["pair"]) for index in range(12)} == {-1}
+
+
+@pytest.mark.parametrize("classes", [None, [0] * 4 + [1] * 6])
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_pairs_stay_together_and_in_order(classes, processes):
+    seen, together = [], 0
+    for rank in range(processes):
+        sampler = EpochSampler(10, seed=1, classes=classes, pairs=3, rank=rank, processes=processes)
+        sampler.set_epoch(5)
+        own = [position - 50 for position in sampler]
+        assert len(own) == len(sampler)
+        at = [index for index, item in enumerate(own[:-1]) if item in (4, 6, 8)]
+        together += len(at)
+        assert all(own[index + 1] == own[index] + 1 for index in at)
+        assert all(own[index - 1] == item - 1 for index, item in enumerate(own) if index and item in (5, 7, 9))
+        seen += own
+    assert together > 0
+    assert set(seen) <= set(range(10))
+    assert classes is not None or set(seen) == set(range(10))
+
+
+def test_pairs_are_shuffled_and_batches_hold_both_images():
+    own = module(drawn=Pairs(40), batch_size=8)
+    batches = list(own.train_dataloader())
+    for batch in batches:
+        assert torch.equal(batch["pair"][0::2], batch["pair"][1::2])
+        assert batch["label"].tolist() == 4 * [0.0, 1.0]
+    order = [int(pair) for batch in batches for pair in batch["pair"][0::2]]
+    assert sorted(order) == list(range(20))
+    assert order != sorted(order)
+
+
+def test_pairs_are_held_out_whole():
+    own = module(source=Source(name="x", held_out=0.3), drawn=Pairs(10))
+    assert len(own.held) == 4
 
 
 def test_classes_can_be_drawn_equally_often():

@@ -66,7 +66,9 @@ seed: 5
         ("data: [{class_path: Visa}]\nseed: x", "whole number"),
         ("data: [{class_path: Visa}]\nseed: -1", "whole number"),
         ("generated: 5", "must be a mapping"),
-        ("generated: {images: 1}", "at least 2"),
+        ("generated: {images: 1}", "an even number"),
+        ("generated: {images: 5}", "an even number"),
+        ("generated: {images: 4, plain: 2}", "from 0 to 1"),
         ("generated: {images: 4, photo: true}", "did you mean 'photos'"),
     ],
 )

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from anoclip_anomalib.demo import harmless
+from anoclip_anomalib.demo import harmless, inspection_samples
 from anoclip_anomalib.demo.camera import Camera, frame, light
 from anoclip_anomalib.demo.defects import DEFECTS, visible_defect
 from anoclip_anomalib.demo.fine_defects import FINE_DEFECTS, TRAINING_DEFECTS
@@ -50,7 +50,7 @@ def test_fine_defects_join_the_others_and_are_no_held_out_looks() -> None:
     assert not set(TRAINING_DEFECTS.values()) & set(HELD_OUT_DEFECTS.values())
 
 
-@pytest.mark.parametrize("name", ["relief", "marks", "lettering", "gleams"])
+@pytest.mark.parametrize("name", ["sections", "rounded", "relief", "marks", "lettering", "gleams"])
 def test_variation_of_the_part_leaves_the_ground_alone(name: str) -> None:
     for seed in range(4):
         scene = coin(seed)
@@ -161,6 +161,20 @@ def test_drawn_parts_follow_epoch_and_index_and_alternate_good_and_bad() -> None
         assert (image != other).any()
         assert mask.any() == (index % 2 == 1)
         assert category in DrawnParts.categories
+        assert category == parts.draw(1, index ^ 1)[2], "both images of a pair have one name"
+    assert DrawnParts.in_pairs
+
+
+@pytest.mark.parametrize("plain", [0.0, 1.0])
+def test_both_images_of_a_drawn_pair_show_one_part(plain: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    for name in ("plain_pictures", "draw_pair"):
+        own = getattr(inspection_samples, name)
+        monkeypatch.setattr(inspection_samples, name, lambda *args, own=own, name=name: drawn.append(name) or own(*args))
+    parts = DrawnParts(4, 48, seed=3, plain=plain)
+    for index in range(4):
+        parts.draw(0, index)
+    assert drawn == 2 * ["plain_pictures" if plain else "draw_pair"], "drawn once for both"
 
 
 def test_plain_pictures_show_a_whole_part_good_and_bad() -> None:

@@ -5,7 +5,15 @@ import math
 import pytest
 import torch
 
-from anoclip_anomalib.zeroshot.balanced_loss import HARDEST, balanced_segmentation_loss, peak_loss
+from anoclip_anomalib.zeroshot.balanced_loss import (
+    HARDEST,
+    balanced_segmentation_loss,
+    good_twins,
+    peak_loss,
+    peaks,
+    ranking_loss,
+    twin_heat_loss,
+)
 
 
 def softplus(value: float) -> float:
@@ -58,3 +66,32 @@ def test_the_peak_decides_on_the_image() -> None:
     assert float(peak_loss(grid, torch.tensor([1, 0]))) == pytest.approx(expected, rel=1e-5)
     assert peak_loss(grid, torch.tensor([0, 1])) > 3
     assert torch.isfinite(peak_loss(torch.zeros(1, 1, 1), torch.tensor([1])))
+
+
+def test_the_peak_is_the_mean_of_the_three_highest_places() -> None:
+    grid = torch.zeros(1, 3, 3)
+    grid[0, 0], grid[0, 1, 1] = torch.tensor([6.0, 3.0, 9.0]), -4.0
+    assert float(peaks(grid)) == pytest.approx(6.0)
+
+
+def test_twins_are_neighbours_of_one_pair() -> None:
+    assert good_twins(torch.tensor([-1, -1, 4, 4, 0, 0, 7])).tolist() == [2, 4]
+    assert good_twins(torch.tensor([3])).tolist() == []
+
+
+def test_heat_on_the_good_twin_counts_where_the_other_has_its_defect() -> None:
+    mask = torch.zeros(6, 4, 4)
+    mask[1, 0, :2] = mask[3, 2] = 1
+    logits = torch.full((6, 4, 4), -3.0)
+    logits[0, 0, 0] = 2.0
+    logits[0, 3] = logits[1] = logits[4] = logits[5] = 9.0  # elsewhere, on the defect itself, and of a defect cropped away
+    expected = ((softplus(2.0) + softplus(-3.0)) / 2 + softplus(-3.0)) / 2
+    assert float(twin_heat_loss(logits, mask, torch.tensor([0, 2, 4]))) == pytest.approx(expected, rel=1e-5)
+    assert float(twin_heat_loss(logits, mask, torch.tensor([], dtype=torch.long))) == 0
+
+
+def test_the_defective_twin_shall_rank_higher() -> None:
+    verdict = torch.tensor([1.0, 3.0, 0.0, -1.0])
+    expected = (softplus(-2.0) + softplus(1.0)) / 2
+    assert float(ranking_loss(verdict, torch.tensor([0, 2]))) == pytest.approx(expected, rel=1e-5)
+    assert float(ranking_loss(verdict, torch.tensor([], dtype=torch.long))) == 0
