@@ -1,6 +1,6 @@
 """What knowledge prompts change on generated parts: AnoCLIP with the bundled encoder, encoded once and scored with both texts.
 
-python benchmarks/knowledge_prompts.py        # three drawings of the five categories, each 12 good and 12 bad images of 128 pixels
+python benchmarks/knowledge_prompts.py        # three drawings, five categories, 12 good and 12 bad images of each, 128 px
 """
 
 import zlib
