@@ -7,6 +7,7 @@ import tempfile
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -93,9 +94,7 @@ def set_aside(folder: Path, *patterns: str) -> None:
     """
     found = [path for pattern in patterns for path in folder.glob(pattern)]
     if found:
-        number = 1
-        while (folder / f"earlier-{number}").exists():
-            number += 1
-        (folder / f"earlier-{number}").mkdir()
+        earlier = next(place for number in count(1) if not (place := folder / f"earlier-{number}").exists())
+        earlier.mkdir()
         for path in found:
-            path.rename(folder / f"earlier-{number}" / path.name)
+            path.rename(earlier / path.name)

@@ -2,9 +2,11 @@
 
 import hashlib
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,8 @@ def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide a result; absent packages are left out."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             found[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return found
 
 
@@ -28,8 +28,7 @@ def commit(folder: Path | None = None) -> str | None:
     folder = folder or Path(__file__).parent
 
     def git(*arguments: str) -> str:
-        result = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=30, check=True)
-        return result.stdout.strip()
+        return subprocess.check_output(["git", "-C", folder, *arguments], text=True, timeout=30, stderr=subprocess.PIPE).strip()
 
     try:
         # An installed package may lie in somebody else's repository, for example in a virtual environment inside a checkout.
@@ -72,12 +71,9 @@ def machine() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
+    with suppress(OSError):
+        if found := re.search(r"^model name[^:]*:(.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE):
+            return found[1].strip()
     return platform.processor() or platform.machine()
 
 

@@ -40,8 +40,9 @@ def text_to_authors(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor
 def image_from_authors(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Our names for the image half of the authors."""
     if any(name.startswith("seg_proj.") and name.endswith(".fc.0.weight") for name in state):
-        msg = "image_adapter was trained with the authors' option --relu (an activation behind the projections): not supported"
-        raise WeightFileError(msg)
+        raise WeightFileError(
+            "image_adapter was trained with the authors' option --relu (an activation behind the projections): not supported"
+        )
     return _renamed(
         state, {own: ours for ours, own in _image_names(state, "layer_adapters.", "seg_proj.").items()}, "image_adapter"
     )
@@ -65,8 +66,7 @@ def _image_names(state: Mapping[str, torch.Tensor], adapter: str, projection: st
 def _renamed(state: Mapping[str, torch.Tensor], names: Mapping[str, str], what: str) -> dict[str, torch.Tensor]:
     unknown, missing = sorted(state.keys() - names.keys()), sorted(names.keys() - state.keys())
     if unknown or missing:
-        msg = f"{what} has other tensors than AA-CLIP's: unknown {unknown[:3]}, missing {missing[:3]}"
-        raise WeightFileError(msg)
+        raise WeightFileError(f"{what} has other tensors than AA-CLIP's: unknown {unknown[:3]}, missing {missing[:3]}")
     return {names[name]: tensor for name, tensor in state.items()}
 
 
@@ -87,8 +87,7 @@ def convert_from_authors(text: str | Path, image: str | Path, out: str | Path, f
     image_state = image_from_authors(read_state_dict(image, entry="image_adapter"))
     taps = default_taps(DEPTH)
     if sum(name.startswith("segmentation.") for name in image_state) != len(taps):
-        msg = f"{image} does not have the authors' {len(taps)} segmentation projections"
-        raise WeightFileError(msg)
+        raise WeightFileError(f"{image} does not have the authors' {len(taps)} segmentation projections")
     return save_adapters(
         out,
         build_text(text_state, mixing=MIXING, activation=True, origin=str(text)),

@@ -13,7 +13,7 @@ from anoclip_anomalib.clip.weights import Activation, Precision
 from anoclip_anomalib.registry import register_model
 from anoclip_anomalib.zeroshot.first_pass import first_pass
 from anoclip_anomalib.zeroshot.learned_method import LearnedClip
-from anoclip_anomalib.zeroshot.lightning import COMPONENTS
+from anoclip_anomalib.zeroshot.lightning import COMPONENTS, taken_by
 
 
 @register_model
@@ -76,22 +76,7 @@ class AaClip(LearnedClip, AnomalibModule):
         visualizer: Visualizer | bool = True,
         raw_evaluator: Evaluator | bool = True,
     ) -> None:
-        model = AaClipModel(
-            adapters=adapters,
-            backbone=backbone,
-            pretrained=pretrained,
-            class_name=class_name,
-            description=description,
-            image_size=image_size,
-            mode=mode,
-            activation=activation,
-            image_weight=image_weight,
-            blur_kernel=blur_kernel,
-            blur_sigma=blur_sigma,
-            precision=precision,
-            encode_batch_size=encode_batch_size,
-            text_cache_dir=text_cache_dir,
-        )
+        model = AaClipModel(**taken_by(AaClipModel, locals()))
         super().__init__(
             pre_processor=self.pre_processor_for(model, pre_processor),
             post_processor=post_processor,
@@ -142,8 +127,7 @@ class AaClip(LearnedClip, AnomalibModule):
         """
         super().prepare_export()
         if self.model.mode == "reference":
-            msg = (
+            raise ValueError(
                 "In mode 'reference' a score depends on all test images of the class, which an exported graph does not see; "
                 "export with mode='clean' (--model.mode clean)"
             )
-            raise ValueError(msg)

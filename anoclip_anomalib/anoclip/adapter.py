@@ -1,6 +1,7 @@
 """What test-time adaptation puts into the seam of ``AnoClipModel``."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -60,8 +61,7 @@ class AdaptationSettings:
         }
         for message, wrong in faults.items():
             if wrong:
-                msg = f"Test-time adaptation: {message}"
-                raise ValueError(msg)
+                raise ValueError(f"Test-time adaptation: {message}")
 
 
 @dataclass(frozen=True)
@@ -123,55 +123,34 @@ class TokenAdapter:
             return torch.where(kept, original, result.tokens).view_as(patch_tokens)
 
     def _adapt(self, tokens: torch.Tensor, grid: tuple[int, int], layout: TileLayout) -> Adaptation:
-        if self.settings.reset_optimizer:
-            weights, noises = self._same_draws(tokens)
-            weights = _leaves(weights, len(tokens), tokens.device)
-            return self._optimise(tokens, weights, self._optimizer(weights), noises, grid, layout)
-        results = []
-        for image_tokens in tokens.split(1):
-            weights, optimizer, generator = self._carry(tokens)
-            noises = self._noises(image_tokens, generator)
-            results.append(self._optimise(image_tokens, weights, optimizer, noises, grid, layout))
-        return Adaptation(torch.cat([r.tokens for r in results]), torch.cat([r.losses for r in results], dim=1))
-
-    def _optimise(
-        self,
-        tokens: torch.Tensor,
-        weights: AdapterWeights,
-        optimizer: torch.optim.Optimizer,
-        noises: torch.Tensor,
-        grid: tuple[int, int],
-        layout: TileLayout,
-    ) -> Adaptation:
         def to_places(values: torch.Tensor) -> torch.Tensor:
             return values if self.settings.adapter == "text" else pixel_values(values, grid, layout)
 
-        return optimise(
-            tokens,
-            weights,
-            optimizer,
-            noises.to(tokens.device),
-            steps=self.settings.steps,
-            text=self._text,
-            anchors=self._anchors,
-            residual=self.settings.residual,
-            to_places=to_places,
-        )
+        how: dict[str, Any] = {"steps": self.settings.steps, "residual": self.settings.residual, "to_places": to_places}
+        how |= {"text": self._text, "anchors": self._anchors}
+        if self.settings.reset_optimizer:
+            drawn, noises = self._same_draws(tokens)
+            weights = _leaves(drawn, len(tokens), tokens.device)
+            return optimise(tokens, weights, self._optimizer(weights), noises.to(tokens.device), **how)
+        results = []
+        for image_tokens in tokens.split(1):
+            weights, optimizer, generator = self._carry(tokens)
+            noises = self._noises(tokens, generator).to(tokens.device)
+            results.append(optimise(image_tokens, weights, optimizer, noises, **how))
+        return Adaptation(torch.cat([r.tokens for r in results]), torch.cat([r.losses for r in results], dim=1))
 
     def _guard(self, tokens: torch.Tensor, result: Adaptation) -> torch.Tensor:
         if not self.settings.guard:
             return torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
-        not_lower = result.losses[-1] >= result.losses[0]
         moved = map_correlation(tokens, result.tokens, self._text) < self.settings.guard_correlation
-        return not_lower | moved
+        return (result.losses[-1] >= result.losses[0]) | moved
 
     def _same_draws(self, tokens: torch.Tensor) -> tuple[AdapterWeights, torch.Tensor]:
         """Initial weights and noises from the seed, the same for every image with as many tokens."""
         count = tokens.shape[1]
         if count not in self._draws:
             generator = torch.Generator().manual_seed(self.settings.seed)
-            weights = self._initial_weights(generator)
-            self._draws[count] = (weights, self._noises(tokens, generator))
+            self._draws[count] = (self._initial_weights(generator), self._noises(tokens, generator))
         return self._draws[count]
 
     def _carry(self, tokens: torch.Tensor) -> tuple[AdapterWeights, torch.optim.Optimizer, torch.Generator]:
@@ -180,11 +159,11 @@ class TokenAdapter:
             generator = torch.Generator().manual_seed(self.settings.seed)
             weights = _leaves(self._initial_weights(generator), 1, tokens.device)
             self._carried = (weights, self._optimizer(weights), generator)
-        else:
-            weights, _, generator = self._carried
-            with torch.no_grad():
-                for leaf, fresh in zip(weights, self._initial_weights(generator), strict=True):
-                    leaf.copy_(fresh)
+            return self._carried
+        weights, _, generator = self._carried
+        with torch.no_grad():
+            for leaf, fresh in zip(weights, self._initial_weights(generator), strict=True):
+                leaf.copy_(fresh)
         return self._carried
 
     def _initial_weights(self, generator: torch.Generator) -> AdapterWeights:

@@ -1,5 +1,6 @@
 """Test-time adaptation as a Lightning callback."""
 
+import inspect
 import logging
 from typing import Any
 
@@ -7,8 +8,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from anoclip_anomalib.anoclip.adaptation import AdapterKind
-from anoclip_anomalib.anoclip.adapter import AdaptationReport, AdaptationSettings, TokenAdapter
+from anoclip_anomalib.anoclip.adapter import AdaptationSettings, TokenAdapter
 from anoclip_anomalib.anoclip.torch_model import AnoClipModel
 from anoclip_anomalib.zeroshot.method import NO_CLASS
 
@@ -40,31 +40,10 @@ class TestTimeAdaptation(Callback):
 
     __test__ = False  # pytest: a class that starts with "Test" and is none
 
-    def __init__(
-        self,
-        adapter: AdapterKind = "text",
-        steps: int = 5,
-        lr: float = 1e-3,
-        noise_std: float = 0.055,
-        weight_decay: float = 0.01,
-        residual: float = 0.5,
-        reset_optimizer: bool = True,
-        seed: int = 111,
-        guard: bool = False,
-        guard_correlation: float = 0.5,
-    ) -> None:
-        self.settings = AdaptationSettings(
-            adapter=adapter,
-            steps=steps,
-            lr=lr,
-            noise_std=noise_std,
-            weight_decay=weight_decay,
-            residual=residual,
-            reset_optimizer=reset_optimizer,
-            seed=seed,
-            guard=guard,
-            guard_correlation=guard_correlation,
-        )
+    __signature__ = inspect.signature(AdaptationSettings)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.settings = AdaptationSettings(*args, **kwargs)
         self._losses: list[torch.Tensor] = []
         self._guarded = 0
 
@@ -88,8 +67,7 @@ class TestTimeAdaptation(Callback):
         if model.text_embeddings.numel() == 0:
             raise RuntimeError(NO_CLASS)
         if model.adapter is not None:
-            msg = "The model has an adapter already; use one TestTimeAdaptation at a time"
-            raise RuntimeError(msg)
+            raise RuntimeError("The model has an adapter already; use one TestTimeAdaptation at a time")
         model.adapter = TokenAdapter(self.settings, model.text_embeddings, model.prompt_bank)
 
     @staticmethod
@@ -99,34 +77,29 @@ class TestTimeAdaptation(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse models without a seam and a second instance before any image is read."""
-        del stage
         check_seam(getattr(pl_module, "model", pl_module))
         if sum(isinstance(callback, TestTimeAdaptation) for callback in trainer.callbacks) > 1:
-            msg = "Two TestTimeAdaptation callbacks were given; use one"
-            raise MisconfigurationException(msg)
+            raise MisconfigurationException("Two TestTimeAdaptation callbacks were given; use one")
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the adapter in."""
-        self._start(trainer, pl_module)
+        self._losses, self._guarded = [], 0
+        self.attach(pl_module.model)
 
     on_test_start = on_validation_start
     on_predict_start = on_validation_start
 
     def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,  # noqa: ARG002
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,  # noqa: ARG002
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Log the loss before and after, and name the images that could not be adapted."""
         adapter = pl_module.model.adapter
         if not isinstance(adapter, TokenAdapter) or adapter.report is None:
             return
-        report = adapter.report
-        _warn_of_broken(report, getattr(batch, "image_path", None))
+        report, paths = adapter.report, getattr(batch, "image_path", None)
+        for index in report.broken.nonzero().flatten().tolist():
+            name = paths[index] if paths else f"image {index} of the batch"
+            logger.warning("Adaptation of %s broke down (not finite); it keeps its unadapted map", name)
         losses = report.losses[:, ~report.broken].float().cpu()
         self._guarded += int(report.guarded.sum())
         if losses.shape[1] == 0:
@@ -135,8 +108,7 @@ class TestTimeAdaptation(Callback):
         before, after = losses[0].mean().item(), losses[-1].mean().item()
         logger.debug("Batch %d: adaptation loss %.6f before, %.6f after", batch_idx, before, after)
         for run_logger in trainer.loggers:
-            metrics = {"adaptation_loss_before": before, "adaptation_loss_after": after}
-            run_logger.log_metrics(metrics, step=batch_idx)
+            run_logger.log_metrics({"adaptation_loss_before": before, "adaptation_loss_after": after}, step=batch_idx)
 
     on_test_batch_end = on_validation_batch_end
     on_predict_batch_end = on_validation_batch_end
@@ -159,28 +131,15 @@ class TestTimeAdaptation(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Take the adapter out of a run that failed."""
-        del trainer, exception
         model = getattr(pl_module, "model", None)
         if hasattr(model, "adapter"):
             self.detach(model)
-
-    def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        del trainer
-        self._losses, self._guarded = [], 0
-        self.attach(pl_module.model)
 
 
 def check_seam(model: object) -> None:
     """Raise a ``TypeError`` unless the model is one whose patch tokens can be adapted."""
     if not isinstance(model, AnoClipModel):
-        msg = (
+        raise TypeError(
             f"TestTimeAdaptation needs an AnoClip model, whose patch tokens it adapts; got {type(model).__name__}. Models of "
             "another kind have no place for the adapter, and exported ones (torch, ONNX, OpenVINO) cannot be optimised"
         )
-        raise TypeError(msg)
-
-
-def _warn_of_broken(report: AdaptationReport, paths: list[str] | None) -> None:
-    for index in report.broken.nonzero().flatten().tolist():
-        name = paths[index] if paths else f"image {index} of the batch"
-        logger.warning("Adaptation of %s broke down (not finite); it keeps its unadapted map", name)

@@ -18,7 +18,7 @@ from anoclip_anomalib.evaluation import Threshold
 from anoclip_anomalib.prompts import PromptSettings
 from anoclip_anomalib.registry import register_model
 from anoclip_anomalib.zeroshot.few_shot import FewShot
-from anoclip_anomalib.zeroshot.lightning import COMPONENTS, ZeroShotClip
+from anoclip_anomalib.zeroshot.lightning import COMPONENTS, ZeroShotClip, taken_by
 from anoclip_anomalib.zeroshot.normal_reference import TEXT_WEIGHT
 from anoclip_anomalib.zeroshot.tiling import Tiling
 
@@ -105,27 +105,7 @@ class AnoClip(ZeroShotClip, AnomalibModule):
         raw_evaluator: Evaluator | bool = True,
     ) -> None:
         self.normals = FewShot(folder=normal_images, k=k_shot, seed=k_seed, turned=turned_normals)
-        model = AnoClipModel(
-            backbone=backbone,
-            pretrained=pretrained,
-            class_name=class_name,
-            prompts=prompts,
-            image_size=image_size,
-            views=views,
-            tiling=tiling,
-            local_attention=local_attention,
-            local_blocks=local_blocks,
-            precision=precision,
-            text_mean=text_mean,
-            smoothing=smoothing,
-            encode_batch_size=encode_batch_size,
-            text_cache_dir=text_cache_dir,
-            depths=depths,
-            neighbourhoods=neighbourhoods,
-            coreset=coreset,
-            text_weight=text_weight,
-            false_alarms=false_alarms,
-        )
+        model = AnoClipModel(**taken_by(AnoClipModel, locals()))
         super().__init__(
             pre_processor=self.pre_processor_for(model, pre_processor),
             post_processor=post_processor,

@@ -113,16 +113,16 @@ class AnoClipModel(FloatBuffers):
         super().__init__()
         self.prompt_builder = PromptBuilder.from_settings(prompts)
         if smoothing < 1 or smoothing % 2 == 0:
-            msg = f"smoothing={smoothing} must be an odd number of patches, 1 for no smoothing"
-            raise ValueError(msg)
+            raise ValueError(f"smoothing={smoothing} must be an odd number of patches, 1 for no smoothing")
         if encode_batch_size < 1:
-            msg = f"encode_batch_size={encode_batch_size} must be at least 1"
-            raise ValueError(msg)
+            raise ValueError(f"encode_batch_size={encode_batch_size} must be at least 1")
         check_text_mean(text_mean)
         plan_tiles(1, 1, tiling)  # refuses an unknown tiling now rather than at the first image
         self.view_functions = _views(views)
+        size = as_size(image_size)
+        _check_square(size or (1, 1), tiling)
         if clip is None:
-            check_declared_size(backbone, _chosen_size(image_size, tiling))
+            check_declared_size(backbone, size)
             clip = load_clip(backbone, pretrained or DEFAULT_WEIGHTS)
         # Not a submodule: neither moved nor saved with the model. Text is always encoded by the CLIP of the image tower.
         self._clip = ClipReference(clip)
@@ -131,17 +131,17 @@ class AnoClipModel(FloatBuffers):
         self.visual_encoder = VisualEncoder(
             clip.visual_tower(precision), local_attention=local_attention, local_blocks=local_blocks
         )
-        self.image_size = _chosen_size(image_size, tiling) or self.visual_encoder.image_size
+        self.image_size = size or self.visual_encoder.image_size
         _check_square(self.image_size, tiling)
         self.visual_encoder.check_image_size(*self.image_size)
         self.tiling: Tiling = tiling
-        self.smoothing = smoothing
         self.text_mean: TextMean = text_mean
-        self.encode_batch_size = encode_batch_size
-        self.text_cache_dir = text_cache_dir
+        self.smoothing, self.encode_batch_size, self.text_cache_dir = smoothing, encode_batch_size, text_cache_dir
         self.adapter: PatchAdapter | None = None
-        chosen = tuple(depths) if depths is not None else quarter_depths(self.visual_encoder.depth)
-        _check_depths(chosen, self.visual_encoder.depth)
+        blocks = self.visual_encoder.depth
+        chosen = tuple(depths) if depths is not None else quarter_depths(blocks)
+        if not chosen or not all(1 <= depth <= blocks for depth in chosen):
+            raise ValueError(f"depths={list(chosen)} must be numbers of blocks from 1 to {blocks}, the encoder's depth")
         self.reference = NormalReference(chosen, neighbourhoods, coreset, text_weight, false_alarms)
         self.class_name: str | None = None
         self.register_buffer("text_embeddings", torch.empty(0))
@@ -305,25 +305,6 @@ class AnoClipModel(FloatBuffers):
 _views = views  # `views` is also the name of an argument
 
 
-def _chosen_size(image_size: int | tuple[int, int] | None, tiling: Tiling) -> tuple[int, int] | None:
-    size = as_size(image_size)
-    if size is not None:
-        _check_square(size, tiling)
-    return size
-
-
 def _check_square(size: tuple[int, int], tiling: Tiling) -> None:
     if tiling == "square" and size[0] != size[1]:
-        msg = f"With tiling='square' image_size is the length of the shorter side, one number; got {size}"
-        raise ValueError(msg)
-
-
-def _stacked(read: Sequence[tuple[torch.Tensor, ...]], tiles: int) -> torch.Tensor:
-    """For each batch the levels (B * T, L, W) of V depths -> (V, B, T, L, W)."""
-    return torch.stack([torch.cat(level) for level in zip(*read, strict=True)]).unflatten(1, (-1, tiles))
-
-
-def _check_depths(depths: Sequence[int], blocks: int) -> None:
-    if not depths or not all(1 <= depth <= blocks for depth in depths):
-        msg = f"depths={list(depths)} must be numbers of blocks from 1 to {blocks}, the encoder's depth"
-        raise ValueError(msg)
+        raise ValueError(f"With tiling='square' image_size is the length of the shorter side, one number; got {size}")

@@ -83,8 +83,7 @@ class LocalContrastModel(nn.Module):
     def __init__(self, sigma: float = 8.0) -> None:
         super().__init__()
         if not sigma > 0:
-            msg = f"sigma={sigma} must be greater than 0, in pixels of the {IMAGE_SIZE[0]} x {IMAGE_SIZE[1]} image"
-            raise ValueError(msg)
+            raise ValueError(f"sigma={sigma} must be greater than 0, in pixels of the {IMAGE_SIZE[0]} x {IMAGE_SIZE[1]} image")
         self.sigma = sigma
 
     def forward(self, images: torch.Tensor) -> InferenceBatch:
@@ -100,19 +99,11 @@ class _Trivial:
     weights_digest: ClassVar[str] = "no weights"
     model: nn.Module
 
-    @property
-    def trainer_arguments(self) -> dict:
-        """No special arguments."""
-        return {}
-
-    @property
-    def learning_type(self) -> LearningType:
-        """Zero-shot: there is nothing to learn."""
-        return LearningType.ZERO_SHOT
+    trainer_arguments: ClassVar[dict] = {}
+    learning_type: ClassVar[LearningType] = LearningType.ZERO_SHOT  # there is nothing to learn
 
     def validation_step(self, batch: Batch, *args: object, **kwargs: object) -> STEP_OUTPUT:
         """Score a validation batch."""
-        del args, kwargs
         return batch.update(**self.model(batch.image)._asdict())
 
     @staticmethod

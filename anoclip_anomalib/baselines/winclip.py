@@ -22,6 +22,7 @@ from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Res
 
 from anoclip_anomalib.clip import load_clip
 from anoclip_anomalib.clip.constants import CLIP_MEAN, CLIP_STD
+from anoclip_anomalib.clip.patch_embedding import pair
 
 
 @torch.no_grad()
@@ -49,9 +50,7 @@ def window_fault(model: WinClipModel) -> float:
     masks = model.masks[0][:, :6]
     found = model._get_window_embeddings(feature_map, masks)
     batch_first = transformer_is_batch_first(visual.transformer, width)
-    right = torch.cat(
-        [window_embeddings(visual, feature_map, masks[:, i : i + 1], batch_first) for i in range(masks.shape[1])], dim=1
-    )
+    right = torch.cat([window_embeddings(visual, feature_map, mask, batch_first) for mask in masks.split(1, dim=1)], dim=1)
     return float((found - right).norm() / right.norm())
 
 
@@ -102,13 +101,8 @@ class RepairedWinClipModel(WinClipModel):
         else:
             backbone, pretrained = source.backbone, source.pretrained
             clip, self._tokenize, self.digest = source.clip, tokenize, ""
-        self.backbone, self.pretrained = backbone, pretrained
-        self.temperature = TEMPERATURE
-        self.class_name = None
-        self.reference_images = None
-        self.scales = scales
-        self.apply_transform = False
-        self.k_shot = 0
+        self.backbone, self.pretrained, self.scales, self.temperature = backbone, pretrained, scales, TEMPERATURE
+        self.class_name, self.reference_images, self.apply_transform, self.k_shot = None, None, False, 0
         # Parameters are shared with the other users of this CLIP; only the flag is our own.
         self.clip = copy.copy(clip)
         self.clip._modules = dict(clip._modules)
@@ -126,11 +120,8 @@ class RepairedWinClipModel(WinClipModel):
 
     @torch.no_grad()
     def _collect_text_embeddings(self, class_name: str) -> None:
-        device = next(self.parameters()).device
-        means = []
-        for prompts in create_prompt_ensemble(class_name):
-            means.append(self.clip.encode_text(self._tokenize(prompts).to(device)).mean(dim=0, keepdim=True))
-        self._text_embeddings = torch.cat(means)
+        tokens = (self._tokenize(prompts).to(self.masks[0].device) for prompts in create_prompt_ensemble(class_name))
+        self._text_embeddings = torch.cat([self.clip.encode_text(part).mean(dim=0, keepdim=True) for part in tokens])
 
 
 class RepairedWinClip(WinClip):
@@ -154,24 +145,15 @@ class RepairedWinClip(WinClip):
             pre_processor=pre_processor, post_processor=post_processor, evaluator=evaluator, visualizer=visualizer
         )
         self.model = RepairedWinClipModel(tuple(scales), backbone, pretrained, source)
-        if pre_processor is True:
-            self.pre_processor = self._sized_pre_processor(self.model.clip.visual.image_size)
-        self.class_name = class_name
-        self.k_shot = k_shot
-        self.few_shot_source = few_shot_source
-        self.is_setup = False
+        if pre_processor is True:  # anomalib's at the encoder's own size
+            resize = Resize(pair(self.model.clip.visual.image_size), antialias=True, interpolation=InterpolationMode.BICUBIC)
+            self.pre_processor = PreProcessor(transform=Compose([resize, Normalize(mean=CLIP_MEAN, std=CLIP_STD)]))
+        self.class_name, self.k_shot, self.few_shot_source, self.is_setup = class_name, k_shot, few_shot_source, False
 
     @property
     def weights_digest(self) -> str:
         """SHA-256 of the CLIP weights."""
         return self.model.digest
-
-    @staticmethod
-    def _sized_pre_processor(image_size: int | tuple[int, int]) -> PreProcessor:
-        """anomalib's WinClip preprocessing at the encoder's own size."""
-        size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-        resize = Resize(size, antialias=True, interpolation=InterpolationMode.BICUBIC)
-        return PreProcessor(transform=Compose([resize, Normalize(mean=CLIP_MEAN, std=CLIP_STD)]))
 
 
 @lru_cache(maxsize=1)
@@ -211,8 +193,8 @@ def fair_winclip(model: WinClip) -> tuple[WinClip, str | None]:
         scales=model.model.scales,
         few_shot_source=str(model.few_shot_source) if model.few_shot_source else None,
         source=model.model,
-        pre_processor=model.pre_processor if model.pre_processor is not None else False,
-        post_processor=model.post_processor if model.post_processor is not None else False,
+        pre_processor=model.pre_processor or False,
+        post_processor=model.post_processor or False,
         evaluator=False,
         visualizer=False,
     )

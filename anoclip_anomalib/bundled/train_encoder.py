@@ -9,7 +9,6 @@ general or random name, which fit every image of their state.
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -32,6 +31,7 @@ from anoclip_anomalib.clip import embed_tokens, walk_text
 from anoclip_anomalib.clip.constants import CLIP_MEAN, CLIP_STD
 from anoclip_anomalib.clip.patch_embedding import interpolate_position
 from anoclip_anomalib.clip.weights import new_clip, tokenizer_of, whole_words
+from anoclip_anomalib.versions import commit
 
 MEAN, STD = (torch.tensor(values).view(1, 3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
 SIZE = 64  # side of the training images in pixels
@@ -43,19 +43,9 @@ REFRESH = 40  # steps between new chunks
 
 def model_config(image_size: int) -> dict:
     """The encoder as an open_clip model configuration."""
-    return {
-        "embed_dim": 64,
-        "vision_cfg": {
-            "image_size": image_size,
-            "patch_size": 8,
-            "layers": 12,
-            "width": 96,
-            "head_width": 48,
-            "mlp_ratio": 2.0,
-            "ls_init_value": 1.0,
-        },
-        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 3},
-    }
+    vision = {"image_size": image_size, "patch_size": 8, "layers": 12, "width": 96, "head_width": 48, "mlp_ratio": 2.0}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 3}
+    return {"embed_dim": 64, "vision_cfg": {**vision, "ls_init_value": 1.0}, "text_cfg": text}
 
 
 def shape_depth(model: nn.Module) -> None:
@@ -142,16 +132,10 @@ def parameter_groups(model: nn.Module, peak: float) -> list[dict]:
 
     Only matrices of the vision tower decay; the scale learns faster, as it has far to go in a short training.
     """
-    vision: list[torch.nn.Parameter] = []
-    text: list[torch.nn.Parameter] = []
-    plain: list[torch.nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        if name == "logit_scale":
-            continue
-        if name.startswith("visual."):
-            (vision if parameter.ndim >= 2 else plain).append(parameter)
-        else:
-            text.append(parameter)
+    named = {name: parameter for name, parameter in model.named_parameters() if name != "logit_scale"}
+    vision = [parameter for name, parameter in named.items() if name.startswith("visual.") and parameter.ndim >= 2]
+    plain = [parameter for name, parameter in named.items() if name.startswith("visual.") and parameter.ndim < 2]
+    text = [parameter for name, parameter in named.items() if not name.startswith("visual.")]
     return [
         {"params": vision, "lr": peak, "weight_decay": 0.05},
         {"params": plain, "lr": peak, "weight_decay": 0.0},
@@ -174,7 +158,6 @@ def train(model: nn.Module, captioner: Captioner, args: argparse.Namespace, save
         batch_size=None,
         num_workers=args.workers,
         prefetch_factor=4 if args.workers else None,
-        collate_fn=_as_it_is,
     )
     pool = PairPool(iter(loader), POOL)
     optimizer = torch.optim.AdamW(parameter_groups(model, args.peak), betas=(0.9, 0.98))
@@ -212,7 +195,7 @@ def train(model: nn.Module, captioner: Captioner, args: argparse.Namespace, save
             model.logit_scale.clamp_(0, float(np.log(100)))
             margin = generic_logits[:, 1::2].mean(1) - generic_logits[:, 0::2].mean(1)
             correct = (margin[args.pairs :] > margin[: args.pairs]).float().mean()
-        for name, value in (("named", named_loss), ("generic", generic_loss), ("state", correct)):
+        for name, value in zip(meters, (named_loss, generic_loss, correct), strict=True):
             meters[name] += float(value.detach()) / args.log_every
         if rank == 0 and (step + 1) % args.log_every == 0:
             speed = (step + 1) * distributed.get_world_size() * 2 * args.pairs / (time.monotonic() - started)
@@ -228,10 +211,6 @@ def train(model: nn.Module, captioner: Captioner, args: argparse.Namespace, save
             saved = time.monotonic()
     if rank == 0:
         save("complete")
-
-
-def _as_it_is(chunk: Chunk) -> Chunk:
-    return chunk
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -281,10 +260,9 @@ def _train(rank: int, args: argparse.Namespace, provenance: dict[str, str], meet
 
 def _provenance(argv: list[str] | None) -> dict[str, str]:
     arguments = sys.argv[1:] if argv is None else argv
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
     return {
         "command": " ".join(["python -m anoclip_anomalib.bundled.train_encoder", *arguments]),
-        "commit": commit.stdout.strip() or "unknown",
+        "commit": commit() or "unknown",
         "versions": json.dumps({"torch": torch.__version__, "numpy": np.__version__, "opencv": cv2.__version__}),
     }
 

@@ -1,11 +1,11 @@
 """``anoclip demo``: generated data, AnoCLIP beside the plain query-key baseline and AA-CLIP, a gallery."""
 
 import argparse
-import csv
 import json
 import sys
 import time
 from importlib.resources import files
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -80,13 +80,8 @@ def _run(args: argparse.Namespace) -> int:
     _write_csv(gallery.rows, args.out / "metrics.csv")
     _print_table(gallery.rows)
     print(NOTICE)
-    for what, path in (
-        ("Gallery", page),
-        ("Figures", args.out / "metrics.csv"),
-        ("Suite", suite),
-        ("Data set", args.out / "data"),
-    ):
-        print(f"{what:<9}{path}")
+    written = {"Gallery": page, "Figures": args.out / "metrics.csv", "Suite": suite, "Data set": args.out / "data"}
+    print(*(f"{what:<9}{path}" for what, path in written.items()), sep="\n")
     print(f"{time.monotonic() - started:.0f} s")
     if args.open:
         import webbrowser
@@ -119,12 +114,8 @@ def write_suite(args: argparse.Namespace) -> Path:
     shared = {"image_size": args.image_size, "text_cache_dir": str(out / "text_cache")}
     models = [{"name": name, **model, "init_args": shared | model["init_args"]} for name, model in VARIANTS.items()]
     drawn = {"root": str(out / "data"), "test_good": args.test_good, "test_bad": args.test_bad, "drawing_seed": args.seed}
-    data = {
-        "name": DATA,
-        "class_path": "GeneratedParts",
-        "init_args": drawn | {"eval_batch_size": 16, "num_workers": 0},
-        "categories": categories,
-    }
+    data = {"name": DATA, "class_path": "GeneratedParts", "init_args": drawn | {"eval_batch_size": 16, "num_workers": 0}}
+    data["categories"] = categories
     suite = {"name": "demo", "models": models, "data": [data], "protocol": {"timed_images": 0}}
     with atomic_write(args.out / "suite.yaml") as temporary:
         temporary.write_text(yaml.safe_dump(suite, sort_keys=False), encoding="utf-8")
@@ -159,15 +150,13 @@ def _compare(path: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
 def _write_csv(rows: Any, path: Path) -> None:
     """Figures in float32, as anomalib logs metrics."""
     import numpy as np
+    import pandas as pd
 
     from anoclip_anomalib.files import atomic_write
 
-    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["category", "variant", *METRICS])
-        writer.writerows(
-            [row.category, row.variant, *(f"{np.float32(row.values[name]):.6f}" for name in METRICS)] for row in rows
-        )
+    cells = [[row.category, row.variant, *(f"{np.float32(row.values[name]):.6f}" for name in METRICS)] for row in rows]
+    with atomic_write(path) as temporary:
+        pd.DataFrame(cells, columns=["category", "variant", *METRICS]).to_csv(temporary, index=False, lineterminator="\r\n")
 
 
 def _print_table(rows: Any) -> None:
@@ -175,15 +164,11 @@ def _print_table(rows: Any) -> None:
     from rich.table import Table
 
     table = Table(title="Percent, from raw scores", title_justify="left")
-    for name in ("category", "variant"):
-        table.add_column(name, no_wrap=True)
-    for name in METRICS:
-        table.add_column(name, justify="right")
-    previous = None
-    for row in rows:
-        if previous not in (None, row.category):
-            table.add_section()
-        label = row.category if row.category != previous else ""
-        table.add_row(label, row.variant, *(f"{100 * row.values[name]:.1f}" for name in METRICS))
-        previous = row.category
+    for name in ("category", "variant", *METRICS):
+        table.add_column(name, **({"justify": "right"} if name in METRICS else {"no_wrap": True}))
+    for category, group in groupby(rows, key=lambda row: row.category):
+        for index, row in enumerate(group):
+            figures = (f"{100 * row.values[name]:.1f}" for name in METRICS)
+            table.add_row("" if index else category, row.variant, *figures)
+        table.add_section()
     Console().print(table)

@@ -45,25 +45,15 @@ def main(argv: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="anoclip prompts", description=HELP)
     parser.add_argument("class_name", help="the product, such as cookie or metal_nut")
-    parser.add_argument(
-        "--config",
-        metavar="FILE",
-        help="YAML file with prompt settings: at its top level, under `prompts`, or where `anoclip test` has them",
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="one prompt setting with its value in YAML, such as normal_states='[\"good {}\"]' or texture=true",
-    )
-    parser.add_argument(
-        "--knowledge", action="store_true", help="with what is commonly wrong with the product (setting knowledge=true)"
-    )
+    config = "YAML file with prompt settings: at its top level, under `prompts`, or where `anoclip test` has them"
+    parser.add_argument("--config", metavar="FILE", help=config)
+    setting = "one prompt setting with its value in YAML, such as normal_states='[\"good {}\"]' or texture=true"
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=setting)
+    known = "with what is commonly wrong with the product (setting knowledge=true)"
+    parser.add_argument("--knowledge", action="store_true", help=known)
     parser.add_argument("--states-only", action="store_true", help="print the states in place of their sentences")
-    parser.add_argument(
-        "--backbone", help="also print each state's cosine with the class's two embeddings (demo, ViT-..., ...)"
-    )
+    cosine = "also print each state's cosine with the class's two embeddings (demo, ViT-..., ...)"
+    parser.add_argument("--backbone", help=cosine)
     parser.add_argument("--pretrained", default="laion400m_e32", help="weights of the backbone (default: %(default)s)")
     parser.add_argument("--text-mean", default="before_norm", choices=["before_norm", "after_norm"])
     return parser
@@ -77,21 +67,20 @@ def _settings(arguments: argparse.Namespace) -> dict:
     for item in arguments.set:
         name, separator, value = item.partition("=")
         if not separator:
-            msg = f"--set {item!r} has no '=': write NAME=VALUE, such as texture=true"
-            raise ValueError(msg)
+            raise ValueError(f"--set {item!r} has no '=': write NAME=VALUE, such as texture=true")
         try:
             settings[name] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            msg = f"--set {item!r} is not valid YAML; sentences with {{}} need quotes, as in templates='[\"a {{}}\"]'"
-            raise ValueError(msg) from error
+            raise ValueError(
+                f"--set {item!r} is not valid YAML; sentences with {{}} need quotes, as in templates='[\"a {{}}\"]'"
+            ) from error
     return settings
 
 
 def _find_prompts(config: object) -> Mapping:
     """The prompt settings in a configuration of ours or of anomalib's command line."""
     if not isinstance(config, Mapping):
-        msg = f"The configuration must be a YAML mapping, got {type(config).__name__}"
-        raise ValueError(msg)
+        raise ValueError(f"The configuration must be a YAML mapping, got {type(config).__name__}")
     for path in (("model", "init_args", "prompts"), ("model", "prompts"), ("prompts",)):
         value: object = config
         for key in path:
@@ -122,10 +111,8 @@ def _print_cosines(rows: list[tuple[str, str, float, float]]) -> None:
     from rich.table import Table
 
     table = Table(title="Mean cosine of each state's sentences with the class embeddings")
-    table.add_column("polarity")
-    table.add_column("state")
-    for name in ("normal", "anomalous", "difference"):
-        table.add_column(name, justify="right")
+    for name in ("polarity", "state", "normal", "anomalous", "difference"):
+        table.add_column(name, justify="left" if name in ("polarity", "state") else "right")
     for polarity, state, normal, abnormal in rows:
         table.add_row(polarity, state, f"{normal:.4f}", f"{abnormal:.4f}", f"{abnormal - normal:+.4f}")
     Console().print(table)

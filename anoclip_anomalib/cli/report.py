@@ -11,9 +11,8 @@ def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = argparse.ArgumentParser(prog="anoclip report", description=HELP)
     parser.add_argument("results", help="results folder of `anoclip compare`, or a folder of several")
-    parser.add_argument(
-        "-o", "--output", help="where to write (default: the results folder); of several, a folder for each in it"
-    )
+    output = "where to write (default: the results folder); of several, a folder for each in it"
+    parser.add_argument("-o", "--output", help=output)
     parser.add_argument("--quoted", action="store_true", help="show figures that papers published, marked as quoted")
     parser.add_argument("--quoted-file", metavar="YAML", help="quoted figures from this file instead of ours")
     return parser
@@ -33,7 +32,6 @@ def main(argv: list[str]) -> int:
         except (ValueError, OSError) as error:
             print(str(error), file=sys.stderr)
             code = 2
-            continue
-        for path in written:
-            print(f"wrote {path}")
+        else:
+            print(*(f"wrote {path}" for path in written), sep="\n")
     return code

@@ -3,11 +3,9 @@
 import argparse
 from pathlib import Path
 
-from anoclip_anomalib.cli import submit_shared as shared
+from anoclip_anomalib.cli import submit as shared
 from anoclip_anomalib.running.progress import Progress
-from anoclip_anomalib.submission.work_folder import check_name
-
-NAME = "kaputt2"
+from anoclip_anomalib.submission.provenance import check_name
 
 
 def main(argv: list[str]) -> int:
@@ -19,37 +17,31 @@ def main(argv: list[str]) -> int:
     Returns:
         0; 1 if the submission is not valid; 2 for input that cannot be used; 130 after an interruption.
     """
-    parser = shared.parser(NAME, "Write and validate a submission for Kaputt 2, or only validate one.")
+    parser = shared.parser("kaputt2", "Write and validate a submission for Kaputt 2, or only validate one.")
     parser.add_argument("--validate", metavar="ZIP", help="only check a zip, whoever wrote it")
     parser.add_argument("--data.root", dest="root", metavar="FOLDER", help="Kaputt 2's folder")
-    parser.add_argument(
-        "--ids",
-        metavar="FILE",
-        help="query-test.parquet (default: the one in --data.root or its datasets/); for --validate also a CSV with capture_id",
-    )
+    ids = "query-test.parquet (default: the one in --data.root or its datasets/); for --validate also a CSV with capture_id"
+    parser.add_argument("--ids", metavar="FILE", help=ids)
     parser.add_argument("--image-type", choices=["image", "crop"], default="crop", help="(default: %(default)s)")
     parser.add_argument("--name", help="the submission's name: of the zip")
     parser.add_argument("--out", default=".", metavar="FOLDER", help="where it goes (default: here)")
     parser.add_argument("--data.eval_batch_size", dest="batch_size", type=int, default=32, metavar="N")
     parser.add_argument("--data.num_workers", dest="num_workers", type=int, default=2, metavar="N")
     arguments, model_arguments = parser.parse_known_args(argv)
-    if arguments.validate is not None:
-        return shared.run(NAME, lambda: _validate(arguments, model_arguments))
-    return shared.run(NAME, lambda: _submit(arguments, model_arguments))
+    return (_submit if arguments.validate is None else _validate)(arguments, model_arguments)
 
 
 def _ids_file(arguments: argparse.Namespace) -> Path | None:
     if arguments.ids:
-        path = Path(arguments.ids)
-        if not path.is_file():
-            raise FileNotFoundError(f"--ids {path} does not exist")
-        return path
-    if arguments.root:
-        for folder in (Path(arguments.root), Path(arguments.root) / "datasets"):
-            if (folder / "query-test.parquet").is_file():
-                return folder / "query-test.parquet"
-        raise FileNotFoundError(f"there is no query-test.parquet in {arguments.root} or {arguments.root}/datasets")
-    return None
+        if not Path(arguments.ids).is_file():
+            raise FileNotFoundError(f"--ids {arguments.ids} does not exist")
+        return Path(arguments.ids)
+    if not arguments.root:
+        return None
+    for folder in (Path(arguments.root), Path(arguments.root) / "datasets"):
+        if (folder / "query-test.parquet").is_file():
+            return folder / "query-test.parquet"
+    raise FileNotFoundError(f"there is no query-test.parquet in {arguments.root} or {arguments.root}/datasets")
 
 
 def _validate(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
@@ -69,19 +61,11 @@ def _submit(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
     queries = _ids_file(arguments)
     if queries is None or queries.suffix == ".csv":
         raise ValueError("predicting needs query-test.parquet, which names the images")
-    from anoclip_anomalib.submission.kaputt2.make import KaputtSubmission, make_submission
+    from anoclip_anomalib.submission.kaputt2.make import make_submission
     from anoclip_anomalib.submission.model_config import ModelConfig
 
-    submission = KaputtSubmission(
-        name=arguments.name,
-        out=Path(arguments.out),
-        config=ModelConfig(model_arguments),
-        root=Path(arguments.root),
-        queries=queries,
-        image_type=arguments.image_type,
-        batch_size=arguments.batch_size,
-        num_workers=arguments.num_workers,
-    )
+    name, out, root = arguments.name, Path(arguments.out), Path(arguments.root)
+    config, loading = ModelConfig(model_arguments), {"batch_size": arguments.batch_size, "num_workers": arguments.num_workers}
     with Progress() as progress:
-        report = make_submission(submission, progress, progress.say)
+        report = make_submission(name, out, config, root, queries, arguments.image_type, progress, **loading)
     return shared.print_report(report)

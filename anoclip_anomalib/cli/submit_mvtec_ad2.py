@@ -1,14 +1,14 @@
 """``anoclip submit mvtec-ad2``: predict, write, validate and pack; or one of the steps alone."""
 
 import argparse
-from collections.abc import Callable
+import re
 from pathlib import Path
+from typing import Any
 
-from anoclip_anomalib.cli import submit_shared as shared
+from anoclip_anomalib.cli import submit as shared
 from anoclip_anomalib.running.progress import Progress
 from anoclip_anomalib.submission.mvtec_ad2.layout import IMAGES_PER_SPLIT
-
-NAME = "mvtec-ad2"
+from anoclip_anomalib.submission.provenance import check_name
 
 
 def main(argv: list[str]) -> int:
@@ -21,47 +21,26 @@ def main(argv: list[str]) -> int:
         0; 1 if the submission is not valid; 2 for input that cannot be used; 130 after an interruption.
     """
     arguments, model_arguments = _parser().parse_known_args(argv)
-    if arguments.validate is not None:
-        action: Callable[[], int] = lambda: _validate(arguments, model_arguments)  # noqa: E731
-    elif arguments.evaluate_public:
-        action = lambda: _evaluate(arguments, model_arguments)  # noqa: E731
-    elif arguments.runtime:
-        action = lambda: _runtime(arguments, model_arguments)  # noqa: E731
-    else:
-        action = lambda: _submit(arguments, model_arguments)  # noqa: E731
-    return shared.run(NAME, action)
+    action = _evaluate if arguments.evaluate_public else _runtime if arguments.runtime else _submit
+    return (action if arguments.validate is None else _validate)(arguments, model_arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = shared.parser(NAME, "Write, validate and pack a submission for MVTec AD 2, or one of these steps.")
+    parser = shared.parser("mvtec-ad2", "Write, validate and pack a submission for MVTec AD 2, or one of these steps.")
     steps = parser.add_mutually_exclusive_group()
     steps.add_argument("--validate", metavar="PATH", help="only check a folder or .tar.gz, whoever wrote it")
     steps.add_argument("--evaluate-public", action="store_true", help="measure test_public with the leaderboard's metrics")
     steps.add_argument("--runtime", action="store_true", help="write the leaderboard's runtime and memory table")
     parser.add_argument("--name", help="the submission's name: of the folder and the archive")
     parser.add_argument("--out", default=".", metavar="FOLDER", help="where they go (default: here)")
-    parser.add_argument(
-        "--objects",
-        nargs="+",
-        choices=list(IMAGES_PER_SPLIT),
-        metavar="OBJECT",
-        help=f"only these of {', '.join(IMAGES_PER_SPLIT)}; nothing is packed until all are there",
-    )
+    only = f"only these of {', '.join(IMAGES_PER_SPLIT)}; nothing is packed until all are there"
+    parser.add_argument("--objects", nargs="+", choices=list(IMAGES_PER_SPLIT), metavar="OBJECT", help=only)
     writing = parser.add_argument_group("writing")
-    writing.add_argument(
-        "--threshold",
-        default="mean_std:3",
-        metavar="RULE",
-        help="of the PNGs, from good validation images: mean_std:K (default: mean_std:3), quantile:Q, fixed:VALUE, natural",
-    )
+    rules = "of the PNGs, from good validation images: mean_std:K (default: mean_std:3), quantile:Q, fixed:VALUE, natural"
+    writing.add_argument("--threshold", default="mean_std:3", metavar="RULE", help=rules)
     writing.add_argument("--fit", action="store_true", help="fit the model on train/good first (one-class models)")
-    writing.add_argument(
-        "--linear-share",
-        type=float,
-        default=0.5,
-        metavar="SHARE",
-        help="of float16 values spread evenly over the scores; the rest follows the pixels (default: %(default)s)",
-    )
+    share = "of float16 values spread evenly over the scores; the rest follows the pixels (default: %(default)s)"
+    writing.add_argument("--linear-share", type=float, default=0.5, metavar="SHARE", help=share)
     writing.add_argument("--tiff-compression", choices=["none", "zlib"], default="none")
     writing.add_argument("--gzip-level", type=int, default=6, choices=range(1, 10), metavar="1..9")
     writing.add_argument("--keep-raw", action="store_true", help="keep the raw float32 maps in NAME.work")
@@ -72,21 +51,16 @@ def _parser() -> argparse.ArgumentParser:
     timing.add_argument("--device", default=None, help="cpu or cuda (default: cuda if there is one)")
     timing.add_argument("--warmup", type=int, metavar="N", help="images before the clock counts (default: 1000, on a CPU 0)")
     timing.add_argument("--count", type=int, metavar="N", help="images measured (default: 1000)")
-    timing.add_argument(
-        "--sizes",
-        nargs="+",
-        type=_size,
-        metavar="HEIGHTxWIDTH",
-        help="(default: 256x256 512x512 1024x1224)",
-    )
+    sizes = "(default: 256x256 512x512 1024x1224)"
+    timing.add_argument("--sizes", nargs="+", type=_size, metavar="HEIGHTxWIDTH", help=sizes)
     return parser
 
 
 def _size(text: str) -> tuple[int, int]:
-    height, _, width = text.partition("x")
-    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
+    found = re.fullmatch("([0-9]*[1-9][0-9]*)x([0-9]*[1-9][0-9]*)", text)
+    if not found:
         raise argparse.ArgumentTypeError(f"'{text}' is no HEIGHTxWIDTH")
-    return int(height), int(width)
+    return int(found[1]), int(found[2])
 
 
 def _counts(arguments: argparse.Namespace) -> dict[str, int]:
@@ -96,42 +70,30 @@ def _counts(arguments: argparse.Namespace) -> dict[str, int]:
 def _validate(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
     from anoclip_anomalib.submission.mvtec_ad2.validate import validate
 
-    image_size = None
+    counts = _counts(arguments)
+    options: Any = {"contents": not arguments.names_only, "require_masks": not arguments.allow_missing_thresholded}
     if model_arguments:
-        root = _only_data_root(model_arguments)
+        words = [part for word in model_arguments for part in word.split("=", 1)]
+        if len(words) != 2 or words[0] != "--data.root":
+            raise ValueError(f"--validate takes --data.root (to compare image sizes) and no {' '.join(model_arguments)}")
+        if not Path(words[1]).is_dir():
+            raise FileNotFoundError(f"--data.root {words[1]} is not a folder")
         from anoclip_anomalib.submission.mvtec_ad2.make import original_sizes
 
-        image_size = original_sizes(root)
-    counts = _counts(arguments)
+        options["image_size"] = original_sizes(Path(words[1]))
     with Progress() as progress:
         progress.start("validating", 4 * sum(counts.values()))
-        report = validate(
-            arguments.validate,
-            counts=counts,
-            image_size=image_size,
-            require_masks=not arguments.allow_missing_thresholded,
-            contents=not arguments.names_only,
-            progress=lambda _: progress.advance(1),
-        )
+        report = validate(arguments.validate, counts=counts, progress=lambda _: progress.advance(1), **options)
     return shared.print_report(report)
 
 
-def _only_data_root(model_arguments: list[str]) -> Path:
-    words = [part for word in model_arguments for part in word.split("=", 1)]
-    if len(words) != 2 or words[0] != "--data.root":
-        raise ValueError(f"--validate takes --data.root (to compare image sizes) and no {' '.join(model_arguments)}")
-    root = Path(words[1])
-    if not root.is_dir():
-        raise FileNotFoundError(f"--data.root {root} is not a folder")
-    return root
-
-
 def _settings(arguments: argparse.Namespace, model_arguments: list[str]):  # noqa: ANN202
+    if not arguments.name:
+        raise ValueError("give the submission a --name")
+    check_name(arguments.name)
     from anoclip_anomalib.submission.model_config import ModelConfig
     from anoclip_anomalib.submission.mvtec_ad2.predict import PredictSettings
 
-    if not arguments.name:
-        raise ValueError("give the submission a --name")
     config = ModelConfig(model_arguments)
     if not config.data_class.endswith(".MVTecAD2"):
         raise ValueError(f"the data must be MVTecAD2, not {config.data_class}; give its folder with --data.root")
@@ -139,46 +101,31 @@ def _settings(arguments: argparse.Namespace, model_arguments: list[str]):  # noq
 
 
 def _submit(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
+    settings, rule = _settings(arguments, model_arguments), shared.threshold_rule(arguments.threshold)
     from anoclip_anomalib.submission.mvtec_ad2.make import Submission, make_submission
 
-    submission = Submission(
-        name=arguments.name or "",
-        out=Path(arguments.out),
-        predict=_settings(arguments, model_arguments),
-        threshold=shared.threshold_rule(arguments.threshold),
-        linear_share=arguments.linear_share,
-        counts=_counts(arguments),
-        compression=None if arguments.tiff_compression == "none" else arguments.tiff_compression,
-        compression_level=arguments.gzip_level,
-        keep_raw=arguments.keep_raw,
-    )
+    compression = None if arguments.tiff_compression == "none" else arguments.tiff_compression
+    packing = {"compression": compression, "compression_level": arguments.gzip_level, "keep_raw": arguments.keep_raw}
+    out, counts = Path(arguments.out), _counts(arguments)
+    submission = Submission(arguments.name, out, settings, rule, arguments.linear_share, counts, **packing)
     with Progress() as progress:
         report = make_submission(submission, progress, progress.say)
     return shared.print_report(report)
 
 
 def _evaluate(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
+    settings, rule = _settings(arguments, model_arguments), shared.threshold_rule(arguments.threshold)
     from anoclip_anomalib.submission.mvtec_ad2.local_evaluation import METRICS, as_table, write_public_figures
 
-    settings = _settings(arguments, model_arguments)
-    rule = shared.threshold_rule(arguments.threshold)
+    place, objects = Path(arguments.out) / arguments.name, list(_counts(arguments))
     with Progress() as progress:
-        results, path = write_public_figures(
-            settings,
-            list(_counts(arguments)),
-            Path(arguments.out),
-            arguments.name,
-            rule,
-            progress,
-            keep_raw=arguments.keep_raw,
-        )
-    mean = as_table(results)["mean"]
+        results, path = write_public_figures(settings, objects, place, rule, progress, arguments.keep_raw)
+    table = as_table(results)
     titles = ("SegF1", "AU-PRO@0.05", "AUROC (max)", "AUROC (model)", "best SegF1*")
     print(f"{'object':<12}" + "".join(f"{title:>15}" for title in titles) + f"{'threshold':>12}")
-    for result in results:
-        print(f"{result.object_name:<12}" + "".join(f"{getattr(result, metric):>15.4f}" for metric in METRICS), end="")
-        print(f"{result.threshold:>12.6g}")
-    print(f"{'mean':<12}" + "".join(f"{mean[metric]:>15.4f}" for metric in METRICS))
+    for row in (*table["objects"], {"object_name": "mean", **table["mean"]}):
+        threshold = f"{row['threshold']:>12.6g}" if "threshold" in row else ""
+        print(f"{row['object_name']:<12}" + "".join(f"{row[metric]:>15.4f}" for metric in METRICS) + threshold)
     print(f"threshold: {results[0].rule}; * at the best threshold, which labels are needed to know")
     print(f"written to {path}")
     return 0
@@ -198,10 +145,9 @@ def _runtime(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
     warmup, count = (arguments.warmup if arguments.warmup is not None else warmup), arguments.count or count
     with Progress() as progress:
         progress.start(f"measuring on {device}", len(sizes) * (warmup + count))
-        advance = lambda _, images: progress.advance(images)  # noqa: E731
-        rows = measure(model, device=device, sizes=sizes, warmup=warmup, count=count, progress=advance)
-    kind = "cpu" if device.type == "cpu" else "gpu"
-    path = write_runtime_csv(Path(arguments.out) / f"runtimes_and_memory_{kind}.csv", rows)
+        rows = measure(model, device, sizes, warmup, count, progress=lambda _, images: progress.advance(images))
+    path = Path(arguments.out) / f"runtimes_and_memory_{'cpu' if device.type == 'cpu' else 'gpu'}.csv"
+    write_runtime_csv(path, rows)
     for row in rows:
         print(
             f"{row.image_height} x {row.image_width}: {1000 * row.runtime_mean:.1f} ms "

@@ -5,9 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from anoclip_anomalib.cli import submit_shared as shared
-
-NAME = "vand-fewshot"
+from anoclip_anomalib.cli import submit as shared
 
 
 def main(argv: list[str]) -> int:
@@ -19,24 +17,20 @@ def main(argv: list[str]) -> int:
     Returns:
         0; 1 if the model does not keep the interface; 2 for input that cannot be used.
     """
-    parser = shared.parser(NAME, "Write or check model.py for the VAND 3 few-shot evaluation kit.", with_model=False)
+    parser = shared.parser("vand-fewshot", "Write or check model.py for the VAND 3 few-shot evaluation kit.", with_model=False)
     parser.add_argument("--out", default="model.py", metavar="FILE", help="in a clone of the kit: src/eval/submission/model.py")
     parser.add_argument("--validate", metavar="FILE", help="only try a model.py, whoever wrote it (this runs its code)")
     parser.add_argument("--reference-weight", type=float, default=0.5, help="share of the normal images (default: 0.5)")
     parser.add_argument("--backbone", help="AnoClip's backbone (default: AnoClip's own)")
     parser.add_argument("--pretrained", help="its weights")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="another argument of AnoClip, its value in YAML"
-    )
-    arguments = parser.parse_args(argv)
-    return shared.run(NAME, lambda: _write(arguments))
+    other = "another argument of AnoClip, its value in YAML"
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=other)
+    return _write(parser.parse_args(argv))
 
 
 def _settings(arguments: argparse.Namespace) -> dict:
-    settings: dict = {"reference_weight": arguments.reference_weight}
-    for name in ("backbone", "pretrained"):
-        if getattr(arguments, name) is not None:
-            settings[name] = getattr(arguments, name)
+    given = {name: getattr(arguments, name) for name in ("reference_weight", "backbone", "pretrained")}
+    settings = {name: value for name, value in given.items() if value is not None}
     for pair in arguments.set:
         name, equals, value = pair.partition("=")
         if not (name.isidentifier() and equals):
@@ -48,7 +42,7 @@ def _settings(arguments: argparse.Namespace) -> dict:
 def _write(arguments: argparse.Namespace) -> int:
     if arguments.validate is not None and not Path(arguments.validate).is_file():
         raise FileNotFoundError(f"there is no {arguments.validate}")
-    from anoclip_anomalib.submission.vand.make import make_model_file, try_model_file
+    from anoclip_anomalib.submission.vand.fewshot import make_model_file, try_model_file
 
     if arguments.validate is None:
         path, settings = Path(arguments.out), _settings(arguments)

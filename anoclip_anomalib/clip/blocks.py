@@ -32,11 +32,11 @@ def check_block(block: nn.Module) -> None:
     """
     attention = getattr(block, "attn", None)
     if getattr(attention, "in_proj_weight", None) is None or not hasattr(attention, "out_proj"):
-        msg = f"Attention of type {type(attention).__name__} has no joint query-key-value projection and is not supported"
-        raise ValueError(msg)
+        raise ValueError(
+            f"Attention of type {type(attention).__name__} has no joint query-key-value projection and is not supported"
+        )
     if getattr(attention, "logit_scale", None) is not None:
-        msg = "Blocks with scaled cosine attention are not supported"
-        raise ValueError(msg)
+        raise ValueError("Blocks with scaled cosine attention are not supported")
 
 
 def project_qkv(block: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

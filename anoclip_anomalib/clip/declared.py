@@ -1,7 +1,6 @@
 """What an architecture's configuration says about its image tower, before any weights are loaded."""
 
 from types import SimpleNamespace
-from typing import Any
 
 import open_clip
 
@@ -19,11 +18,8 @@ def check_declared_size(backbone: str, size: tuple[int, int] | None) -> None:
     Raises:
         ValueError: If the size is not a multiple of the patch size.
     """
-    config: dict[str, Any] | None
-    if backbone == DEMO:
-        config = demo_config()
-    else:
-        config = open_clip.get_model_config(backbone) if backbone in open_clip.list_models() else None
+    known = backbone == DEMO or backbone in open_clip.list_models()
+    config = (demo_config() if backbone == DEMO else open_clip.get_model_config(backbone)) if known else None
     patch_size = config["vision_cfg"].get("patch_size") if config else None
     if size is not None and patch_size is not None:
         check_image_size(SimpleNamespace(patch_size=pair(patch_size)), *size)

@@ -113,14 +113,13 @@ def walk_image(
         walk = _Walk(visual, taps, local, before_block, after_block, grid[0] * grid[1])
         z = None
         for number in range(1, walk.last + 1):
-            if checkpointing and torch.is_grad_enabled():
-                x, attended, z = checkpoint(walk.step, number, x, z, use_reentrant=False)
-            else:
-                x, attended, z = walk.step(number, x, z)
+            again = checkpointing and torch.is_grad_enabled()
+            x, attended, z = checkpoint(walk.step, number, x, z, use_reentrant=False) if again else walk.step(number, x, z)
             streams: dict[str, Any] = {"original": x, "attended": attended, "local": z}
             for index, tap in enumerate(taps):
                 if tap.block == number:
-                    tokens = _select(streams[tap.stream], tap.tokens, walk.patches)
+                    chosen = 0 if tap.tokens == "class" else slice(int(tap.tokens == "patch"), 1 + walk.patches)
+                    tokens = streams[tap.stream][:, chosen]
                     read[index] = project_tokens(visual, tokens, norm=tap.norm, project=tap.project)
     return [read[index] for index in range(len(taps))], grid
 
@@ -154,7 +153,7 @@ class _Walk:
         if local is not None and local.with_mlp:
             z = add_mlp(block, z + attention_output(block, z, local.attention))
             local = None
-            if not self._reads_original_from(number):
+            if not any((tap.block or 0) >= number and tap.stream != "local" for tap in self.taps):
                 return x, x, z
         q, k, v = project_qkv(block, block.ln_1(x))
         class_only = self._reads_class_only(number)
@@ -172,18 +171,15 @@ class _Walk:
     def _hooked(self, hook: Hook | None, number: int, x: torch.Tensor) -> torch.Tensor:
         x = apply_hook(hook, number, x)
         if hook is not None and x.shape[1] < 1 + self.patches:
-            msg = f"A hook left {x.shape[1]} tokens at block {number}; the class token and {self.patches} patches must stay"
-            raise ValueError(msg)
+            raise ValueError(
+                f"A hook left {x.shape[1]} tokens at block {number}; the class token and {self.patches} patches must stay"
+            )
         return x
 
     def _reads_class_only(self, number: int) -> bool:
         """Whether behind the attention of this block nothing but the class token of the original stream is read."""
-        if number < self.last or self.after_block is not None:
-            return False
-        return all(tap.tokens == "class" for tap in self.taps if tap.block == number and tap.stream != "local")
-
-    def _reads_original_from(self, number: int) -> bool:
-        return any((tap.block or 0) >= number and tap.stream != "local" for tap in self.taps)
+        here = (tap.tokens for tap in self.taps if tap.block == number and tap.stream != "local")
+        return number == self.last and self.after_block is None and all(tokens == "class" for tokens in here)
 
 
 def _common(z: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
@@ -192,29 +188,20 @@ def _common(z: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
     return z[:, :count] + added[:, :count]
 
 
-def _select(x: torch.Tensor, tokens: Tokens, patches: int) -> torch.Tensor:
-    if tokens == "class":
-        return x[:, 0]
-    return x[:, (1 if tokens == "patch" else 0) : 1 + patches]
-
-
 def _checked(visual: nn.Module, taps: Sequence[Tap], local: LocalPath | None) -> list[Tap]:
     """The taps with their blocks' numbers, if the tower has them."""
     depth = len(visual.transformer.resblocks)
     if local is not None and not 1 <= local.blocks <= depth:
-        msg = f"A local path over the last {local.blocks} blocks is out of range: this encoder has {depth} blocks"
-        raise ValueError(msg)
+        raise ValueError(f"A local path over the last {local.blocks} blocks is out of range: this encoder has {depth} blocks")
     taps = [replace(tap, block=depth) if tap.block is None else tap for tap in taps]
     for tap in taps:
         for value, known in ((tap.stream, get_args(Stream)), (tap.tokens, get_args(Tokens))):
             if value not in known:
-                msg = f"Unknown choice {value!r} of a tap; choose one of {', '.join(map(repr, known))}"
-                raise ValueError(msg)
+                raise ValueError(f"Unknown choice {value!r} of a tap; choose one of {', '.join(map(repr, known))}")
         first = 1 if tap.stream != "local" else depth + 1 - (local.blocks if local is not None else 0)
         if not first <= (tap.block or 0) <= depth:
             blocks = f"blocks {first} to {depth}" if first <= depth else "no block"
-            msg = f"No tap of the {tap.stream} stream at block {tap.block}: this walk has it at {blocks}"
-            raise ValueError(msg)
+            raise ValueError(f"No tap of the {tap.stream} stream at block {tap.block}: this walk has it at {blocks}")
     return taps
 
 
@@ -237,15 +224,14 @@ def check_visual(visual: nn.Module) -> None:
     if not all(hasattr(visual, name) for name in needed) or not hasattr(visual.transformer, "resblocks"):
         trunk = getattr(visual, "trunk", None)
         kind = f"{type(visual).__name__} around {type(trunk).__name__}" if trunk is not None else type(visual).__name__
-        msg = f"The image tower is a {kind}, not a VisionTransformer; {SUPPORTED_TOWERS}"
-        raise ValueError(msg)
+        raise ValueError(f"The image tower is a {kind}, not a VisionTransformer; {SUPPORTED_TOWERS}")
     if getattr(visual, "attn_pool", None) is not None:
-        msg = (
+        raise ValueError(
             f"The image tower uses attentional pooling, its image embedding is not read from a class token; {SUPPORTED_TOWERS}"
         )
-        raise ValueError(msg)
     if getattr(visual, "pool_type", "tok") != "tok" or getattr(visual, "global_average_pool", False):
-        msg = f"The image tower averages its patches (global average pool) instead of using a class token; {SUPPORTED_TOWERS}"
-        raise ValueError(msg)
+        raise ValueError(
+            f"The image tower averages its patches (global average pool) instead of using a class token; {SUPPORTED_TOWERS}"
+        )
     for block in visual.transformer.resblocks:
         check_block(block)

@@ -67,8 +67,7 @@ def resolve_local_attention(attention: str | Weights | LocalAttention) -> LocalA
     if callable(attention):
         return attention
     if attention not in LOCAL_ATTENTIONS:
-        msg = f"Unknown local attention {attention!r}; choose one of {', '.join(map(repr, LOCAL_ATTENTIONS))}"
-        raise ValueError(msg)
+        raise ValueError(f"Unknown local attention {attention!r}; choose one of {', '.join(map(repr, LOCAL_ATTENTIONS))}")
     return LOCAL_ATTENTIONS[attention]
 
 

@@ -43,8 +43,7 @@ def interpolate_position(
         ValueError: If the kind is unknown.
     """
     if kind not in get_args(PositionKind):
-        msg = f"Unknown interpolation {kind!r}; choose one of {', '.join(map(repr, get_args(PositionKind)))}"
-        raise ValueError(msg)
+        raise ValueError(f"Unknown interpolation {kind!r}; choose one of {', '.join(map(repr, get_args(PositionKind)))}")
     if native == grid:
         return embedding
     mode, _, option = kind.partition("-")
@@ -62,11 +61,10 @@ def check_image_size(visual: nn.Module, height: int, width: int) -> None:
     patch_height, patch_width = pair(visual.patch_size)
     if height % patch_height or width % patch_width or min(height, width) < 1:
         near = [max(1, round(n / p)) * p for n, p in ((height, patch_height), (width, patch_width))]
-        msg = (
+        raise ValueError(
             f"Image size {height} x {width} is not a multiple of the patch size {patch_height} x {patch_width}; "
             f"the nearest that is: {near[0]} x {near[1]}"
         )
-        raise ValueError(msg)
 
 
 def pair(size: int | tuple[int, int]) -> tuple[int, int]:

@@ -58,8 +58,7 @@ class SelfCalibration:
             ValueError: If there is no block before the last.
         """
         if blocks < 2:
-            msg = f"Self-calibration reads blocks before the last; this encoder has {blocks}"
-            raise ValueError(msg)
+            raise ValueError(f"Self-calibration reads blocks before the last; this encoder has {blocks}")
         share = min(max((blocks - 12) / 12, 0.0), 1.0)
         chosen = [small / 12 + share * (large / 24 - small / 12) for small, large in ((9, 17), (4, 7), (4, 9), (10, 19))]
         pre, post, first, last = (min(max(1, round(blocks * one)), blocks - 1) for one in chosen)

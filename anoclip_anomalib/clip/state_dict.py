@@ -34,23 +34,21 @@ def read_state_dict(path: str | Path, entry: str | Sequence[str] = "state_dict")
     """
     path = Path(path)
     if not path.is_file():
-        msg = f"Weight file not found: {path}"
-        raise FileNotFoundError(msg)
+        raise FileNotFoundError(f"Weight file not found: {path}")
     if path.suffix not in SUFFIXES:
-        msg = f"Weight file {path} has the unknown suffix {path.suffix!r}; supported: {', '.join(SUFFIXES)}"
-        raise WeightFileError(msg)
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+        raise WeightFileError(f"Weight file {path} has the unknown suffix {path.suffix!r}; supported: {', '.join(SUFFIXES)}")
+    content = _read(path)
     if isinstance(content, dict):
         found = [name for name in ([entry] if isinstance(entry, str) else entry) if isinstance(content.get(name), dict)]
         content = content[found[0]] if found else content
     if not isinstance(content, dict) or not content:
-        msg = f"Weight file {path} does not hold a state dictionary (names and tensors)"
-        raise WeightFileError(msg)
+        raise WeightFileError(f"Weight file {path} does not hold a state dictionary (names and tensors)")
     for name, tensor in content.items():
         fault = _fault(tensor) if isinstance(name, str) else "a name that is no text"
         if fault:
-            msg = f"Weight file {path} does not hold a state dictionary (names and dense tensors): under {name!r} is {fault}"
-            raise WeightFileError(msg)
+            raise WeightFileError(
+                f"Weight file {path} does not hold a state dictionary (names and dense tensors): under {name!r} is {fault}"
+            )
     check_finite(content, f"Weight file {path}")
     return {name.removeprefix("module."): tensor for name, tensor in content.items()}
 
@@ -67,8 +65,7 @@ def check_finite(state_dict: dict[str, torch.Tensor], where: str) -> None:
     """
     for name, tensor in state_dict.items():
         if tensor.is_floating_point() and not tensor.float().isfinite().all():
-            msg = f"{where} has NaN or infinite values in {name!r}; get it again, or train it again"
-            raise WeightFileError(msg)
+            raise WeightFileError(f"{where} has NaN or infinite values in {name!r}; get it again, or train it again")
 
 
 def _fault(value: object) -> str | None:
@@ -80,38 +77,21 @@ def _fault(value: object) -> str | None:
     return None
 
 
-def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+def _read(path: Path) -> object:
     try:
-        return load_file(path)
-    except (SafetensorError, ValueError, OSError) as error:
-        msg = f"Weight file {path} is damaged or truncated ({error}); get it again"
-        raise WeightFileError(msg) from error
-
-
-def _read_torch(path: Path) -> object:
-    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if _is_pickle(path):
-            msg = (
-                f"Weight file {path} holds pickled Python objects besides tensors, which could run code when loaded; "
-                "it is refused. Save its tensors as .safetensors where you trust it, and use that file"
-            )
-            raise WeightFileError(msg) from error
-        msg = f"Weight file {path} is damaged or truncated ({error}); get it again"
-        raise WeightFileError(msg) from error
-    except Exception as error:
-        if "TorchScript" in str(error):
-            msg = (
-                f"Weight file {path} is a TorchScript archive; name the open_clip tag instead (such as 'openai'), "
-                "or save its state_dict() as .safetensors"
-            )
+    except Exception as error:  # torch.load raises nearly anything
+        with path.open("rb") as file:  # what torch or pickle wrote begins as a zip archive or with a pickle's protocol byte
+            begins_well = file.read(2).startswith((b"PK", b"\x80"))
+        if isinstance(error, pickle.UnpicklingError) and begins_well:
+            fault = "holds pickled Python objects besides tensors, which could run code when loaded; it is refused. "
+            fault += "Save its tensors as .safetensors where you trust it, and use that file"
+        elif "TorchScript" in str(error):
+            fault = "is a TorchScript archive; name the open_clip tag instead (such as 'openai'), "
+            fault += "or save its state_dict() as .safetensors"
         else:
-            msg = f"Weight file {path} is damaged or truncated ({type(error).__name__}: {error}); get it again"
-        raise WeightFileError(msg) from error
-
-
-def _is_pickle(path: Path) -> bool:
-    """Whether a file begins as what torch or pickle wrote (a zip archive or a pickle's protocol byte)."""
-    with path.open("rb") as file:
-        return file.read(2).startswith((b"PK", b"\x80"))
+            kind = "" if isinstance(error, SafetensorError | pickle.UnpicklingError) else f"{type(error).__name__}: "
+            fault = f"is damaged or truncated ({kind}{error}); get it again"
+        raise WeightFileError(f"Weight file {path} {fault}") from error

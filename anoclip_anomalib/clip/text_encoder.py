@@ -77,17 +77,18 @@ class TextEncoder:
         project: bool = True,
         variant: str = "",
     ) -> None:
-        self.clip = clip
+        self.clip, self.batch_size = clip, batch_size
         self.cache_dir = default_cache_dir() if cache_dir is None else Path(cache_dir)
-        self.batch_size = batch_size
         hooked = before_block is not None or after_block is not None
         if hooked and not variant:
-            msg = "Hooks in the text tower need a variant: a name that changes with what they do, for the cache of embeddings"
-            raise ValueError(msg)
+            raise ValueError(
+                "Hooks in the text tower need a variant: a name that changes with what they do, for the cache of embeddings"
+            )
         self._causal = is_causal_tower(clip.text_tower)
         if (hooked or not project) and not self._causal:
-            msg = f"The text tower of {clip.backbone} is not CLIP's causal transformer; it can only be used as it is"
-            raise ValueError(msg)
+            raise ValueError(
+                f"The text tower of {clip.backbone} is not CLIP's causal transformer; it can only be used as it is"
+            )
         self._walk = partial(walk_text, before_block=before_block, after_block=after_block, project=project)
         self._variant = [variant, project]
 
@@ -100,8 +101,8 @@ class TextEncoder:
         Returns:
             (N, D) float32, equal to ``open_clip_model.encode_text`` but for hooks, not normalised, on the CPU.
         """
-        sentences = list(sentences)
-        key = self._key(sentences)
+        content = json.dumps([self.clip.digest, open_clip_version, self._variant, list(sentences)])
+        key = hashlib.sha256(content.encode()).hexdigest()
         path = self.cache_dir / f"{key}.safetensors"
         embeddings = _read_cache(path, key, len(sentences))
         if embeddings is None:
@@ -123,10 +124,6 @@ class TextEncoder:
         order = tokens.argmax(dim=-1).argsort()
         batches = [self._walk(tower, *embed_tokens(tower, tokens[chosen])) for chosen in order.split(self.batch_size)]
         return torch.cat(batches)[order.argsort()].float().cpu()
-
-    def _key(self, sentences: list[str]) -> str:
-        content = json.dumps([self.clip.digest, open_clip_version, self._variant, sentences])
-        return hashlib.sha256(content.encode()).hexdigest()
 
 
 def embed_class(
@@ -155,8 +152,7 @@ def embed_class(
 def check_text_mean(mean: str) -> None:
     """Raise a ``ValueError`` unless :func:`embed_class` knows this kind of mean."""
     if mean not in get_args(TextMean):
-        msg = f"Unknown text mean {mean!r}; choose {' or '.join(map(repr, get_args(TextMean)))}"
-        raise ValueError(msg)
+        raise ValueError(f"Unknown text mean {mean!r}; choose {' or '.join(map(repr, get_args(TextMean)))}")
 
 
 def _read_cache(path: Path, key: str, count: int) -> torch.Tensor | None:
@@ -164,13 +160,13 @@ def _read_cache(path: Path, key: str, count: int) -> torch.Tensor | None:
         return None
     try:
         with safe_open(path, "pt") as file:
-            embeddings = file.get_tensor("embeddings")
-            written = (file.metadata() or {}).get("digest")
+            embeddings, metadata = file.get_tensor("embeddings"), file.metadata() or {}
     except Exception as error:  # any damage has the same remedy
         logger.warning("Text embedding cache %s is damaged and will be rebuilt (%s)", path, error)
         return None
     # The digest tells whether these are the numbers that were written for this key; the count that they were right.
-    if written != _content_digest(key, embeddings) or len(embeddings) != count or not torch.isfinite(embeddings).all():
+    digest = state_dict_digest({key: embeddings})
+    if metadata.get("digest") != digest or len(embeddings) != count or not torch.isfinite(embeddings).all():
         logger.warning("Text embedding cache %s does not hold what was written there and will be rebuilt", path)
         return None
     return embeddings
@@ -179,11 +175,7 @@ def _read_cache(path: Path, key: str, count: int) -> torch.Tensor | None:
 def _write_cache(path: Path, key: str, embeddings: torch.Tensor) -> None:
     try:
         with atomic_write(path) as temporary:
-            content = {"embeddings": embeddings.contiguous()}
-            save_file(content, temporary, metadata={"digest": _content_digest(key, embeddings)})
+            digest = state_dict_digest({key: embeddings})
+            save_file({"embeddings": embeddings.contiguous()}, temporary, metadata={"digest": digest})
     except OSError as error:
         logger.warning("Text embeddings could not be cached at %s (%s); they are computed again next time", path, error)
-
-
-def _content_digest(key: str, embeddings: torch.Tensor) -> str:
-    return state_dict_digest({key: embeddings})

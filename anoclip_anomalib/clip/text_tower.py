@@ -43,15 +43,13 @@ def walk_text(
     with own_precision(tower.positional_embedding):
         x = embeddings.to(tower.positional_embedding.dtype) + tower.positional_embedding[: embeddings.shape[1]]
         for number in range(1, len(tower.transformer.resblocks) + 1):
-            if checkpointing and torch.is_grad_enabled():
-                x = checkpoint(step, number, x, use_reentrant=False)
-            else:
-                x = step(number, x)
+            again = checkpointing and torch.is_grad_enabled()
+            x = checkpoint(step, number, x, use_reentrant=False) if again else step(number, x)
         x = tower.ln_final(x[torch.arange(len(x), device=x.device), ends])
         projection = tower.text_projection if project else None
-        if projection is None:
-            return x
-        return projection(x) if isinstance(projection, nn.Module) else x @ projection
+        if isinstance(projection, nn.Module):
+            return projection(x)
+        return x if projection is None else x @ projection
 
 
 def embed_tokens(tower: nn.Module, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -89,12 +87,10 @@ def is_causal_tower(tower: nn.Module) -> bool:
     Raises:
         ValueError: If it is, but its attention is of an unknown kind.
     """
-    if getattr(tower, "attn_mask", None) is None or not hasattr(tower, "token_embedding"):
+    pool = getattr(tower, "text_pool_type", getattr(tower, "pool_type", "argmax"))
+    if getattr(tower, "attn_mask", None) is None or not hasattr(tower, "token_embedding") or pool != "argmax":
         return False
     if getattr(tower, "cls_emb", None) is not None or getattr(tower, "use_pad_mask", False):
-        return False
-    pool = getattr(tower, "text_pool_type", getattr(tower, "pool_type", "argmax"))
-    if pool != "argmax":
         return False
     for block in tower.transformer.resblocks:
         check_block(block)

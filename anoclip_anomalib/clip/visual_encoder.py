@@ -58,20 +58,14 @@ class VisualEncoder(nn.Module):
     """
 
     def __init__(
-        self,
-        visual: nn.Module,
-        *,
-        local_attention: str | LocalAttention = "value",
-        local_blocks: int | None = None,
+        self, visual: nn.Module, *, local_attention: str | LocalAttention = "value", local_blocks: int | None = None
     ) -> None:
         super().__init__()
         check_visual(visual)
         depth = len(visual.transformer.resblocks)
         if local_blocks is not None and not 0 <= local_blocks <= depth:
-            msg = f"local_blocks={local_blocks} is out of range: this encoder has {depth} blocks"
-            raise ValueError(msg)
-        self.visual = visual
-        self._shares_visual = True
+            raise ValueError(f"local_blocks={local_blocks} is out of range: this encoder has {depth} blocks")
+        self.visual, self._shares_visual = visual, True
         self.local_blocks = depth if local_blocks is None else local_blocks
         self.calibration: SelfCalibration | None = None
         self.local: LocalPath | None = None
@@ -117,10 +111,8 @@ class VisualEncoder(nn.Module):
         if self.calibration is not None:
             return self._calibrated(images, raw, self.calibration)
         patches = Tap(stream="local" if self.local is not None else "original")
-        (class_token, patch_tokens, *levels), grid = walk_image(
-            self.visual, images, (CLASS_TOKEN, patches, *raw), local=self.local
-        )
-        return EncodedImages(class_token, patch_tokens, grid, tuple(levels))
+        read, grid = walk_image(self.visual, images, (CLASS_TOKEN, patches, *raw), local=self.local)
+        return EncodedImages(read[0], read[1], grid, tuple(read[2:]))
 
     def _calibrated(self, images: torch.Tensor, raw: list[Tap], settings: SelfCalibration) -> EncodedImages:
         read = settings.blocks_read(self.depth)

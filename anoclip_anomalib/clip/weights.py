@@ -69,8 +69,7 @@ class LoadedClip:
             ValueError: If the precision is unknown.
         """
         if precision not in PRECISIONS:
-            msg = f"Unknown precision {precision!r}; choose one of {', '.join(map(repr, PRECISIONS))}"
-            raise ValueError(msg)
+            raise ValueError(f"Unknown precision {precision!r}; choose one of {', '.join(map(repr, PRECISIONS))}")
         if precision not in self._towers:
             visual = self.model.visual
             self._towers[precision] = visual if precision == "float32" else copy.deepcopy(visual).to(PRECISIONS[precision])
@@ -84,21 +83,13 @@ class LoadedClip:
     @property
     def provenance(self) -> dict[str, str]:
         """What to keep with a result: backbone, weights, their digest, another activation, and the version of open_clip."""
+        facts = {"backbone": self.backbone, "pretrained": self.pretrained, "weights_digest": self.digest}
         chosen = {} if self.activation == "as_trained" else {"activation": self.activation}
-        return {
-            "backbone": self.backbone,
-            "pretrained": self.pretrained,
-            "weights_digest": self.digest,
-            "open_clip": open_clip_version,
-            **chosen,
-        }
+        return facts | {"open_clip": open_clip_version} | chosen
 
 
 def load_clip(
-    backbone: str = "ViT-B-16-plus-240",
-    pretrained: str | None = "laion400m_e32",
-    *,
-    activation: Activation = "as_trained",
+    backbone: str = "ViT-B-16-plus-240", pretrained: str | None = "laion400m_e32", *, activation: Activation = "as_trained"
 ) -> LoadedClip:
     """Load a CLIP, once per process; later calls with the same names return the same object.
 
@@ -124,14 +115,12 @@ def load_clip(
         WeightsUnavailableError: If the weights must be downloaded and cannot be.
     """
     if activation not in get_args(Activation):
-        msg = f"Unknown activation {activation!r}; choose one of {', '.join(map(repr, get_args(Activation)))}"
-        raise ValueError(msg)
+        raise ValueError(f"Unknown activation {activation!r}; choose one of {', '.join(map(repr, get_args(Activation)))}")
     stamp = None
     if pretrained is not None and _is_file_name(pretrained) and not backbone.startswith(HF_HUB) and backbone != DEMO:
         path = Path(pretrained).expanduser().resolve()
         if not path.is_file():
-            msg = f"Weight file not found: {path}"
-            raise FileNotFoundError(msg)
+            raise FileNotFoundError(f"Weight file not found: {path}")
         pretrained, stamp = str(path), path.stat().st_mtime_ns
     return _load_clip(backbone, pretrained or "", activation, stamp)
 
@@ -155,7 +144,11 @@ def whole_words() -> list[str]:
 def _load_clip(backbone: str, pretrained: str, activation: Activation, file_stamp: int | None) -> LoadedClip:
     del file_stamp  # only part of the key: a file that was replaced is loaded again
     if backbone == DEMO:
-        model, source = _demo_model(random=pretrained == RANDOM), RANDOM if pretrained == RANDOM else DEMO
+        source = RANDOM if pretrained == RANDOM else DEMO
+        model = _seeded(lambda: new_clip(demo_config()))
+        if source == DEMO:
+            with as_file(_BUNDLED / "demo_clip.safetensors") as path:
+                _load_into(lambda: model, path, DEMO)
     elif backbone.startswith(HF_HUB):
         model, source = _hub_model(backbone), backbone
     else:
@@ -198,8 +191,7 @@ def _named_model(backbone: str, pretrained: str, activation: Activation) -> nn.M
     if pretrained not in tags:
         close = get_close_matches(pretrained, tags, n=3) or tags
         known = f"or one of the tags: {', '.join(close)}" if tags else "(open_clip has no weights of its own for it)"
-        msg = f"Unknown weights {pretrained!r} for {backbone}; name a local file {known}"
-        raise ValueError(msg)
+        raise ValueError(f"Unknown weights {pretrained!r} for {backbone}; name a local file {known}")
     config = get_pretrained_cfg(backbone, pretrained)
     try:
         if _needs_own_file(pretrained, config):
@@ -213,8 +205,7 @@ def _named_model(backbone: str, pretrained: str, activation: Activation) -> nn.M
 
 def _needs_own_file(pretrained: str, config: dict[str, Any]) -> bool:
     """Whether open_clip >= 2.27 answers a tag with other weights from the Hub: e31 for e32 of ViT-B-16-plus-240."""
-    url, repository = config.get("url", ""), config.get("hf_hub", "")
-    return pretrained in url and bool(repository) and pretrained not in repository
+    return pretrained in config.get("url", "") and pretrained not in (config.get("hf_hub") or pretrained)
 
 
 def _how_to_get(backbone: str, pretrained: str, config: dict[str, Any], error: Exception) -> str:
@@ -223,12 +214,12 @@ def _how_to_get(backbone: str, pretrained: str, config: dict[str, Any], error: E
     if _needs_own_file(pretrained, config) or not repository:
         target = Path("~/.cache/clip").expanduser() / Path(url).name
         return f"{reason} Download {url} and put it at {target}, or anywhere and name that file as `pretrained`."
-    file = "open_clip_model.safetensors" if repository.endswith("/") else Path(repository).name
-    page = repository if repository.endswith("/") else str(Path(repository).parent)
+    page, _, file = repository.rpartition("/")
+    file = file or "open_clip_model.safetensors"
     activation = f"{backbone}-quickgelu"
     if config.get("quick_gelu") and activation in open_clip.list_models():
         file += f" (these weights need backbone={activation!r} when they are named as a file)"
-    return f"{reason} Download https://huggingface.co/{page.strip('/')} and name its file as `pretrained`: {file}"
+    return f"{reason} Download https://huggingface.co/{page} and name its file as `pretrained`: {file}"
 
 
 def _hub_model(backbone: str) -> nn.Module:
@@ -236,26 +227,16 @@ def _hub_model(backbone: str) -> nn.Module:
     try:
         return open_clip.create_model(backbone, require_pretrained=True)
     except Exception as error:
-        msg = (
+        raise WeightsUnavailableError(
             f"Could not get {backbone} from the Hugging Face Hub ({error}). Without a connection, download "
             f"https://huggingface.co/{name} into the Hub's cache elsewhere and copy the cache, or name an open_clip "
             "architecture as `backbone` and the local weight file as `pretrained`."
-        )
-        raise WeightsUnavailableError(msg) from error
+        ) from error
 
 
 def demo_config() -> dict[str, Any]:
     """The bundled encoder's architecture, in open_clip's words."""
-    config: dict[str, Any] = json.loads((_BUNDLED / "demo_clip.json").read_text(encoding="utf-8"))
-    return config
-
-
-def _demo_model(*, random: bool) -> nn.Module:
-    model = _seeded(lambda: new_clip(demo_config()))
-    if random:
-        return model
-    with as_file(_BUNDLED / "demo_clip.safetensors") as path:
-        return _load_into(lambda: model, path, DEMO)
+    return dict(json.loads((_BUNDLED / "demo_clip.json").read_text(encoding="utf-8")))
 
 
 def _untrained(backbone: str) -> nn.Module:
@@ -277,18 +258,16 @@ def _load_into(build: Callable[[], nn.Module], path: Path, backbone: str) -> nn.
     if "logit_scale" in state:
         state["logit_scale"] = state["logit_scale"].reshape(model.logit_scale.shape)
     own = model.state_dict()
-    shapes = [
-        f"{k}: {tuple(v.shape)} for {tuple(own[k].shape)}" for k, v in state.items() if k in own and v.shape != own[k].shape
+    differing = [name for name in state if name in own and state[name].shape != own[name].shape]
+    shapes = [f"{name}: {tuple(state[name].shape)} for {tuple(own[name].shape)}" for name in differing]
+    kinds = {"other shape": shapes, "missing": sorted(own.keys() - state.keys()), "unknown": sorted(state.keys() - own.keys())}
+    faults = [
+        f"{what} {len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for what, names in kinds.items()
+        if names
     ]
-    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    if shapes or missing or unexpected:
-        faults = [
-            f"{what} {len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-            for what, names in (("other shape", shapes), ("missing", missing), ("unknown", unexpected))
-            if names
-        ]
-        msg = f"Weight file {path} was not made for {backbone}: {'; '.join(faults)}"
-        raise WeightFileError(msg)
+    if faults:
+        raise WeightFileError(f"Weight file {path} was not made for {backbone}: {'; '.join(faults)}")
     model.load_state_dict(state)
     return model
 
@@ -298,13 +277,11 @@ def _check_backbone(backbone: str) -> None:
     if backbone not in known:
         close = get_close_matches(backbone, [DEMO, *known], n=3, cutoff=0.4)
         hint = f"closest names: {', '.join(close)}" if close else f"known: {DEMO}, {', '.join(known)}"
-        msg = f"Unknown backbone {backbone!r}; {hint}"
-        raise ValueError(msg)
+        raise ValueError(f"Unknown backbone {backbone!r}; {hint}")
     fault = _unreadable_tower(open_clip.get_model_config(backbone)["vision_cfg"])
     if fault:
         # Said before anything is downloaded.
-        msg = f"Backbone {backbone} has {fault}; {SUPPORTED_TOWERS}"
-        raise ValueError(msg)
+        raise ValueError(f"Backbone {backbone} has {fault}; {SUPPORTED_TOWERS}")
 
 
 def _unreadable_tower(vision: dict[str, Any]) -> str | None:

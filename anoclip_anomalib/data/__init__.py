@@ -19,5 +19,4 @@ _HOMES = {"GeneratedParts": "generated", "read_image": "images"}
 def __getattr__(name: str) -> Any:
     if name in __all__:
         return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'folders')}"), name)
-    msg = f"module {__name__!r} has no attribute {name!r}"
-    raise AttributeError(msg)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

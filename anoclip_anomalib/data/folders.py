@@ -33,12 +33,11 @@ def check_masks(datamodule: object) -> None:
         folder = category / "ground_truth" / defect.name
         images, masks = (sum(is_image_file(path) for path in found.glob("*")) for found in (defect, folder))
         if images != masks:
-            msg = (
+            raise ValueError(
                 f"{defect} has {images} images, but {folder} has {masks} masks: MVTecAD needs one for each. Without masks use "
                 f"--data Folder --data.name {datamodule.category} --data.root {category} --data.normal_dir train/good "
                 f"--data.normal_test_dir test/good --data.abnormal_dir test/{defect.name}"
             )
-            raise ValueError(msg)
 
 
 def warn_of_depth(datamodule: object) -> None:
@@ -77,12 +76,12 @@ class FolderImages(IterableDataset):
         self.transform = transform
         self.faults: dict[str, str] = {}
         if not self.path.exists():
-            msg = f"No such image or folder: {printable(self.path)}"
-            raise FileNotFoundError(msg)
+            raise FileNotFoundError(f"No such image or folder: {printable(self.path)}")
         self.image_filenames = self._found()
         if not self.image_filenames and not self.faults:
-            msg = f"No images in {printable(self.path)}: a folder with image files (.jpg, .png, .bmp, .tif, ...) is needed"
-            raise ValueError(msg)
+            raise ValueError(
+                f"No images in {printable(self.path)}: a folder with image files (.jpg, .png, .bmp, .tif, ...) is needed"
+            )
 
     def __len__(self) -> int:
         return len(self.image_filenames)
@@ -94,8 +93,7 @@ class FolderImages(IterableDataset):
             RuntimeError: In a worker process, whose account of faults would be lost.
         """
         if get_worker_info() is not None:
-            msg = "FolderImages reads in the main process: use num_workers=0"
-            raise RuntimeError(msg)
+            raise RuntimeError("FolderImages reads in the main process: use num_workers=0")
         rank, processes = 0, 1
         if distributed.is_available() and distributed.is_initialized():
             rank, processes = distributed.get_rank(), distributed.get_world_size()
@@ -115,8 +113,7 @@ class FolderImages(IterableDataset):
     def _found(self) -> list[Path]:
         if not self.path.is_dir():
             if not is_image_file(self.path):
-                msg = f"{printable(self.path)} is no image: its name does not end in .jpg, .png, .bmp, .tif, ..."
-                raise ValueError(msg)
+                raise ValueError(f"{printable(self.path)} is no image: its name does not end in .jpg, .png, .bmp, .tif, ...")
             return [self.path]
         found: list[Path] = []
         for folder, subfolders, names in os.walk(self.path, onerror=self._unreadable_folder):

@@ -60,20 +60,23 @@ def labelled_samples(spec: DataSpec, build: Build, categories: Sequence[str]) ->
             rows = datamodule.test_data.samples
         except Exception as error:
             where = f"{spec.class_path}{f' {category}' if category else ''}"
-            msg = f"The source's data set {where} cannot be read from {getattr(datamodule, 'root', '?')}: {error}"
-            raise ValueError(msg) from error
+            raise ValueError(
+                f"The source's data set {where} cannot be read from {getattr(datamodule, 'root', '?')}: {error}"
+            ) from error
         name = category or str(getattr(datamodule, "category", None) or getattr(datamodule, "name", None) or "object")
         masks = rows["mask_path"] if "mask_path" in rows else [""] * len(rows)
         for image, mask, label in zip(rows["image_path"], masks, rows["label_index"], strict=True):
             if int(label) and not (isinstance(mask, str | Path) and Path(mask).is_file()):
-                msg = f"{image} of the source is anomalous and has no mask ({mask!r}); a source needs a mask for each defect"
-                raise ValueError(msg)
+                raise ValueError(
+                    f"{image} of the source is anomalous and has no mask ({mask!r}); a source needs a mask for each defect"
+                )
             samples.append(Sample(str(image), str(mask) if int(label) else None, name))
     kinds = {sample.anomalous for sample in samples}
     if kinds != {True, False}:
         missing = "images" if not kinds else "anomalous images" if True not in kinds else "normal images"
-        msg = f"The source's data set {spec.class_path} has no {missing}: normal and anomalous images with masks are needed"
-        raise ValueError(msg)
+        raise ValueError(
+            f"The source's data set {spec.class_path} has no {missing}: normal and anomalous images with masks are needed"
+        )
     return samples
 
 
@@ -96,8 +99,7 @@ def read_mask(path: str | Path) -> torch.Tensor:
                 opened.convert("RGB") if opened.mode not in ("1", "L") and opened.mode[0] not in "IF" else opened
             )
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        msg = f"Cannot read mask {path}: {error}"
-        raise OSError(msg) from error
+        raise OSError(f"Cannot read mask {path}: {error}") from error
     values = values.max(axis=-1) if values.ndim == 3 else values
     return torch.from_numpy(values >= 128 if lossy else values > 0).float()
 

@@ -119,7 +119,7 @@ def casting(rng: Rng, size: int) -> Scene:
     return object_scene(rng, image, step(distance, pixel))
 
 
-def strip(rng: Rng, size: int) -> Scene:
+def blister_pack(rng: Rng, size: int) -> Scene:
     """A row of identical parts on a carrier, as in packaging."""
     x, y, pixel = pose(rng, size, low=0.9)
     outline = shapes.box(x, y, 0.85, 0.7, 0.08)

@@ -56,16 +56,10 @@ def write_demo_dataset(
         FileExistsError: A category's folder is there, was not made with these arguments, and ``overwrite`` is off.
     """
     root = Path(root)
-    check_recipe(categories, image_size, {"train": train, "test_good": test_good, "test_bad": test_bad}, seed)
+    counts = {"train": train, "test_good": test_good, "test_bad": test_bad}
+    check_recipe(categories, image_size, counts, seed)
     for category in categories:
-        recipe = {
-            "category": category,
-            "image_size": image_size,
-            "train": train,
-            "test_good": test_good,
-            "test_bad": test_bad,
-            "seed": seed,
-        }
+        recipe = {"category": category, "image_size": image_size, **counts, "seed": seed}
         if not _is_written(root / category, recipe, overwrite=overwrite):
             _write_category(root / category, recipe)
     return root
@@ -74,20 +68,17 @@ def write_demo_dataset(
 def check_recipe(categories: Sequence[str], image_size: int, counts: dict[str, int], seed: int) -> None:
     """Raise a ``ValueError`` unless :func:`write_demo_dataset` can draw this."""
     if isinstance(categories, str) or not categories:
-        msg = f"categories must be a list with at least one of {', '.join(CATEGORIES)}; got {categories!r}"
-        raise ValueError(msg)
+        raise ValueError(f"categories must be a list with at least one of {', '.join(CATEGORIES)}; got {categories!r}")
     unknown = [category for category in categories if category not in HELD_OUT_CATEGORIES]
     if unknown:
-        msg = f"Unknown demonstration categories: {', '.join(map(repr, unknown))}; there are {', '.join(CATEGORIES)}"
-        raise ValueError(msg)
+        raise ValueError(
+            f"Unknown demonstration categories: {', '.join(map(repr, unknown))}; there are {', '.join(CATEGORIES)}"
+        )
     if image_size < 32:
-        msg = f"image_size={image_size} is too small: defects need at least 32 pixels"
-        raise ValueError(msg)
+        raise ValueError(f"image_size={image_size} is too small: defects need at least 32 pixels")
     for name, count in {**counts, "seed": seed}.items():
-        lowest = 0 if name == "seed" else 1
-        if count < lowest:
-            msg = f"{name}={count} must be at least {lowest}"
-            raise ValueError(msg)
+        if count < (lowest := 0 if name == "seed" else 1):
+            raise ValueError(f"{name}={count} must be at least {lowest}")
 
 
 def _is_written(folder: Path, recipe: dict, *, overwrite: bool) -> bool:
@@ -101,8 +92,7 @@ def _is_written(folder: Path, recipe: dict, *, overwrite: bool) -> bool:
         return True
     if not overwrite:
         what = "was generated with other settings" if found is not None else "was not written by this generator"
-        msg = f"{folder} is there and {what}; choose another folder, or overwrite=True to replace it"
-        raise FileExistsError(msg)
+        raise FileExistsError(f"{folder} is there and {what}; choose another folder, or overwrite=True to replace it")
     return False
 
 
@@ -135,9 +125,9 @@ def _fill(folder: Path, recipe: dict) -> None:
             (folder / "ground_truth" / kind).mkdir(parents=True)
         for index in range(count):
             image, mask, _ = draw_sample(category, kind, size, [recipe["seed"], zlib.crc32(f"{split}/{kind}".encode()), index])
-            _write_png(folder / split / kind / f"{index:03d}.png", image[..., ::-1])
+            (folder / split / kind / f"{index:03d}.png").write_bytes(_png(image[..., ::-1]))
             if kind != "good":
-                _write_png(folder / "ground_truth" / kind / f"{index:03d}_mask.png", mask.astype(np.uint8) * 255)
+                (folder / "ground_truth" / kind / f"{index:03d}_mask.png").write_bytes(_png(mask.astype(np.uint8) * 255))
 
 
 def draw_sample(category: str, defect: str, size: int, seed: int | Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -163,9 +153,5 @@ def draw_sample(category: str, defect: str, size: int, seed: int | Sequence[int]
     return photograph.take(image), mask, twin
 
 
-def _write_png(path: Path, image: np.ndarray) -> None:
-    written, data = cv2.imencode(".png", image)
-    if not written:
-        msg = f"Could not encode {path}"
-        raise OSError(msg)
-    path.write_bytes(data.tobytes())
+def _png(image: np.ndarray) -> bytes:
+    return cv2.imencode(".png", image)[1].tobytes()

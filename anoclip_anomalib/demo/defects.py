@@ -6,7 +6,20 @@ Held-out looks, which training never sees, live in ``held_out.py``.
 import cv2
 import numpy as np
 
-from anoclip_anomalib.demo.noise import Colour, Field, Image, Mask, Rng, blur, emboss, mix, random_colour, smooth_noise, step
+from anoclip_anomalib.demo.noise import (
+    Colour,
+    Field,
+    Image,
+    Mask,
+    Rng,
+    blur,
+    by_name,
+    emboss,
+    mix,
+    random_colour,
+    smooth_noise,
+    step,
+)
 from anoclip_anomalib.demo.scene import Defect, Scene
 from anoclip_anomalib.demo.textures import TEXTURES
 
@@ -20,23 +33,30 @@ def place(rng: Rng, scene: Scene) -> tuple[float, float]:
     return float(rows[index]), float(columns[index])
 
 
+def about(size: int, pixel: tuple[float, float]) -> tuple[Field, Field]:
+    """Coordinates x, y from a pixel (row, column), in image widths: two fields (size, size)."""
+    y, x = np.mgrid[:size, :size].astype(np.float32)
+    return (x - np.float32(pixel[1])) / size, (y - np.float32(pixel[0])) / size
+
+
+def turned_about(rng: Rng, size: int, pixel: tuple[float, float], least: float = 1.0) -> tuple[Field, Field]:
+    """As :func:`about`, turned at random, the second one squeezed to between ``least`` and 1 if that is less."""
+    x, y = about(size, pixel)
+    angle = rng.uniform(0, np.pi)
+    cosine, sine = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    return cosine * x + sine * y, (cosine * y - sine * x) / np.float32(rng.uniform(least, 1.0) if least < 1 else 1)
+
+
 def region(rng: Rng, scene: Scene, radius: float, roughness: float = 0.4, edge: float = 0.03) -> Field:
     """Coverage 0..1 of an irregular closed region of about ``radius`` (fraction of the image) on the part."""
-    size = scene.size
-    row, column = place(rng, scene)
-    y, x = np.mgrid[:size, :size].astype(np.float32)
-    x, y = (x - np.float32(column)) / size, (y - np.float32(row)) / size
-    angle, squeeze = rng.uniform(0, np.pi), rng.uniform(0.5, 1.0)
-    u = np.float32(np.cos(angle)) * x + np.float32(np.sin(angle)) * y
-    v = (np.float32(np.cos(angle)) * y - np.float32(np.sin(angle)) * x) / np.float32(squeeze)
+    u, v = turned_about(rng, scene.size, place(rng, scene), 0.5)
     theta = np.arctan2(v, u)
     outline = np.full_like(theta, radius)
     for order in range(2, 6):
         outline += np.float32(radius * roughness * rng.normal() / order) * np.cos(
             order * theta + np.float32(rng.uniform(0, 6.3))
         )
-    coverage = step(np.hypot(u, v) - outline, max(edge, 1.5 / size))
-    return coverage * scene.foreground
+    return step(np.hypot(u, v) - outline, max(edge, 1.5 / scene.size)) * scene.foreground
 
 
 def contrasting(rng: Rng, image: Image, coverage: Field, low: float = 0.2) -> Colour:
@@ -59,7 +79,8 @@ def lines(size: int, paths: list[np.ndarray], thickness: float) -> Field:
     return (canvas.astype(np.float32) / 255) * np.float32(min(1.0, max(thickness, 0.6)))
 
 
-def _finish(scene: Scene, image: Image, coverage: Field, threshold: float = 0.25) -> tuple[Image, Mask]:
+def changed(scene: Scene, image: Image, coverage: Field, threshold: float = 0.25) -> tuple[Image, Mask]:
+    """The damaged image, and the mask of where it is covered and differs."""
     mask = (coverage > threshold) & (np.abs(image - scene.image).max(2) > 0.02)
     return image.astype(np.float32), mask
 
@@ -82,7 +103,7 @@ def scratch(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
     image = mix(scene.image, contrasting(rng, scene.image, coverage, 0.3), coverage * np.float32(rng.uniform(0.6, 1)))
     if rng.random() < 0.5:
         image = image + emboss(coverage, angle, rng.uniform(0, 0.1))[..., None]
-    return _finish(scene, image, coverage, 0.2)
+    return changed(scene, image, coverage, 0.2)
 
 
 def hole(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
@@ -93,7 +114,7 @@ def hole(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
     depth = rng.uniform(0.3, 1) * blur(coverage, 0.02 * scene.size)
     image = mix(scene.image, seen * (1 - 0.5 * depth)[..., None], coverage)
     image = image + emboss(coverage, rng.uniform(0, 6.3), rng.uniform(0, 0.12))[..., None]
-    return _finish(scene, image, coverage)
+    return changed(scene, image, coverage)
 
 
 def crack(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
@@ -117,7 +138,7 @@ def crack(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
     if rng.random() < 0.15:
         colour = contrasting(rng, scene.image, coverage, 0.4)
     image = mix(scene.image, colour, coverage * np.float32(rng.uniform(0.75, 1)))
-    return _finish(scene, image, coverage, 0.2)
+    return changed(scene, image, coverage, 0.2)
 
 
 def stain(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
@@ -127,9 +148,8 @@ def stain(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
     uneven = 0.6 + 0.4 * smooth_noise(rng, scene.size, 8, 2)
     opacity = np.float32(rng.uniform(0.45, 0.95)) * coverage * uneven
     if rng.random() < 0.35:
-        ring = 4 * coverage * (1 - coverage)
-        opacity = np.clip(0.5 * opacity + 0.8 * ring, 0, 1)
-    return _finish(scene, mix(scene.image, colour, opacity), coverage)
+        opacity = np.clip(0.5 * opacity + 0.8 * (4 * coverage * (1 - coverage)), 0, 1)
+    return changed(scene, mix(scene.image, colour, opacity), coverage)
 
 
 def missing_part(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
@@ -146,8 +166,7 @@ def missing_part(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
         coverage = step(np.float32(np.quantile(inside, 1 - share)) - along + rough, 1.5) * scene.foreground
     else:
         coverage = region(rng, scene, rng.uniform(0.08, 0.18), rng.uniform(0.1, 0.6), 0.01)
-    image = mix(scene.image, scene.background, coverage)
-    return _finish(scene, image, coverage)
+    return changed(scene, mix(scene.image, scene.background, coverage), coverage)
 
 
 def colour_fault(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
@@ -155,9 +174,8 @@ def colour_fault(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
     coverage = region(rng, scene, rng.uniform(0.06, 0.25), rng.uniform(0.2, 0.8), rng.uniform(0.01, 0.08))
     mean = max(float(scene.image[scene.foreground].mean()), 0.05)
     tone = scene.image.mean(2, keepdims=True) / mean
-    target = contrasting(rng, scene.image, coverage, 0.3)
-    recoloured = target * (0.4 + 0.6 * tone)
-    return _finish(scene, mix(scene.image, recoloured, coverage * np.float32(rng.uniform(0.5, 1))), coverage)
+    recoloured = contrasting(rng, scene.image, coverage, 0.3) * (0.4 + 0.6 * tone)
+    return changed(scene, mix(scene.image, recoloured, coverage * np.float32(rng.uniform(0.5, 1))), coverage)
 
 
 def speckles(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
@@ -183,15 +201,10 @@ def distortion(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
     y, x = np.mgrid[:size, :size].astype(np.float32)
     amplitude = np.float32(rng.uniform(0.05, 0.14) * size)
     bend_x, bend_y = smooth_noise(rng, size, 6, 2) - 0.5, smooth_noise(rng, size, 6, 2) - 0.5
-    image = cv2.remap(
-        scene.image,
-        x + 2 * amplitude * coverage * bend_x,
-        y + 2 * amplitude * coverage * bend_y,
-        cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_REFLECT,
-    )
+    x, y = x + 2 * amplitude * coverage * bend_x, y + 2 * amplitude * coverage * bend_y
+    image = cv2.remap(scene.image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
     shade = emboss(blur(coverage * bend_x, 0.01 * size), rng.uniform(0, 6.3), rng.uniform(0.0, 0.5))
-    return _finish(scene, image + shade[..., None], coverage)
+    return changed(scene, image + shade[..., None], coverage)
 
 
 def smear(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
@@ -208,20 +221,17 @@ def smear(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
     else:
         wiped = blur(scene.image, rng.uniform(0.04, 0.1) * size)
     wiped = wiped + np.float32(rng.normal(0, 0.12))
-    return _finish(scene, mix(scene.image, wiped, coverage), coverage)
+    return changed(scene, mix(scene.image, wiped, coverage), coverage)
 
 
 def misplaced_piece(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
     """A piece of the same part, turned and shifted, sits where it does not belong."""
     size = scene.size
     coverage = region(rng, scene, rng.uniform(0.07, 0.18), 0.4, 0.015)
-    centre = (size / 2, size / 2)
-    turn = cv2.getRotationMatrix2D(centre, rng.uniform(30, 330), rng.uniform(0.7, 1.4))
+    turn = cv2.getRotationMatrix2D((size / 2, size / 2), rng.uniform(30, 330), rng.uniform(0.7, 1.4))
     turn[:, 2] += rng.uniform(-0.25, 0.25, 2) * size
     moved = cv2.warpAffine(scene.image, turn, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
-    moved = moved * np.float32(rng.uniform(0.7, 1.3))
-    image = mix(scene.image, moved, coverage)
-    return _finish(scene, image, coverage)
+    return changed(scene, mix(scene.image, moved * np.float32(rng.uniform(0.7, 1.3)), coverage), coverage)
 
 
 def foreign_body(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
@@ -242,22 +252,12 @@ def foreign_body(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
     offset = np.round(rng.uniform(-0.03, 0.03, 2) * size).astype(int)
     shadow = np.roll(blur(coverage, 0.01 * size), tuple(offset), (0, 1))
     image = scene.image * (1 - rng.uniform(0.1, 0.6) * shadow)[..., None].astype(np.float32)
-    return _finish(scene, mix(image, body, coverage), coverage)
+    return changed(scene, mix(image, body, coverage), coverage)
 
 
-DEFECTS: dict[str, Defect] = {
-    "scratch": scratch,
-    "hole": hole,
-    "crack": crack,
-    "stain": stain,
-    "missing part": missing_part,
-    "colour fault": colour_fault,
-    "speckles": speckles,
-    "distortion": distortion,
-    "smear": smear,
-    "misplaced piece": misplaced_piece,
-    "foreign body": foreign_body,
-}
+DEFECTS: dict[str, Defect] = by_name(
+    scratch, hole, crack, stain, missing_part, colour_fault, speckles, distortion, smear, misplaced_piece, foreign_body
+)
 """Defect kinds of the training images. The captions never name them: they only say normal or abnormal."""
 
 

@@ -6,16 +6,9 @@ They join those of ``defects.py``. Like all training defects they know nothing o
 import cv2
 import numpy as np
 
-from anoclip_anomalib.demo.defects import DEFECTS, contrasting, lines, place, region
-from anoclip_anomalib.demo.noise import Field, Image, Mask, Rng, blur, emboss, mix, near_colour, smooth_noise, step
+from anoclip_anomalib.demo.defects import DEFECTS, changed, contrasting, lines, place, region, turned_about
+from anoclip_anomalib.demo.noise import Field, Image, Mask, Rng, blur, by_name, emboss, mix, near_colour, smooth_noise, step
 from anoclip_anomalib.demo.scene import Defect, Scene
-
-_SEEN = 0.02  # change of a channel that counts as changed
-
-
-def _masked(scene: Scene, image: Image, coverage: Field, threshold: float = 0.25) -> tuple[Image, Mask]:
-    mask = (coverage > threshold) & (np.abs(image - scene.image).max(2) > _SEEN)
-    return image.astype(np.float32), mask
 
 
 def _shade(rng: Rng, scene: Scene, coverage: Field, low: float, high: float) -> np.ndarray:
@@ -40,12 +33,7 @@ def _centre(rng: Rng, scene: Scene, at_edge: float = 0.0) -> tuple[float, float]
 def _blotch(rng: Rng, scene: Scene, radius: float, at_edge: float = 0.0) -> tuple[Field, Field]:
     """Coverage of an irregular small region and its signed distance in image widths (negative inside)."""
     size = scene.size
-    row, column = _centre(rng, scene, at_edge)
-    y, x = np.mgrid[:size, :size].astype(np.float32)
-    x, y = (x - np.float32(column)) / size, (y - np.float32(row)) / size
-    angle, squeeze = rng.uniform(0, np.pi), rng.uniform(0.4, 1.0)
-    u = np.float32(np.cos(angle)) * x + np.float32(np.sin(angle)) * y
-    v = (np.float32(np.cos(angle)) * y - np.float32(np.sin(angle)) * x) / np.float32(squeeze)
+    u, v = turned_about(rng, size, _centre(rng, scene, at_edge), 0.4)
     rough = smooth_noise(rng, size, rng.uniform(0.3, 0.8) / radius, 2) - 0.5
     distance = np.hypot(u, v) - np.float32(radius) * (1 + np.float32(rng.uniform(0.2, 1.0)) * rough)
     return step(distance, 1.5 / size) * scene.foreground, distance
@@ -64,7 +52,7 @@ def hairline(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
         paths.append(path + rng.normal(0, 0.02, 2) * size + np.array([column, row]))
     coverage = lines(size, paths, rng.uniform(0.004, 0.014) * size) * scene.foreground
     colour = _shade(rng, scene, coverage, 0.12, 0.5)
-    return _masked(scene, mix(scene.image, colour, coverage * np.float32(rng.uniform(0.6, 1))), coverage, 0.15)
+    return changed(scene, mix(scene.image, colour, coverage * np.float32(rng.uniform(0.6, 1))), coverage, 0.15)
 
 
 def fissure(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
@@ -87,7 +75,7 @@ def fissure(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
     dark = scene.image * np.float32(rng.uniform(0.1, 0.6))
     image = mix(scene.image, dark, coverage * np.float32(rng.uniform(0.7, 1)))
     image = image + emboss(blur(coverage, 0.004 * size), rng.uniform(0, 6.3), rng.uniform(0, 0.08))[..., None]
-    return _masked(scene, image, coverage, 0.2)
+    return changed(scene, image, coverage, 0.2)
 
 
 def split(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
@@ -111,7 +99,7 @@ def split(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
     image = mix(scene.image, scene.background, beyond * scene.foreground)
     image = mix(image, moved, beyond * cover)
     image = mix(image, depth * np.float32(rng.uniform(0.2, 0.9)), gap)
-    return _masked(scene, image, gap, 0.4)
+    return changed(scene, image, gap, 0.4)
 
 
 def chip(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
@@ -125,7 +113,7 @@ def chip(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
         broken = _shade(rng, scene, coverage, 0.1, 0.45) + (np.float32(rng.uniform(0, 0.4)) * grain)[..., None]
         image = mix(scene.image, broken.astype(np.float32), coverage * np.float32(rng.uniform(0.7, 1)))
     relief = emboss(np.clip(-distance * 12, 0, 1), rng.uniform(0, 6.3), rng.uniform(0, 0.2)) * coverage
-    return _masked(scene, image + relief[..., None], coverage)
+    return changed(scene, image + relief[..., None], coverage)
 
 
 def pinholes(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
@@ -136,14 +124,14 @@ def pinholes(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
         coverage, _ = _blotch(rng, scene, rng.uniform(0.012, 0.04))
         image = mix(image, _shade(rng, scene, coverage, 0.15, 0.6), coverage * np.float32(rng.uniform(0.7, 1)))
         total = np.maximum(total, coverage)
-    return _masked(scene, image, total)
+    return changed(scene, image, total)
 
 
 def faint_stain(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
     """A discoloured spot of low contrast with a soft or hard edge; the structure below shows through."""
     coverage = region(rng, scene, rng.uniform(0.03, 0.16), rng.uniform(0.2, 0.8), rng.uniform(0.01, 0.06))
     factor = 1 + np.float32(rng.choice([-1, 1]) * rng.uniform(0.12, 0.4)) * (1 + rng.normal(0, 0.35, 3)).astype(np.float32)
-    return _masked(scene, mix(scene.image, scene.image * factor, coverage), coverage)
+    return changed(scene, mix(scene.image, scene.image * factor, coverage), coverage)
 
 
 def bump(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
@@ -154,7 +142,7 @@ def bump(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
     light = emboss(blur(height, 0.01 * size), rng.uniform(0, 6.3), 1.0)
     light = light / max(float(np.abs(light).max()), 1e-6)
     image = scene.image + np.float32(rng.uniform(0.12, 0.45)) * (light * scene.foreground)[..., None]
-    return _masked(scene, image, np.maximum(coverage, np.abs(light) * scene.foreground), 0.3)
+    return changed(scene, image, np.maximum(coverage, np.abs(light) * scene.foreground), 0.3)
 
 
 def deposit(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
@@ -176,7 +164,7 @@ def deposit(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
     offset = np.round(rng.uniform(-0.015, 0.015, 2) * size).astype(int)
     shadow = np.roll(blur(total, 0.006 * size), tuple(offset), (0, 1)) * scene.foreground
     image = scene.image * (1 - np.float32(rng.uniform(0, 0.5)) * shadow)[..., None]
-    return _masked(scene, mix(image, body.astype(np.float32), total * np.float32(rng.uniform(0.6, 1))), total)
+    return changed(scene, mix(image, body.astype(np.float32), total * np.float32(rng.uniform(0.6, 1))), total)
 
 
 def displaced(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
@@ -190,20 +178,10 @@ def displaced(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
         matrix = cv2.getRotationMatrix2D((size / 2, size / 2), rng.uniform(20, 340), rng.uniform(0.5, 2.0))
         matrix[:, 2] += rng.uniform(-0.3, 0.3, 2) * size
         other = cv2.warpAffine(scene.image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
-    return _masked(scene, mix(scene.image, other, coverage), coverage)
+    return changed(scene, mix(scene.image, other, coverage), coverage)
 
 
-FINE_DEFECTS: dict[str, Defect] = {
-    "hairline": hairline,
-    "fissure": fissure,
-    "split": split,
-    "chip": chip,
-    "pinholes": pinholes,
-    "faint stain": faint_stain,
-    "bump": bump,
-    "deposit": deposit,
-    "displaced": displaced,
-}
+FINE_DEFECTS: dict[str, Defect] = by_name(hairline, fissure, split, chip, pinholes, faint_stain, bump, deposit, displaced)
 """Defect kind -> what it does to a scene."""
 
 TRAINING_DEFECTS: dict[str, Defect] = {**DEFECTS, **FINE_DEFECTS}

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 
 from anoclip_anomalib.demo import shapes
-from anoclip_anomalib.demo.defects import lines, place, region
-from anoclip_anomalib.demo.noise import Field, Image, Mask, Rng, blur, coordinates, emboss, mix, smooth_noise, step
+from anoclip_anomalib.demo.defects import about, changed, lines, place, region, turned_about
+from anoclip_anomalib.demo.noise import Field, Image, Mask, Rng, blur, by_name, coordinates, emboss, mix, smooth_noise, step
 from anoclip_anomalib.demo.scene import Defect, Draw, Scene, bevel, texture_scene
 
 
@@ -41,7 +41,7 @@ def herringbone(rng: Rng, size: int) -> Scene:
     return texture_scene(mix(oak, _colour(0.25, 0.16, 0.1), step(seam.astype(np.float32), 4 * pitch / size)))
 
 
-def scales(rng: Rng, size: int) -> Scene:
+def snakeskin(rng: Rng, size: int) -> Scene:
     """Embossed scales in offset rows."""
     x, y = coordinates(rng, size, angle=rng.normal(0, 0.05), shift=0.3, warp=0.02)
     cycles = 4.5
@@ -58,7 +58,6 @@ def scales(rng: Rng, size: int) -> Scene:
 def metal_nut(rng: Rng, size: int) -> Scene:
     """A hexagonal nut with a chamfer and a threaded bore, seen from above."""
     x, y = coordinates(rng, size, scale=rng.uniform(0.97, 1.03), shift=0.06)
-    pixel = 2.0 / size
     bore = shapes.disc(x, y, 0.33)
     distance = np.maximum(shapes.polygon(x, y, 0.64, 6), -bore)
     lines_ = smooth_noise(rng, size, size / 3, 2, stretch=15)
@@ -66,24 +65,19 @@ def metal_nut(rng: Rng, size: int) -> Scene:
     chamfer = bevel(shapes.disc(x, y, 0.62), 0.05, 0.7, 0.25) + bevel(distance, 0.08, 0.7, 0.12)
     thread = np.exp(-np.square((bore - 0.03) / 0.025)) * 0.25
     metal = metal + (chamfer - thread)[..., None].astype(np.float32)
-    return _on_ground(metal, step(distance, pixel), _speckled(rng, size, _colour(0.14, 0.15, 0.18), 0.03, 20))
+    return _on_ground(metal, step(distance, 2.0 / size), _speckled(rng, size, _colour(0.14, 0.15, 0.18), 0.03, 20))
 
 
 def button(rng: Rng, size: int) -> Scene:
     """A sewing button: rim, dished face, four holes."""
     x, y = coordinates(rng, size, scale=rng.uniform(0.97, 1.03), shift=0.06)
-    pixel = 2.0 / size
-    outline = shapes.disc(x, y, 0.7)
-    distance = outline
+    distance = outline = shapes.disc(x, y, 0.7)
     for column, row in ((-1, -1), (-1, 1), (1, -1), (1, 1)):
         distance = np.maximum(distance, -shapes.disc(x - 0.15 * column, y - 0.15 * row, 0.065))
     image = _speckled(rng, size, _colour(0.18, 0.38, 0.55), 0.1, 6)
     relief = bevel(outline, 0.1, 0.7, 0.18) - bevel(shapes.disc(x, y, 0.5), 0.08, 0.7, 0.15)
-    return _on_ground(
-        (image + relief[..., None]).astype(np.float32),
-        step(distance, pixel),
-        _speckled(rng, size, _colour(0.8, 0.78, 0.74), 0.05, 25),
-    )
+    image = (image + relief[..., None]).astype(np.float32)
+    return _on_ground(image, step(distance, 2.0 / size), _speckled(rng, size, _colour(0.8, 0.78, 0.74), 0.05, 25))
 
 
 def fuse(rng: Rng, size: int) -> Scene:
@@ -97,16 +91,8 @@ def fuse(rng: Rng, size: int) -> Scene:
     image = mix(image, _colour(0.15, 0.35, 0.3), step(np.abs(y) - 0.06, pixel))
     image = mix(image, _colour(0.66, 0.6, 0.48), step(ends, pixel))
     shading = (1 - 0.55 * np.square(np.clip(x / 0.28, -1, 1)) + 0.15 * np.exp(-np.square((x + 0.1) / 0.04)))[..., None]
-    return _on_ground(
-        (image * shading).astype(np.float32),
-        step(distance, pixel),
-        _speckled(rng, size, _colour(0.35, 0.33, 0.32), 0.04, 10),
-    )
-
-
-def _changed(scene: Scene, image: Image, coverage: Field, threshold: float = 0.25) -> tuple[Image, Mask]:
-    mask = (coverage > threshold) & (np.abs(image - scene.image).max(2) > 0.02)
-    return image.astype(np.float32), mask
+    image = (image * shading).astype(np.float32)
+    return _on_ground(image, step(distance, pixel), _speckled(rng, size, _colour(0.35, 0.33, 0.32), 0.04, 10))
 
 
 def fibre(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
@@ -121,7 +107,7 @@ def fibre(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
     image = scene.image * (1 - np.float32(0.4) * shadow)[..., None]
     light = scene.image[scene.foreground].mean() < 0.5
     colour = _colour(0.95, 0.9, 0.85) if light else _colour(0.55, 0.05, 0.1)
-    return _changed(scene, mix(image, colour, coverage), np.maximum(coverage, 0.6 * shadow))
+    return changed(scene, mix(image, colour, coverage), np.maximum(coverage, 0.6 * shadow))
 
 
 def dent(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
@@ -131,7 +117,7 @@ def dent(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
     depth = blur(coverage, 0.02 * size)
     light = emboss(depth, rng.uniform(0, 6.3), 1.0)
     light = light / max(float(np.abs(light).max()), 1e-6)
-    return _changed(scene, scene.image + np.float32(0.35) * light[..., None], np.maximum(coverage, np.abs(light)))
+    return changed(scene, scene.image + np.float32(0.35) * light[..., None], np.maximum(coverage, np.abs(light)))
 
 
 def scuff(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
@@ -148,7 +134,7 @@ def scuff(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
     strokes = lines(size, paths, max(1.0, 0.006 * size)) * scene.foreground
     haze = np.clip(blur(strokes, 0.025 * size) * 1.5, 0, 1) * scene.foreground
     colour = _colour(0.92, 0.92, 0.9) if scene.image[scene.foreground].mean() < 0.6 else _colour(0.35, 0.33, 0.32)
-    return _changed(scene, mix(scene.image, colour, np.clip(0.75 * strokes + 0.3 * haze, 0, 1)), np.maximum(strokes, haze))
+    return changed(scene, mix(scene.image, colour, np.clip(0.75 * strokes + 0.3 * haze, 0, 1)), np.maximum(strokes, haze))
 
 
 def burn(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
@@ -157,7 +143,7 @@ def burn(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
     halo = np.clip(blur(core, 0.05 * scene.size) * 1.4, 0, 1) * scene.foreground
     image = mix(scene.image, scene.image * _colour(0.55, 0.36, 0.2), halo)
     char = 0.5 + 0.5 * smooth_noise(rng, scene.size, 30, 2)
-    return _changed(scene, mix(image, _colour(0.05, 0.04, 0.04), core * char), np.maximum(core, halo), 0.3)
+    return changed(scene, mix(image, _colour(0.05, 0.04, 0.04), core * char), np.maximum(core, halo), 0.3)
 
 
 def chipped_rim(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
@@ -175,15 +161,14 @@ def chipped_rim(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
     fracture = 0.55 + 0.45 * smooth_noise(rng, size, 24, 2)
     lighter = np.clip(scene.image.mean((0, 1)) * 0.3 + 0.6, 0, 1) * fracture[..., None]
     image = mix(mix(scene.image, lighter.astype(np.float32), face), scene.background, bite)
-    return _changed(scene, image, face)
+    return changed(scene, image, face)
 
 
 def droplet(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
     """A drop of liquid: it magnifies what is below, darkens its edge and carries a highlight."""
     size = scene.size
     row, column = place(rng, scene)
-    y, x = np.mgrid[:size, :size].astype(np.float32)
-    u, v = (x - np.float32(column)) / size, (y - np.float32(row)) / size
+    u, v = about(size, (row, column))
     radius = np.float32(rng.uniform(0.07, 0.12))
     rho = np.hypot(u, v * np.float32(rng.uniform(0.8, 1.2))) / radius
     inside = step(rho - 1, 1.5 / (float(radius) * size))
@@ -194,45 +179,26 @@ def droplet(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
     shade = 1.05 - 0.45 * np.clip(rho, 0, 1) ** 4
     highlight = np.exp(-(np.square(u / radius + 0.4) + np.square(v / radius + 0.4)) / 0.03)
     image = mix(scene.image, (seen * shade[..., None] + 0.8 * highlight[..., None]).astype(np.float32), inside)
-    return _changed(scene, image, inside)
+    return changed(scene, image, inside)
 
 
 def slit(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
     """A straight cut that gapes: a dark lens with light lips."""
     size = scene.size
-    row, column = place(rng, scene)
-    angle = rng.uniform(0, np.pi)
-    y, x = np.mgrid[:size, :size].astype(np.float32)
-    x, y = (x - np.float32(column)) / size, (y - np.float32(row)) / size
-    along = np.float32(np.cos(angle)) * x + np.float32(np.sin(angle)) * y
-    across = np.float32(np.cos(angle)) * y - np.float32(np.sin(angle)) * x
+    along, across = turned_about(rng, size, place(rng, scene))
     half = rng.uniform(0.1, 0.18)
     opening = np.float32(rng.uniform(0.012, 0.025)) * (1 - np.square(along / half))
     gap = step(np.where(np.abs(along) < half, np.abs(across) - opening, 1.0).astype(np.float32), 1.5 / size)
     gap = gap * scene.foreground
     lips = np.clip(blur(gap, 0.012 * size) * 2, 0, 1) * scene.foreground
     image = mix(scene.image, np.clip(scene.image * 1.2 + 0.2, 0, 1), lips)
-    return _changed(scene, mix(image, _colour(0.04, 0.03, 0.03), gap), np.maximum(gap, lips))
+    return changed(scene, mix(image, _colour(0.04, 0.03, 0.03), gap), np.maximum(gap, lips))
 
 
-HELD_OUT_CATEGORIES: dict[str, Draw] = {
-    "herringbone": herringbone,
-    "snakeskin": scales,
-    "metal_nut": metal_nut,
-    "button": button,
-    "fuse": fuse,
-}
+HELD_OUT_CATEGORIES: dict[str, Draw] = by_name(herringbone, snakeskin, metal_nut, button, fuse, space="_")
 """Category (folder name) -> generator of one scene."""
 
-HELD_OUT_DEFECTS: dict[str, Defect] = {
-    "fibre": fibre,
-    "dent": dent,
-    "scuff": scuff,
-    "burn": burn,
-    "chipped_rim": chipped_rim,
-    "droplet": droplet,
-    "slit": slit,
-}
+HELD_OUT_DEFECTS: dict[str, Defect] = by_name(fibre, dent, scuff, burn, chipped_rim, droplet, slit, space="_")
 """Defect kind (folder name) -> what it does to a scene."""
 
 DEFECTS_OF: dict[str, tuple[str, ...]] = {

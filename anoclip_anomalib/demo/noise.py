@@ -4,7 +4,8 @@ Everything is float32, drawn from the generator that the caller passes, and size
 so that one seed gives the same scene at every resolution up to sampling.
 """
 
-from typing import TypeAlias
+from collections.abc import Callable
+from typing import TypeAlias, TypeVar
 
 import cv2
 import numpy as np
@@ -19,6 +20,12 @@ Mask: TypeAlias = NDArray[np.bool_]
 Colour: TypeAlias = NDArray[np.float32]
 """An RGB colour (3,), values 0 to 1."""
 Rng: TypeAlias = np.random.Generator
+Function = TypeVar("Function", bound=Callable)
+
+
+def by_name(*functions: Function, space: str = " ") -> dict[str, Function]:
+    """Functions under their own names, with ``space`` between the words."""
+    return {function.__name__.replace("_", space): function for function in functions}
 
 
 def smooth_noise(rng: Rng, size: int, cells: float = 4, octaves: int = 3, gain: float = 0.5, stretch: float = 1.0) -> Field:
@@ -52,8 +59,7 @@ def coordinates(
     grid: tuple[Field, Field] = np.meshgrid(axis, axis)
     x, y = grid
     if shift:
-        x = x - np.float32(rng.uniform(-shift, shift))
-        y = y - np.float32(rng.uniform(-shift, shift))
+        x, y = x - np.float32(rng.uniform(-shift, shift)), y - np.float32(rng.uniform(-shift, shift))
     theta = rng.uniform(0, 2 * np.pi) if angle is None else angle
     cosine, sine = np.float32(np.cos(theta) / scale), np.float32(np.sin(theta) / scale)
     x, y = cosine * x + sine * y, cosine * y - sine * x

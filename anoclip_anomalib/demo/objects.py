@@ -6,8 +6,8 @@ Held-out objects, which training never sees, live in ``held_out.py``.
 import numpy as np
 
 from anoclip_anomalib.demo import shapes
-from anoclip_anomalib.demo.assemblies import biscuit, cable, casting, circuit_board, connector, strip
-from anoclip_anomalib.demo.noise import Rng, hsv, mix, near_colour, random_colour, smooth_noise, step
+from anoclip_anomalib.demo.assemblies import biscuit, blister_pack, cable, casting, circuit_board, connector
+from anoclip_anomalib.demo.noise import Rng, by_name, hsv, mix, near_colour, random_colour, smooth_noise, step
 from anoclip_anomalib.demo.parts import paint, pose, surface
 from anoclip_anomalib.demo.scene import Draw, Scene, bevel, object_scene, texture_scene
 from anoclip_anomalib.demo.textures import TEXTURES
@@ -21,7 +21,7 @@ def washer(rng: Rng, size: int) -> Scene:
     return object_scene(rng, surface(rng, size, distance), step(distance, pixel))
 
 
-def gear_wheel(rng: Rng, size: int) -> Scene:
+def gear(rng: Rng, size: int) -> Scene:
     """A toothed wheel with a bore and often spokes' holes."""
     x, y, pixel = pose(rng, size)
     radius = rng.uniform(0.5, 0.68)
@@ -58,8 +58,7 @@ def bolt(rng: Rng, size: int) -> Scene:
     pitch = rng.uniform(14, 40)
     thread = np.float32(0.02) * np.cos(y * np.float32(pitch) + x * np.float32(rng.uniform(0, 8))) * (y > -0.3 * length)
     shaft = shapes.box(x + thread, y, half, length)
-    top = shapes.box(x, y + np.float32(length), head, rng.uniform(0.08, 0.2), 0.04)
-    distance = np.minimum(shaft, top)
+    distance = np.minimum(shaft, shapes.box(x, y + np.float32(length), head, rng.uniform(0.08, 0.2), 0.04))
     image = surface(rng, size, distance, hsv(rng.random(), rng.uniform(0, 0.25), rng.uniform(0.3, 0.85)))
     roundness = 1 - rng.uniform(0.3, 0.7) * np.square(np.clip(x / half, -1, 1))
     ribs = 1 + rng.uniform(0.1, 0.35) * np.cos(y * np.float32(pitch)) * (shaft < 0) * (y > -0.3 * length)
@@ -155,7 +154,7 @@ def cap(rng: Rng, size: int) -> Scene:
     return object_scene(rng, image, step(outline, pixel))
 
 
-def key_blank(rng: Rng, size: int) -> Scene:
+def key(rng: Rng, size: int) -> Scene:
     """A key-like part: bow with an eye, blade with teeth."""
     x, y, pixel = pose(rng, size)
     bow = shapes.disc(x + 0.5, y, 0.3) if rng.random() < 0.5 else shapes.polygon(x + 0.5, y, 0.28, 6)
@@ -166,38 +165,19 @@ def key_blank(rng: Rng, size: int) -> Scene:
     return object_scene(rng, image, step(distance, pixel))
 
 
-def ceramic(rng: Rng, size: int) -> Scene:
+def ceramic_dish(rng: Rng, size: int) -> Scene:
     """A glazed plate with concentric decoration."""
     return _rings(rng, size)
 
 
 def _textured(name: str) -> Draw:
-    def draw(rng: Rng, size: int) -> Scene:
-        return texture_scene(TEXTURES[name](rng, size))
-
-    draw.__doc__ = TEXTURES[name].__doc__
-    return draw
+    return lambda rng, size: texture_scene(TEXTURES[name](rng, size))
 
 
-OBJECTS: dict[str, Draw] = {
-    "washer": washer,
-    "gear": gear_wheel,
-    "pill": pill,
-    "bolt": bolt,
-    "bottle": bottle,
-    "circuit board": circuit_board,
-    "biscuit": biscuit,
-    "coin": coin,
-    "connector": connector,
-    "fruit": fruit,
-    "cable": cable,
-    "plate": plate,
-    "casting": casting,
-    "cap": cap,
-    "key": key_blank,
-    "blister pack": strip,
-    "ceramic dish": ceramic,
-}
+OBJECTS: dict[str, Draw] = by_name(
+    *(washer, gear, pill, bolt, bottle, circuit_board, biscuit, coin, connector, fruit, cable, plate, casting, cap, key),
+    *(blister_pack, ceramic_dish),
+)
 """Class word -> generator of one scene."""
 
 CATEGORIES: dict[str, Draw] = {**OBJECTS, **{name: _textured(name) for name in TEXTURES}}

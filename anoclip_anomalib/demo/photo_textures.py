@@ -4,7 +4,6 @@ The packages are fetched by name when a training asks for them and stay in a cac
 package. What was taken, in which version and under which licences goes into the header of what was trained.
 """
 
-import io
 import json
 import re
 import subprocess
@@ -103,11 +102,10 @@ def _fetch(package: str, folder: Path) -> dict[str, str]:
         _run(["dpkg", "-x", str(archive), str(folder)], folder)
     except (OSError, subprocess.CalledProcessError, ValueError) as error:
         reason = getattr(error, "stderr", "") or str(error)
-        msg = (
+        raise RuntimeError(
             f"The Debian package {package} with photographed textures could not be fetched ({reason.strip()}); run "
             "`apt-get update` on a Debian system, or train without photographs"
-        )
-        raise RuntimeError(msg) from error
+        ) from error
     version = archive.name.removesuffix(".deb").split("_")[1].replace("%3a", ":")
     archive.unlink()
     text = (folder / "usr/share/doc" / package / "copyright").read_text(encoding="utf-8", errors="replace")
@@ -132,7 +130,7 @@ def _pictures(folder: Path, pattern: str) -> Iterator[np.ndarray]:
 
 
 def _decode(data: bytes) -> Iterator[np.ndarray]:
-    picture = cv2.imdecode(np.frombuffer(io.BytesIO(data).getvalue(), np.uint8), cv2.IMREAD_UNCHANGED)
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if picture is None or picture.ndim != 3 or picture.dtype != np.uint8:
         return
     if picture.shape[2] == 4 and picture[..., 3].min() < 250:

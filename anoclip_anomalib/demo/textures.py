@@ -12,6 +12,7 @@ from anoclip_anomalib.demo.noise import (
     Field,
     Image,
     Rng,
+    by_name,
     coordinates,
     emboss,
     mix,
@@ -32,25 +33,22 @@ def _wave(field: Field, cycles: float, phase: float = 0.0) -> Field:
     return 0.5 + 0.5 * np.cos(np.float32(np.pi * cycles) * field + np.float32(phase))
 
 
-def weave(rng: Rng, size: int) -> Image:
+def woven_cloth(rng: Rng, size: int) -> Image:
     """Over-under threads of two colours."""
     cycles = rng.uniform(4, 13)
     x, y = coordinates(rng, size, warp=rng.uniform(0, 0.06))
     over = (np.floor(x * cycles) + np.floor(y * cycles)) % 2 < 1
-    thread_x, thread_y = _wave(y, 2 * cycles, np.pi), _wave(x, 2 * cycles, np.pi)
-    first, second = _two_colours(rng, 0.02, 0.4)
-    height = np.where(over, thread_x, thread_y).astype(np.float32)
-    image = mix(first, second, over.astype(np.float32))
+    height = np.where(over, _wave(y, 2 * cycles, np.pi), _wave(x, 2 * cycles, np.pi)).astype(np.float32)
+    image = mix(*_two_colours(rng, 0.02, 0.4), over.astype(np.float32))
     return image * (1 - rng.uniform(0.2, 0.6) * (1 - height))[..., None]
 
 
-def twill(rng: Rng, size: int) -> Image:
+def denim(rng: Rng, size: int) -> Image:
     """Diagonal ribs as in denim, with fine thread noise."""
     x, y = coordinates(rng, size, warp=rng.uniform(0, 0.08))
     ribs = _wave(x, rng.uniform(7, 20))
     threads = smooth_noise(rng, size, size / 4, 1, stretch=4)
-    first, second = _two_colours(rng)
-    return mix(first, second, np.clip(0.7 * ribs + 0.4 * threads, 0, 1))
+    return mix(*_two_colours(rng), np.clip(0.7 * ribs + 0.4 * threads, 0, 1))
 
 
 def wood(rng: Rng, size: int) -> Image:
@@ -58,8 +56,7 @@ def wood(rng: Rng, size: int) -> Image:
     x, y = coordinates(rng, size, warp=rng.uniform(0.1, 0.6))
     grain = _wave(y + 0.15 * x, rng.uniform(4, 14), rng.uniform(0, 6))
     fibre = smooth_noise(rng, size, rng.uniform(10, 24), 2, stretch=rng.uniform(4, 12))
-    hue = rng.uniform(0.03, 0.12)
-    value = rng.uniform(0.35, 0.9)
+    hue, value = rng.uniform(0.03, 0.12), rng.uniform(0.35, 0.9)
     base = np.clip(np.array([1.0, 1 - 2.2 * hue, 0.75 - 3 * hue]) * value, 0, 1).astype(np.float32)
     if rng.random() < 0.25:
         base = random_colour(rng)
@@ -75,7 +72,7 @@ def leather(rng: Rng, size: int) -> Image:
     return random_colour(rng)[None, None] + relief[..., None]
 
 
-def wire_grid(rng: Rng, size: int) -> Image:
+def grid(rng: Rng, size: int) -> Image:
     """A grid of bars in front of a plain ground."""
     cycles = rng.uniform(2, 8)
     aspect = rng.choice([1.0, 1.0, rng.uniform(0.5, 2)])
@@ -88,7 +85,7 @@ def wire_grid(rng: Rng, size: int) -> Image:
     return mix(np.broadcast_to(ground, (size, size, 3)), metal * shade[..., None], alpha).astype(np.float32)
 
 
-def tiles(rng: Rng, size: int) -> Image:
+def tile(rng: Rng, size: int) -> Image:
     """Tiles with joints, each in its own tone, plain or brick-like offset."""
     cycles = rng.uniform(1.2, 5)
     x, y = coordinates(rng, size, angle=rng.choice([0.0, np.pi / 4, rng.uniform(0, 3)]), shift=0.5)
@@ -107,8 +104,7 @@ def stone(rng: Rng, size: int) -> Image:
     grains = smooth_noise(rng, size, rng.uniform(12, 32), 2, 0.7)
     base, second = _two_colours(rng, 0.1, 0.4)
     third = random_colour(rng)
-    cut = rng.uniform(0.3, 0.5)
-    image = mix(base, second, step(cut - grains, 0.1))
+    image = mix(base, second, step(rng.uniform(0.3, 0.5) - grains, 0.1))
     return mix(image, third, step(rng.uniform(0.65, 0.8) - smooth_noise(rng, size, rng.uniform(12, 32), 1), 0.1))
 
 
@@ -116,8 +112,7 @@ def marble(rng: Rng, size: int) -> Image:
     """Veins along bent level lines."""
     x, y = coordinates(rng, size, warp=rng.uniform(0.6, 1.6))
     veins = 1 - np.abs(np.sin(x * np.float32(rng.uniform(2, 7)) + y))
-    base, vein = _two_colours(rng, 0.1, 0.35)
-    return mix(base, vein, np.clip(veins ** rng.uniform(2, 6) + 0.3 * smooth_noise(rng, size, 6, 3), 0, 1))
+    return mix(*_two_colours(rng, 0.1, 0.35), np.clip(veins ** rng.uniform(2, 6) + 0.3 * smooth_noise(rng, size, 6, 3), 0, 1))
 
 
 def brushed_metal(rng: Rng, size: int) -> Image:
@@ -147,43 +142,39 @@ def corduroy(rng: Rng, size: int) -> Image:
 def carpet(rng: Rng, size: int) -> Image:
     """Dense tufts: fine noise of small tone differences."""
     tufts = smooth_noise(rng, size, rng.uniform(18, 40), 2, 0.8)
-    first, second = _two_colours(rng, 0.1, 0.5)
-    return mix(first, second, tufts)
+    return mix(*_two_colours(rng, 0.1, 0.5), tufts)
 
 
-def perforated(rng: Rng, size: int) -> Image:
+def perforated_sheet(rng: Rng, size: int) -> Image:
     """Regular round holes or studs."""
     cycles = rng.uniform(2.5, 8)
     x, y = coordinates(rng, size, warp=rng.uniform(0, 0.03))
     u = x * cycles + rng.choice([0.0, 0.5]) * (np.floor(y * cycles) % 2)
     radius = np.hypot(u % 1 - 0.5, (y * cycles) % 1 - 0.5)
     dots = step(radius.astype(np.float32) - rng.uniform(0.15, 0.36), 2.5 * cycles / size)
-    first, second = _two_colours(rng, 0.2, 0.6)
-    image = mix(first, second, dots)
+    image = mix(*_two_colours(rng, 0.2, 0.6), dots)
     return image + emboss(dots, rng.uniform(0, 6.3), rng.uniform(0, 0.06))[..., None]
 
 
-def checker(rng: Rng, size: int) -> Image:
+def checked_fabric(rng: Rng, size: int) -> Image:
     """Two-tone checks or plaid."""
     cycles = rng.uniform(2, 9)
     x, y = coordinates(rng, size, warp=rng.uniform(0, 0.05))
     first, second = _two_colours(rng, 0.1, 0.5)
     if rng.random() < 0.5:
-        pattern = (np.sin(np.pi * cycles * x) * np.sin(np.pi * cycles * y)) > 0
-        weight = pattern.astype(np.float32)
+        weight = (np.sin(np.pi * cycles * x) * np.sin(np.pi * cycles * y)) > 0
     else:
         weight = 0.5 * (_wave(x, cycles) > 0.5) + 0.5 * (_wave(y, cycles) > 0.5)
     return mix(first, second, cv2.GaussianBlur(weight.astype(np.float32), (3, 3), 0.6))
 
 
-def knit(rng: Rng, size: int) -> Image:
+def knitwear(rng: Rng, size: int) -> Image:
     """Columns of V-shaped stitches."""
     cycles = rng.uniform(3, 9)
     x, y = coordinates(rng, size, angle=rng.uniform(-0.3, 0.3) + rng.choice([0, np.pi / 2]), warp=rng.uniform(0, 0.06))
     column = np.abs((x * cycles) % 1 - 0.5)
     stitch = _wave(y + column * 0.9 / cycles, 3 * cycles) * (0.4 + np.minimum(column, 0.5 - column) * 3)
-    first, second = _two_colours(rng, 0.2, 0.5)
-    return mix(first, second, np.clip(stitch, 0, 1).astype(np.float32))
+    return mix(*_two_colours(rng, 0.2, 0.5), np.clip(stitch, 0, 1).astype(np.float32))
 
 
 def foam(rng: Rng, size: int) -> Image:
@@ -196,8 +187,7 @@ def foam(rng: Rng, size: int) -> Image:
     inside = (columns >= 0) & (columns < size) & (rows >= 0) & (rows < size)
     canvas[rows[inside], columns[inside]] = 0
     distance = cv2.distanceTransform(canvas, cv2.DIST_L2, 3) * np.float32(count / size)
-    first, second = _two_colours(rng, 0.2, 0.5)
-    return mix(first, second, np.clip(distance**1.5 * rng.uniform(1, 2.5), 0, 1))
+    return mix(*_two_colours(rng, 0.2, 0.5), np.clip(distance**1.5 * rng.uniform(1, 2.5), 0, 1))
 
 
 def chipboard(rng: Rng, size: int) -> Image:
@@ -205,8 +195,7 @@ def chipboard(rng: Rng, size: int) -> Image:
     base = random_colour(rng)
     canvas = np.broadcast_to(base, (size, size, 3)).astype(np.float32).copy()
     count = int(rng.integers(60, 130))
-    length, width = rng.uniform(0.08, 0.22), rng.uniform(0.02, 0.06)
-    spread = rng.uniform(0.05, 0.18)
+    length, width, spread = rng.uniform(0.08, 0.22), rng.uniform(0.02, 0.06), rng.uniform(0.05, 0.18)
     centres = rng.uniform(0, size, (count, 2))
     angles = rng.uniform(0, np.pi, count)
     half = np.stack([np.cos(angles), np.sin(angles)], 1) * length * size / 2
@@ -217,18 +206,17 @@ def chipboard(rng: Rng, size: int) -> Image:
     return cv2.GaussianBlur(canvas, (3, 3), 0.5)
 
 
-def coated(rng: Rng, size: int) -> Image:
+def painted_panel(rng: Rng, size: int) -> Image:
     """A nearly plain painted surface with a faint orange-peel relief."""
     relief = emboss(smooth_noise(rng, size, rng.uniform(6, 25), 2), rng.uniform(0, 6.3), rng.uniform(0, 0.08))
     return random_colour(rng)[None, None] + relief[..., None]
 
 
-def ribbed(rng: Rng, size: int) -> Image:
+def tread_plate(rng: Rng, size: int) -> Image:
     """Embossed diamonds or ribs of a tread plate."""
     cycles = rng.uniform(2, 7)
     x, y = coordinates(rng, size)
-    row = np.floor(y * cycles)
-    lean = np.where(row % 2 < 1, 1.0, -1.0)
+    lean = np.where(np.floor(y * cycles) % 2 < 1, 1.0, -1.0)
     u, v = (x * cycles) % 1 - 0.5, (y * cycles) % 1 - 0.5
     bump = np.hypot((u + lean * v) * 0.9, (u - lean * v) * 2.5)
     height = step(bump.astype(np.float32) - 0.4, 0.25)
@@ -236,24 +224,8 @@ def ribbed(rng: Rng, size: int) -> Image:
     return base + emboss(height, rng.uniform(0, 6.3), rng.uniform(0.05, 0.15))[..., None] + 0.1 * height[..., None]
 
 
-TEXTURES: dict[str, Callable[[Rng, int], Image]] = {
-    "woven cloth": weave,
-    "denim": twill,
-    "wood": wood,
-    "leather": leather,
-    "grid": wire_grid,
-    "tile": tiles,
-    "stone": stone,
-    "marble": marble,
-    "brushed metal": brushed_metal,
-    "corduroy": corduroy,
-    "carpet": carpet,
-    "perforated sheet": perforated,
-    "checked fabric": checker,
-    "knitwear": knit,
-    "foam": foam,
-    "chipboard": chipboard,
-    "painted panel": coated,
-    "tread plate": ribbed,
-}
+TEXTURES: dict[str, Callable[[Rng, int], Image]] = by_name(
+    *(woven_cloth, denim, wood, leather, grid, tile, stone, marble, brushed_metal, corduroy, carpet, perforated_sheet),
+    *(checked_fabric, knitwear, foam, chipboard, painted_panel, tread_plate),
+)
 """Class word -> generator of one sample. Also the grounds on which objects lie."""

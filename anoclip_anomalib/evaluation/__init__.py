@@ -6,27 +6,21 @@ Knows anomalib's data classes and none of our models. Names are loaded when they
 import importlib
 from typing import Any
 
-_WHERE = {
-    "AUPRO": "metrics",
-    "AUPRO_paper": "metrics",
-    "ImageAP": "metrics",
-    "ImageAUROC": "metrics",
-    "ImageF1Max": "metrics",
-    "PixelAP": "metrics",
-    "PixelAUROC": "metrics",
-    "PixelF1Max": "metrics",
-    "SegF1": "metrics",
-    "StreamingEvaluator": "evaluator",
-    "standard_metrics": "evaluator",
-    "PredictionsCsv": "predictions",
-    "RawEvaluation": "raw_evaluation",
-    "Threshold": "thresholds",
-    "ThresholdRule": "thresholds",
+_NAMES = {
+    "evaluator": ("StreamingEvaluator",),
+    "metrics": (
+        *("ImageAUROC", "ImageF1Max", "ImageAP", "PixelAUROC", "PixelF1Max", "PixelAP"),
+        *("AUPRO", "AUPRO_paper", "SegF1", "standard_metrics"),
+    ),
+    "predictions": ("PredictionsCsv",),
+    "raw_evaluation": ("RawEvaluation",),
+    "thresholds": ("Threshold", "ThresholdRule"),
 }
-__all__ = sorted(_WHERE)
+__all__ = sorted(name for names in _NAMES.values() for name in names)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _WHERE:
-        return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
+    for module, names in _NAMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

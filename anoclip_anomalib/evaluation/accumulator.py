@@ -58,19 +58,14 @@ class PixelAccumulator:
         maps, masks = np.asarray(maps), np.asarray(masks)
         if maps.shape != masks.shape or maps.ndim not in (2, 3):
             raise ValueError(f"map {maps.shape} and mask {masks.shape} must have the same shape, (B, H, W) or (H, W)")
-        size = maps.shape[-2] * maps.shape[-1]
-        indices, weights, regions = [], [], 0
-        for number, mask in enumerate(masks.reshape(-1, *masks.shape[-2:])):
-            index, weight, count = region_weights(mask)
-            indices.append(index + number * size)
-            weights.append(weight)
-            regions += count
-        if not indices:
-            return
-        index, weight = np.concatenate(indices), np.concatenate(weights)
-        self.histogram.update(maps.reshape(-1), (index, np.ones(len(index))), (index, weight))
-        self.regions += regions
-        self.images += len(indices)
+        found = [region_weights(mask) for mask in masks.reshape(-1, *masks.shape[-2:])]
+        if found:
+            size = maps.shape[-2] * maps.shape[-1]
+            index = np.concatenate([index + number * size for number, (index, _, _) in enumerate(found)])
+            weight = np.concatenate([weight for _, weight, _ in found])
+            self.histogram.update(maps.reshape(-1), (index, np.ones(len(index))), (index, weight))
+            self.regions += sum(count for _, _, count in found)
+            self.images += len(found)
 
     def rows(self) -> np.ndarray:
         """State as (1 + bins, 4) float64 of score, all, anomalous, overlap; concatenating the rows of several merges them.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from scipy.integrate import trapezoid
 
 
 class UndefinedMetricError(ValueError):
@@ -87,10 +88,9 @@ def threshold_curve(counts: ScoreCounts) -> Curve:
     tp, fp = np.cumsum(counts.anomalous[::-1]), np.cumsum(counts.normal[::-1])
     if not len(tp) or tp[-1] + fp[-1] == 0:
         raise UndefinedMetricError("no scores")
-    if tp[-1] == 0:
-        raise UndefinedMetricError("no anomalous elements: only one class")
-    if fp[-1] == 0:
-        raise UndefinedMetricError("no normal elements: only one class")
+    for total, name in ((tp[-1], "anomalous"), (fp[-1], "normal")):
+        if total == 0:
+            raise UndefinedMetricError(f"no {name} elements: only one class")
     overlap = None
     if counts.overlap is not None and counts.regions:
         overlap = np.minimum(np.cumsum(counts.overlap[::-1]) / counts.regions, 1.0)
@@ -105,7 +105,7 @@ def roc(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
 def auroc(curve: Curve) -> float:
     """Area under the ROC curve, 0..1."""
     fpr, tpr = roc(curve)
-    return float(np.sum((fpr[1:] - fpr[:-1]) * (tpr[1:] + tpr[:-1])) / 2)
+    return float(trapezoid(tpr, fpr))
 
 
 def precision_recall(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
@@ -174,8 +174,7 @@ def aupro(curve: Curve, fpr_limit: float = 0.3) -> float:
         part = (fpr_limit - fpr[last]) / (fpr[last + 1] - fpr[last])
         x = np.append(x, fpr_limit)
         y = np.append(y, overlap[last] + part * (overlap[last + 1] - overlap[last]))
-    area = np.sum((x[1:] - x[:-1]) * (y[1:] + y[:-1])) / 2
-    return float(area / fpr_limit)
+    return float(trapezoid(y, x) / fpr_limit)
 
 
 def aupro_paper(counts: ScoreCounts, fpr_limit: float = 0.3, steps: int = 200) -> float:
@@ -204,7 +203,7 @@ def aupro_paper(counts: ScoreCounts, fpr_limit: float = 0.3, steps: int = 200) -
         raise UndefinedMetricError(f"fewer than two of the {steps} thresholds have different rates below {fpr_limit}")
     x, y = fpr[kept][::-1], overlap[kept][::-1]
     x = (x - x.min()) / (x.max() - x.min())
-    return float(np.sum((x[1:] - x[:-1]) * (y[1:] + y[:-1])) / 2)
+    return float(trapezoid(y, x))
 
 
 def downsample(x: np.ndarray, y: np.ndarray, points: int = 200) -> tuple[list[float], list[float]]:

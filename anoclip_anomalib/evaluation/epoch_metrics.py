@@ -48,10 +48,8 @@ class DistinctImages:
 
 def first_images(batch: Any, count: int) -> Any | None:
     """The first ``count`` images of an anomalib batch, ``None`` if there are none."""
-    if count >= len(batch):
-        return batch
-    if count <= 0:
-        return None
+    if not 0 < count < len(batch):
+        return batch if count > 0 else None
     values = {field.name: getattr(batch, field.name) for field in fields(batch) if field.init}
     return type(batch)(**{name: value[:count] if value is not None else None for name, value in values.items()})
 
@@ -99,7 +97,6 @@ class EpochMetrics:
             value = metric.compute()
             pl_module.log(metric.name, value, sync_dist=True)  # equal in all processes, but Lightning cannot know
             if trainer.barebones:  # logging is off there; anomalib's Evaluator does the same
-                trainer.callback_metrics[metric.name] = value
-                trainer.logged_metrics[metric.name] = value
+                trainer.callback_metrics[metric.name] = trainer.logged_metrics[metric.name] = value
         for metric in self.metrics:  # only now: they may share a histogram
             metric.reset()

@@ -1,6 +1,7 @@
 """An anomalib Evaluator whose pixel metrics read each map once."""
 
 from collections.abc import Sequence
+from functools import partialmethod
 from typing import Any
 
 from anomalib.metrics import Evaluator
@@ -8,30 +9,7 @@ from anomalib.metrics.base import AnomalibMetric
 from lightning.pytorch import LightningModule, Trainer
 
 from anoclip_anomalib.evaluation.epoch_metrics import DistinctImages
-from anoclip_anomalib.evaluation.metrics import (
-    AUPRO,
-    AUPRO_paper,
-    ImageAP,
-    ImageAUROC,
-    ImageF1Max,
-    PixelAP,
-    PixelAUROC,
-    PixelF1Max,
-    PixelMetric,
-)
-
-
-def standard_metrics(prefix: str = "", resolution: str = "model") -> list[AnomalibMetric]:
-    """The field's seven (image AUROC, F1-max, AP; pixel AUROC, F1-max, AP; AUPRO) and AUPRO at 0.05 and AUPRO_paper.
-
-    Args:
-        prefix: put before every name.
-        resolution: "model" or "original".
-    """
-    image = [metric(prefix=prefix) for metric in (ImageAUROC, ImageF1Max, ImageAP)]
-    pixel = [metric(prefix=prefix, resolution=resolution) for metric in (PixelAUROC, PixelF1Max, PixelAP, AUPRO)]
-    pixel.append(AUPRO(prefix=prefix, resolution=resolution, fpr_limit=0.05))
-    return [*image, *pixel, AUPRO_paper(prefix=prefix, resolution=resolution)]
+from anoclip_anomalib.evaluation.metrics import PixelMetric, standard_metrics
 
 
 class StreamingEvaluator(Evaluator):
@@ -69,18 +47,14 @@ class StreamingEvaluator(Evaluator):
 
     on_test_epoch_start = on_validation_epoch_start
 
-    def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    def _batch_end(
+        self, stage: str, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, number: int, loader: int = 0
     ) -> None:
-        """Add a batch to the metrics of validation."""
-        distinct = self._distinct.of(batch, getattr(trainer, "val_dataloaders", None), dataloader_idx)
+        """Add a batch to the metrics of its stage."""
+        loaders = trainer.val_dataloaders if stage == "validation" else trainer.test_dataloaders
+        distinct = self._distinct.of(batch, loaders, loader)
         if distinct is not None:
-            super().on_validation_batch_end(trainer, pl_module, outputs, distinct, batch_idx, dataloader_idx)
+            getattr(super(), f"on_{stage}_batch_end")(trainer, pl_module, outputs, distinct, number, loader)
 
-    def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        """Add a batch to the metrics of the test."""
-        distinct = self._distinct.of(batch, getattr(trainer, "test_dataloaders", None), dataloader_idx)
-        if distinct is not None:
-            super().on_test_batch_end(trainer, pl_module, outputs, distinct, batch_idx, dataloader_idx)
+    on_validation_batch_end = partialmethod(_batch_end, "validation")
+    on_test_batch_end = partialmethod(_batch_end, "test")

@@ -15,12 +15,14 @@ A metric without a value (no masks, one class) is NaN and says why in `reason`; 
 import copy
 import itertools
 import logging
+from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import torch
 from anomalib.metrics.base import AnomalibMetric
 from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
 from anoclip_anomalib.evaluation import curves
 from anoclip_anomalib.evaluation.accumulator import PixelAccumulator, counts_from_rows
@@ -32,14 +34,7 @@ logger = logging.getLogger(__name__)
 _NUMBERS = itertools.count()
 
 
-class _Plain(Metric):
-    """Accepts the keyword arguments that AnomalibMetric hands down."""
-
-    full_state_update = False
-    higher_is_better = True
-
-
-class StreamingMetric(AnomalibMetric, _Plain):
+class StreamingMetric(AnomalibMetric, Metric):
     """Base: reads anomalib batches, is NaN with a `reason` where undefined.
 
     Args:
@@ -52,6 +47,8 @@ class StreamingMetric(AnomalibMetric, _Plain):
     """
 
     entry: str
+    full_state_update = False
+    higher_is_better = True
 
     def __init__(self, fields: list[str] | None = None, prefix: str = "", strict: bool = False, **kwargs: Any) -> None:
         super().__init__(fields=fields, prefix=prefix, strict=strict, **kwargs)
@@ -60,10 +57,9 @@ class StreamingMetric(AnomalibMetric, _Plain):
 
     def update(self, batch: Any) -> None:
         """Add a batch; batches without the needed fields are passed over and named in `reason`."""
-        missing = [field for field in self.fields if getattr(batch, field, None) is None]
-        if missing:
-            self._missing.update(missing)
-        else:
+        missing = {field for field in self.fields if getattr(batch, field, None) is None}
+        self._missing |= missing
+        if not missing:
             self.update_batch(batch)
 
     def update_batch(self, batch: Any) -> None:
@@ -131,8 +127,8 @@ class ImageMetric(StreamingMetric):
     scores: Any  # a list of tensors, or one tensor when it was gathered from several processes
     labels: Any
 
-    def __init__(self, fields: list[str] | None = None, prefix: str = "", strict: bool = False, **kwargs: Any) -> None:
-        super().__init__(fields=fields, prefix=prefix, strict=strict, **kwargs)
+    def __init__(self, fields: list[str] | None = None, **kwargs: Any) -> None:
+        super().__init__(fields, **kwargs)
         self.add_state("scores", default=[], dist_reduce_fx="cat")
         self.add_state("labels", default=[], dist_reduce_fx="cat")
 
@@ -144,18 +140,16 @@ class ImageMetric(StreamingMetric):
 
     def prepare_exchange(self) -> None:
         """One tensor of scores and one of labels, also where a process saw no image."""
-        self.scores = [torch.cat([torch.empty(0, dtype=torch.float64), *self.scores]).to(self.device)]
-        self.labels = [torch.cat([torch.empty(0, dtype=torch.uint8), *self.labels]).to(self.device)]
+        self.scores, self.labels = ([whole.to(self.device)] for whole in self._whole())
 
     def counts(self) -> ScoreCounts:
         """Exact counts."""
-        scores, labels = (
-            np.concatenate([part.cpu().numpy().reshape(-1) for part in ([state] if torch.is_tensor(state) else state)])
-            if len(state)
-            else np.zeros(0)
-            for state in (self.scores, self.labels)
-        )
-        return curves.count_scores(scores, labels)
+        return curves.count_scores(*(whole.numpy() for whole in self._whole()))
+
+    def _whole(self) -> Iterator[torch.Tensor]:
+        for state, dtype in ((self.scores, torch.float64), (self.labels, torch.uint8)):
+            parts = [state] if torch.is_tensor(state) else state
+            yield torch.cat([torch.empty(0, dtype=dtype), *(part.cpu() for part in parts)])
 
 
 class PixelMetric(StreamingMetric):
@@ -163,24 +157,17 @@ class PixelMetric(StreamingMetric):
 
     Args:
         fields: Map and mask field of the batch.
-        prefix: Put before the metric's name.
-        strict: Accepted for anomalib's sake, see :class:`StreamingMetric`.
         resolution: "model" or "original", see :func:`anoclip_anomalib.evaluation.resolution.map_mask_pairs`.
         capacity: Number of histogram bins.
+        **kwargs: See :class:`StreamingMetric`.
     """
 
     default_fields = ("anomaly_map", "gt_mask")
 
     def __init__(
-        self,
-        fields: list[str] | None = None,
-        prefix: str = "",
-        strict: bool = False,
-        resolution: str = "model",
-        capacity: int = 1 << 19,
-        **kwargs: Any,
+        self, fields: list[str] | None = None, *, resolution: str = "model", capacity: int = 1 << 19, **kwargs: Any
     ) -> None:
-        super().__init__(fields=fields, prefix=prefix, strict=strict, **kwargs)
+        super().__init__(fields, **kwargs)
         if resolution not in ("model", "original"):
             raise ValueError(f'resolution must be "model" or "original", got "{resolution}"')
         if resolution == "original" and tuple(self.fields) != PixelMetric.default_fields:
@@ -208,12 +195,10 @@ class PixelMetric(StreamingMetric):
         if self.shares_accumulator:
             return
         if tuple(self.fields) != PixelMetric.default_fields:
-            batch = type("Fields", (), dict(zip(PixelMetric.default_fields, self._values(batch), strict=True)))
+            anomaly_map, gt_mask = (getattr(batch, field) for field in self.fields)
+            batch = SimpleNamespace(anomaly_map=anomaly_map, gt_mask=gt_mask)
         for maps, masks in map_mask_pairs(batch, self.resolution):
             self.accumulator.update(maps, masks)
-
-    def _values(self, batch: Any) -> list[torch.Tensor]:
-        return [getattr(batch, field) for field in self.fields]
 
     def empty_copy(self) -> "PixelMetric":
         """A metric with the same settings and an accumulator of its own."""
@@ -227,11 +212,9 @@ class PixelMetric(StreamingMetric):
 
     def counts(self) -> ScoreCounts:
         """Counts per histogram bin."""
-        if self._is_synced:
-            rows: Any = getattr(self, self._rows)
-            rows = rows if torch.is_tensor(rows) else torch.cat(rows)
-            return counts_from_rows(rows.cpu().numpy())
-        return self.accumulator.counts()
+        if not self._is_synced:
+            return self.accumulator.counts()
+        return counts_from_rows(dim_zero_cat(getattr(self, self._rows)).cpu().numpy())
 
     def reset(self) -> None:
         """Forget everything."""
@@ -280,23 +263,12 @@ class AUPRO(PixelMetric):
 
     Args:
         fields: Map and mask field.
-        prefix: Put before the metric's name.
-        strict: See :class:`StreamingMetric`.
         fpr_limit: Integrate up to this false positive rate, then divide by it.
         **kwargs: See :class:`PixelMetric`.
     """
 
-    def __init__(
-        self,
-        fields: list[str] | None = None,
-        prefix: str = "",
-        strict: bool = False,
-        fpr_limit: float = 0.3,
-        resolution: str = "model",
-        capacity: int = 1 << 19,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(fields, prefix, strict, resolution, capacity, **kwargs)
+    def __init__(self, fields: list[str] | None = None, *, fpr_limit: float = 0.3, **kwargs: Any) -> None:
+        super().__init__(fields, **kwargs)
         if not 0 < fpr_limit <= 1:
             raise ValueError(f"fpr_limit must lie in (0, 1], got {fpr_limit}")
         self.fpr_limit = fpr_limit
@@ -320,24 +292,26 @@ class SegF1(PixelMetric):
     Args:
         threshold: Pixels above it are called anomalous.
         fields: Map and mask field.
-        prefix: Put before the metric's name.
-        strict: See :class:`StreamingMetric`.
         **kwargs: See :class:`PixelMetric`.
     """
 
-    def __init__(
-        self,
-        threshold: float,
-        fields: list[str] | None = None,
-        prefix: str = "",
-        strict: bool = False,
-        resolution: str = "model",
-        capacity: int = 1 << 19,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(fields, prefix, strict, resolution, capacity, **kwargs)
+    def __init__(self, threshold: float, fields: list[str] | None = None, **kwargs: Any) -> None:
+        super().__init__(fields, **kwargs)
         self.threshold = threshold
 
     def value(self, counts: ScoreCounts) -> float:
         """F1 at the threshold."""
         return curves.f1_at(counts, self.threshold)
+
+
+def standard_metrics(prefix: str = "", resolution: str = "model") -> list[AnomalibMetric]:
+    """The field's seven (image AUROC, F1-max, AP; pixel AUROC, F1-max, AP; AUPRO) and AUPRO at 0.05 and AUPRO_paper.
+
+    Args:
+        prefix: put before every name.
+        resolution: "model" or "original".
+    """
+    image = [metric(prefix=prefix) for metric in (ImageAUROC, ImageF1Max, ImageAP)]
+    pixel = [metric(prefix=prefix, resolution=resolution) for metric in (PixelAUROC, PixelF1Max, PixelAP, AUPRO)]
+    pixel.append(AUPRO(prefix=prefix, resolution=resolution, fpr_limit=0.05))
+    return [*image, *pixel, AUPRO_paper(prefix=prefix, resolution=resolution)]

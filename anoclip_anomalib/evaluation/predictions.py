@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 
+from anoclip_anomalib.evaluation import thresholds
 from anoclip_anomalib.evaluation.epoch_metrics import gathered
 from anoclip_anomalib.evaluation.left_out import write_left_out
 from anoclip_anomalib.evaluation.map_files import MapWriter
@@ -15,14 +16,6 @@ from anoclip_anomalib.evaluation.raw_batch import raw_maps, raw_scores
 from anoclip_anomalib.evaluation.raw_predictions import RawPredictions
 from anoclip_anomalib.evaluation.reference import ScoreReference
 from anoclip_anomalib.evaluation.resolution import datasets_of, image_size, path_list
-from anoclip_anomalib.evaluation.thresholds import (
-    Threshold,
-    ThresholdRule,
-    choose_threshold,
-    is_held_out,
-    natural_threshold,
-    post_processor_threshold,
-)
 from anoclip_anomalib.files import atomic_write, printable, set_aside
 
 COLUMNS = ("path", "score", "threshold", "label", "threshold_rule", "map", "map_min", "map_max", "fault")
@@ -34,6 +27,13 @@ def write_predictions(path: str | Path, rows: list[dict[str, Any]]) -> None:
         writer = csv.DictWriter(file, COLUMNS, restval="")
         writer.writeheader()
         writer.writerows({**row, "path": path_cell(row["path"])} for row in rows)
+
+
+def decision(score: float, threshold: thresholds.Threshold) -> dict[str, Any]:
+    """An image's cells of what its threshold decides; without a threshold only the rule, which says why."""
+    label = threshold.label(score)
+    known = {} if label is None else {"threshold": repr(threshold.value), "label": label}
+    return known | {"threshold_rule": threshold.rule}
 
 
 class PredictionsCsv(RawPredictions):
@@ -71,7 +71,7 @@ class PredictionsCsv(RawPredictions):
         self.folder = folder
         self.save_maps = save_maps
         self.follow_post_processor = threshold is None
-        self.rule = ThresholdRule(threshold or "mean_std", k=k, q=q, value=value)
+        self.rule = thresholds.ThresholdRule(threshold or "mean_std", k=k, q=q, value=value)
         self.path: Path | None = None  # of the file written last
         self.faults: dict[str, str] = {}  # of the last run: path -> why it was not read
         if save_maps is not None:
@@ -122,14 +122,9 @@ class PredictionsCsv(RawPredictions):
         for dataset in datasets_of(trainer.predict_dataloaders if trainer.predicting else None):
             self.faults.update(getattr(dataset, "faults", {}))
         every = gathered((self._rows, self.faults, self._labelled))
-        rows = [row for rows, _, _ in every for row in rows]
         self.faults = {path: fault for _, faults, _ in every for path, fault in faults.items()}
         threshold = self._threshold(trainer, pl_module, [part for _, _, labelled in every for part in labelled])
-        for row in rows:
-            label = threshold.label(float(row["score"]))
-            row["label"] = "" if label is None else label
-            row["threshold"] = "" if label is None else repr(threshold.value)
-            row["threshold_rule"] = threshold.rule
+        rows = [row | decision(float(row["score"]), threshold) for rows, _, _ in every for row in rows]
         unread = [{"path": path, "fault": printable(fault)} for path, fault in self.faults.items()]
         assert self.path is not None  # set in begin
         if trainer.is_global_zero:
@@ -138,15 +133,14 @@ class PredictionsCsv(RawPredictions):
 
     def _threshold(
         self, trainer: Trainer, pl_module: LightningModule, validation: list[tuple[np.ndarray, np.ndarray]]
-    ) -> Threshold:
-        if self.follow_post_processor:
-            held_out = is_held_out(getattr(trainer, "datamodule", None))
-            threshold = post_processor_threshold(pl_module, held_out=held_out)
-            if threshold is not None:
-                return threshold
+    ) -> thresholds.Threshold:
+        held_out = thresholds.is_held_out(getattr(trainer, "datamodule", None))
+        decided = thresholds.post_processor_threshold(pl_module, held_out=held_out) if self.follow_post_processor else None
+        if decided is not None:
+            return decided
         reference, labelled = ScoreReference(), None
         if validation:
             scores, anomalous = labelled = tuple(np.concatenate(parts) for parts in zip(*validation, strict=True))
             reference.update(scores[~anomalous])
         own = getattr(pl_module, "image_threshold", None)
-        return choose_threshold(self.rule, reference, natural_threshold(pl_module), labelled, own)
+        return thresholds.choose_threshold(self.rule, reference, thresholds.natural_threshold(pl_module), labelled, own)

@@ -7,10 +7,10 @@ from anomalib.metrics.base import AnomalibMetric
 from lightning.pytorch import LightningModule, Trainer
 
 from anoclip_anomalib.evaluation.epoch_metrics import EpochMetrics
-from anoclip_anomalib.evaluation.evaluator import StreamingEvaluator, standard_metrics
+from anoclip_anomalib.evaluation.evaluator import StreamingEvaluator
+from anoclip_anomalib.evaluation.metrics import standard_metrics
 from anoclip_anomalib.evaluation.raw_batch import raw_maps, raw_scores
 from anoclip_anomalib.evaluation.raw_predictions import RawPredictions
-from anoclip_anomalib.evaluation.resolution import mask_paths_of, restored_mask_paths
 
 
 class RawEvaluation(RawPredictions):
@@ -30,7 +30,6 @@ class RawEvaluation(RawPredictions):
 
     def __init__(self, prefix: str = "raw_", resolution: str = "model", metrics: list[AnomalibMetric] | None = None) -> None:
         super().__init__()
-        self._mask_paths: dict[str, str] = {}
         chosen = standard_metrics(prefix, resolution) if metrics is None else metrics
         self.evaluator = StreamingEvaluator(test_metrics=chosen)
         self._epoch = EpochMetrics(self.evaluator.test_metrics)
@@ -42,8 +41,7 @@ class RawEvaluation(RawPredictions):
             self.evaluator.to(pl_module.device)
 
     def begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note where the masks are."""
-        self._mask_paths = mask_paths_of(trainer.test_dataloaders)
+        """Forget what was measured before."""
         self._epoch.start()
 
     def read(self, batch: Any, trainer: Trainer, pl_module: LightningModule, loader: int = 0) -> None:
@@ -56,8 +54,7 @@ class RawEvaluation(RawPredictions):
         raw_maps(batch)
         if batch.pred_score is None:
             batch.pred_score = torch.from_numpy(scores).float().to(batch.anomaly_map.device)
-        with restored_mask_paths(batch, self._mask_paths):
-            self._epoch.update(batch, trainer.test_dataloaders, loader)
+        self._epoch.update(batch, trainer.test_dataloaders, loader)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the values."""

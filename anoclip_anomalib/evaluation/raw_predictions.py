@@ -1,5 +1,6 @@
 """The one callback that reads a model's raw scores and maps, whatever is done with them."""
 
+from functools import partialmethod
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from anoclip_anomalib.evaluation.epoch_metrics import DistinctImages
 from anoclip_anomalib.evaluation.raw_batch import raw_scores, require_before_post_processor
+from anoclip_anomalib.evaluation.resolution import mask_paths_of, restored_mask_paths
 from anoclip_anomalib.evaluation.thresholds import is_held_out
 
 
@@ -23,12 +25,13 @@ class RawPredictions(Callback):
 
     def __init__(self) -> None:
         self._distinct = DistinctImages()
+        self._mask_paths: dict[str, str] = {}
 
     def begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A test or prediction begins."""
 
     def read(self, batch: Any, trainer: Trainer, pl_module: LightningModule, loader: int = 0) -> None:
-        """A batch of the data loader with that index has its raw ``pred_score`` and ``anomaly_map``."""
+        """A batch of the data loader with that index has its raw ``pred_score``, ``anomaly_map`` and all its mask paths."""
 
     def end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """All batches were read."""
@@ -57,62 +60,30 @@ class RawPredictions(Callback):
         if trainer.sanity_checking or batch.gt_label is None or not is_held_out(getattr(trainer, "datamodule", None)):
             return
         batch = self._distinct.of(batch, getattr(trainer, "val_dataloaders", None), dataloader_idx)
-        if batch is None:
-            return
-        if batch.pred_score is not None or batch.anomaly_map is not None:
+        if batch is not None and (batch.pred_score is not None or batch.anomaly_map is not None):
             self.read_validation(batch, raw_scores(batch), batch.gt_label.cpu().numpy().reshape(-1) > 0)
-
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin."""
-        self._begin("test", trainer, pl_module)
-
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin."""
-        self._begin("predict", trainer, pl_module)
-
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Read a batch."""
-        if "test" in self.stages:
-            self._read(batch, trainer, pl_module, trainer.test_dataloaders, dataloader_idx)
-
-    def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Read a batch."""
-        if "predict" in self.stages:
-            self._read(outputs, trainer, pl_module, trainer.predict_dataloaders, dataloader_idx)
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """End."""
-        if "test" in self.stages:
-            self.end(trainer, pl_module)
-
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """End."""
-        if "predict" in self.stages:
-            self.end(trainer, pl_module)
 
     def _begin(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> None:
         if stage in self.stages:
             require_before_post_processor(self, trainer.callbacks)
             self._distinct.start()
+            self._mask_paths = mask_paths_of(trainer.test_dataloaders) if stage == "test" else {}
             self.begin(trainer, pl_module)
 
-    def _read(self, batch: Any, trainer: Trainer, pl_module: LightningModule, loaders: Any, index: int) -> None:
-        distinct = self._distinct.of(batch, loaders, index)
-        if distinct is not None:
-            self.read(distinct, trainer, pl_module, index)
+    def _batch_end(
+        self, stage: str, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, number: int, loader: int = 0
+    ) -> None:
+        if stage in self.stages:
+            predicted = batch if stage == "test" else outputs
+            distinct = self._distinct.of(predicted, getattr(trainer, f"{stage}_dataloaders"), loader)
+            if distinct is not None:
+                with restored_mask_paths(distinct, self._mask_paths):
+                    self.read(distinct, trainer, pl_module, loader)
+
+    def _end(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> None:
+        if stage in self.stages:
+            self.end(trainer, pl_module)
+
+    on_test_start, on_predict_start = partialmethod(_begin, "test"), partialmethod(_begin, "predict")
+    on_test_batch_end, on_predict_batch_end = partialmethod(_batch_end, "test"), partialmethod(_batch_end, "predict")
+    on_test_end, on_predict_end = partialmethod(_end, "test"), partialmethod(_end, "predict")

@@ -88,10 +88,11 @@ def mask_paths_of(dataloaders: Any) -> dict[str, str]:
 @contextmanager
 def restored_mask_paths(batch: Any, mask_paths: dict[str, str]) -> Iterator[None]:
     """Give a batch its mask paths (see :func:`mask_paths_of`) for the time of the block."""
-    before = batch.mask_path
-    images = path_list(batch.image_path, len(batch.image))
-    if mask_paths and any(images):
-        batch.mask_path = [mask_paths.get(image or "", "None") for image in images]
+    images = path_list(batch.image_path, len(batch.image)) if mask_paths else []
+    if not any(images):
+        yield
+        return
+    before, batch.mask_path = batch.mask_path, [mask_paths.get(image or "", "None") for image in images]
     try:
         yield
     finally:

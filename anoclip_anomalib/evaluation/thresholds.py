@@ -7,7 +7,7 @@ from anomalib import LearningType
 from anomalib.data.utils import ValSplitMode
 from anomalib.post_processing import PostProcessor
 
-from anoclip_anomalib.evaluation.curves import UndefinedMetricError, count_scores, f1_max, threshold_curve
+from anoclip_anomalib.evaluation.curves import UndefinedMetricError, count_scores, f1_max
 from anoclip_anomalib.evaluation.reference import ScoreReference
 
 UNDECIDED = 0.5
@@ -138,7 +138,7 @@ def adaptive_threshold(scores: np.ndarray, labels: np.ndarray) -> Threshold:
     Raises:
         UndefinedMetricError: if one class is missing.
     """
-    value = f1_max(threshold_curve(count_scores(scores, labels)))[1]
+    value = f1_max(count_scores(scores, labels).curve)[1]
     return Threshold(value, "anomalib adaptive: best F1 on labelled validation images")
 
 
@@ -203,8 +203,7 @@ def post_processor_threshold(model: object, *, held_out: bool) -> Threshold | No
     low, high, threshold = (float(value) for value in (post.image_min, post.image_max, post.image_threshold))
     if np.isnan(low) or np.isnan(high):
         return None
-    if np.isnan(threshold):
-        threshold = (low + high) / 2
+    threshold = (low + high) / 2 if np.isnan(threshold) else threshold
     threshold += (0.5 - post.image_sensitivity) * (high - low)
     own = getattr(model, "image_threshold", None)
     if own is not None and np.isclose(float(post.image_threshold), own.value):

@@ -9,13 +9,13 @@ from anomalib.visualization import Visualizer
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import nn
 
-from anoclip_anomalib.anoclip.torch_model import Precision
+from anoclip_anomalib.anoclip.torch_model import AnoClipModel, Precision
 from anoclip_anomalib.mutual.run import Scored, score_pool
 from anoclip_anomalib.mutual.torch_model import MutualModel
 from anoclip_anomalib.prompts import PromptSettings
 from anoclip_anomalib.registry import register_model
 from anoclip_anomalib.zeroshot.first_pass import first_pass, images_to_come
-from anoclip_anomalib.zeroshot.lightning import COMPONENTS, ZeroShotClip
+from anoclip_anomalib.zeroshot.lightning import COMPONENTS, ZeroShotClip, taken_by
 from anoclip_anomalib.zeroshot.tiling import Tiling
 
 
@@ -87,23 +87,8 @@ class MutualClip(ZeroShotClip, AnomalibModule):
             if not value > 0:
                 msg = f"{name}={value} must be greater than 0"
                 raise ValueError(msg)
-        model = MutualModel(
-            backbone=backbone,
-            pretrained=pretrained,
-            class_name=class_name if with_text else None,
-            prompts=prompts,
-            image_size=image_size,
-            tiling=tiling,
-            precision=precision,
-            local_attention=local_attention,
-            depths=depths,
-            neighbourhoods=neighbourhoods,
-            lowest=lowest,
-            similar=similar,
-            with_text=with_text,
-            encode_batch_size=encode_batch_size,
-            text_cache_dir=text_cache_dir,
-        )
+        given = locals() | {"class_name": class_name if with_text else None}
+        model = MutualModel(**taken_by(AnoClipModel, given) | taken_by(MutualModel, given))
         super().__init__(
             pre_processor=self.pre_processor_for(model, pre_processor),
             post_processor=post_processor,

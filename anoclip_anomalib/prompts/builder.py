@@ -113,8 +113,7 @@ class PromptBuilder:
         self.class_names = _checked_names(class_names)
         self.texture_classes = _checked_list("texture_classes", texture_classes) if texture_classes else ()
         if texture not in (None, True, False):
-            msg = f"Prompt setting texture must be true, false or left out, got {texture!r}"
-            raise ValueError(msg)
+            raise ValueError(f"Prompt setting texture must be true, false or left out, got {texture!r}")
         self.texture = texture
 
     @classmethod
@@ -133,8 +132,7 @@ class PromptBuilder:
             if key not in known:
                 close = get_close_matches(key, known, n=1)
                 hint = f"did you mean {close[0]!r}?" if close else f"known settings: {', '.join(known)}"
-                msg = f"Unknown prompt setting {key!r}; {hint}"
-                raise ValueError(msg)
+                raise ValueError(f"Unknown prompt setting {key!r}; {hint}")
         return cls(**settings)
 
     def sentences(self, class_name: str) -> PromptSet:
@@ -150,8 +148,7 @@ class PromptBuilder:
             ValueError: If the name is empty.
         """
         if not class_name or not class_name.strip():
-            msg = "The class name is empty: give the name of the product, such as class_name='metal_nut'"
-            raise ValueError(msg)
+            raise ValueError("The class name is empty: give the name of the product, such as class_name='metal_nut'")
         class_name = class_name.strip()
         for fault in self.unmatched(class_name):
             logger.warning("%s", fault)
@@ -219,8 +216,7 @@ def _extra(states: Mapping[str, Sequence[str]], class_name: str) -> tuple[str, .
 
 def _checked_names(names: Mapping[str, str]) -> dict[str, str]:
     if not isinstance(names, Mapping):
-        msg = f"Prompt setting class_names must map names of the data set to names in the sentences, got {names!r}"
-        raise ValueError(msg)
+        raise ValueError(f"Prompt setting class_names must map names of the data set to names in the sentences, got {names!r}")
     for key, value in names.items():
         _checked_list(f"class_names[{key!r}]", [value])
     return dict(names)
@@ -228,25 +224,20 @@ def _checked_names(names: Mapping[str, str]) -> dict[str, str]:
 
 def _checked_extra_states(name: str, states: Mapping[str, Sequence[str]] | None) -> dict[str, tuple[str, ...]]:
     if states is not None and not isinstance(states, Mapping):
-        msg = f"Prompt setting {name} must map class names to lists of states, got {states!r}"
-        raise ValueError(msg)
+        raise ValueError(f"Prompt setting {name} must map class names to lists of states, got {states!r}")
     return {key: _checked_list(f"{name}[{key!r}]", value, slot=True) for key, value in (states or {}).items()}
 
 
 def _checked_list(name: str, values: Sequence[str], *, slot: bool = False) -> tuple[str, ...]:
     if isinstance(values, str) or not isinstance(values, Sequence):
         what = "the single string" if isinstance(values, str) else type(values).__name__
-        msg = f"Prompt setting {name} must be a list of strings, got {what} {values!r}"
-        raise ValueError(msg)
+        raise ValueError(f"Prompt setting {name} must be a list of strings, got {what} {values!r}")
     if not values:
-        msg = f"Prompt setting {name} is empty: at least one entry is needed"
-        raise ValueError(msg)
+        raise ValueError(f"Prompt setting {name} is empty: at least one entry is needed")
     for value in values:
         if not isinstance(value, str) or not value.strip():
-            msg = f"Prompt setting {name} has an entry that is not a non-empty string: {value!r}"
-            raise ValueError(msg)
+            raise ValueError(f"Prompt setting {name} has an entry that is not a non-empty string: {value!r}")
         if slot and "{}" not in value:
             what = "the state phrase" if name == "templates" else "the class name"
-            msg = f"Prompt setting {name} has the entry {value!r} without '{{}}', where {what} goes"
-            raise ValueError(msg)
+            raise ValueError(f"Prompt setting {name} has the entry {value!r} without '{{}}', where {what} goes")
     return tuple(values)

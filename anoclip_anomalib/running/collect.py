@@ -66,11 +66,10 @@ class ShowImages(Callback):
         images = _images(trainer.predict_dataloaders)
         self.progress.start("one by one", min(limit, images) if isinstance(limit, int) else images)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any) -> None:
         """Advance."""
-        self.progress.advance(_size(batch))
+        image = getattr(batch, "image", None)
+        self.progress.advance(1 if image is None else len(image))
 
     on_test_batch_end = on_predict_batch_end = on_train_batch_end
 
@@ -78,8 +77,3 @@ class ShowImages(Callback):
 def _images(loaders: Any) -> int:
     """Images of one loader or several; 0 where nobody knows."""
     return sum(len(dataset) for dataset in datasets_of(loaders) if isinstance(dataset, Sized))
-
-
-def _size(batch: Any) -> int:
-    image = getattr(batch, "image", None)
-    return 1 if image is None else len(image)

@@ -1,12 +1,13 @@
 """The one progress display: bars on a terminal, lines elsewhere."""
 
 import time
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+from typing_extensions import Self
 
 
 class Steps(Protocol):
@@ -17,9 +18,6 @@ class Steps(Protocol):
 
     def advance(self, count: int = 1) -> None:
         """So many more are done."""
-
-
-Self = TypeVar("Self", bound="Progress")
 
 
 class Progress:
@@ -42,7 +40,7 @@ class Progress:
         self._tasks: dict[str, TaskID] = {}
         self._text, self._total, self._done, self._begun, self._told = "", 0, 0, 0.0, 0.0
 
-    def __enter__(self: Self) -> Self:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -63,7 +61,7 @@ class Progress:
         self._text, self._total, self._done = text, total, 0
         self._begun = self._told = time.monotonic()
         if self.shows_bars:
-            if "step" in self._tasks and self._bars is not None:
+            if self._bars is not None and "step" in self._tasks:
                 self._bars.reset(self._tasks["step"])
             self._draw("step", text, 0, total)
         elif self._overall is None and not self.quiet:

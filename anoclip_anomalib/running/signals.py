@@ -20,8 +20,7 @@ CONTINUES = "the same command continues where it stopped"
 class Terminated(SystemExit):
     """SIGTERM came: an exit with code 143."""
 
-    def __init__(self) -> None:
-        super().__init__(TERMINATED)
+    code = TERMINATED
 
 
 _ENDINGS: dict[int, type[BaseException]] = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}

@@ -35,11 +35,7 @@ class Stopwatch(Callback):
 
     def start(self, batch: Any) -> None:
         """Start the clock with the image on the CPU, then bring it to its device."""
-        device = batch.image.device
-        if device.type == "cpu":
-            self._start = time.perf_counter()
-            return
-        on_cpu = batch.image.cpu()
+        device, on_cpu = batch.image.device, batch.image.cpu()
         synchronise(device)
         self._start = time.perf_counter()
         batch.image = on_cpu.to(device)
@@ -56,21 +52,13 @@ class Stopwatch(Callback):
         """Start."""
         self.start(batch)
 
-    def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
-    ) -> None:
+    on_predict_batch_start = on_test_batch_start
+
+    def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any) -> None:
         """Stop."""
         self.stop(batch)
 
-    def on_predict_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, *args: Any, **kwargs: Any
-    ) -> None:
-        """Start."""
-        self.start(batch)
-
-    def on_predict_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
-    ) -> None:
+    def on_predict_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
         """Stop."""
         self.stop(outputs)
 
@@ -92,10 +80,7 @@ def throughput(seconds: list[float], images: list[int]) -> dict[str, float | int
     """Images per second over batches, the first one left out if there are others."""
     skip = 1 if len(seconds) > 1 else 0
     total = sum(seconds[skip:])
-    return {
-        "images_per_second": sum(images[skip:]) / total if total else None,
-        "batch_size": max(images, default=0),
-    }
+    return {"images_per_second": sum(images[skip:]) / total if total else None, "batch_size": max(images, default=0)}
 
 
 class OtherLoad:
@@ -111,7 +96,9 @@ class OtherLoad:
 
     def _busy(self) -> float:
         machine, own = psutil.cpu_times(), self._process.cpu_times()
-        return sum(machine) - machine.idle - getattr(machine, "iowait", 0.0) - _guest(machine) - own.user - own.system
+        # Linux counts the seconds of virtual machines as user time, too.
+        idle = sum(getattr(machine, name, 0.0) for name in ("idle", "iowait", "guest", "guest_nice"))
+        return sum(machine) - idle - own.user - own.system
 
     def __enter__(self) -> "OtherLoad":
         self._start, self._busy_before = time.perf_counter(), self._busy()
@@ -120,11 +107,6 @@ class OtherLoad:
     def __exit__(self, *error: object) -> None:
         seconds = max(time.perf_counter() - self._start, 1e-3)
         self.cores = max(0.0, (self._busy() - self._busy_before) / seconds)
-
-
-def _guest(machine: Any) -> float:
-    """Seconds of virtual machines, which Linux counts as user time, too."""
-    return getattr(machine, "guest", 0.0) + getattr(machine, "guest_nice", 0.0)
 
 
 class PeakMemory:

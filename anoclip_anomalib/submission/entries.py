@@ -6,13 +6,13 @@ import re
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import IO, Literal, cast
 
 DAMAGED_ARCHIVE = (EOFError, tarfile.TarError, zlib.error, OSError, ValueError, LookupError, ArithmeticError, RuntimeError)
-"""What reading a truncated or damaged ``.tar.gz`` raises; the last four come from extended headers with nonsense in them."""
+"""What reading a truncated or damaged archive raises; the last four come from headers and tables with nonsense in them."""
 
 MAX_ENTRIES = 100_000
 """A submission has some 8,200 entries; an archive of a few megabytes can hold millions."""
@@ -20,6 +20,7 @@ MAX_ENTRIES = 100_000
 MAX_HEADER_BYTES = 1 << 20
 """Extended headers, which hold long names, are read into memory whole."""
 
+Kind = Literal["file", "folder", "link", "special"]
 _EXTENDED = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 
 
@@ -35,29 +36,25 @@ class Entry:
     """
 
     path: str
-    kind: Literal["file", "folder", "link", "special"]
+    kind: Kind
     size: int
     read: Callable[[], bytes]
 
 
 def folder_entries(folder: Path) -> Iterator[Entry]:
     """Everything below a folder in sorted order; links are reported and never followed."""
-
-    def below(directory: Path, prefix: str) -> Iterator[Entry]:
-        for item in sorted(os.scandir(directory), key=lambda found: found.name):
-            path = prefix + item.name
-            read = Path(item.path).read_bytes
-            if item.is_symlink() or (hasattr(item, "is_junction") and item.is_junction()):
-                yield Entry(path, "link", 0, read)
-            elif item.is_dir(follow_symlinks=False):
-                yield Entry(path, "folder", 0, read)
-                yield from below(Path(item.path), path + "/")
-            elif item.is_file(follow_symlinks=False):
-                yield Entry(path, "file", item.stat(follow_symlinks=False).st_size, read)
-            else:
-                yield Entry(path, "special", 0, read)
-
-    yield from below(folder, "")
+    for item in sorted(os.scandir(folder), key=lambda found: found.name):
+        kind: Kind = "special"
+        if item.is_symlink() or (hasattr(item, "is_junction") and item.is_junction()):
+            kind = "link"
+        elif item.is_dir(follow_symlinks=False):
+            kind = "folder"
+        elif item.is_file(follow_symlinks=False):
+            kind = "file"
+        size = item.stat(follow_symlinks=False).st_size if kind == "file" else 0
+        yield Entry(item.name, kind, size, Path(item.path).read_bytes)
+        if kind == "folder":
+            yield from (replace(entry, path=f"{item.name}/{entry.path}") for entry in folder_entries(Path(item.path)))
 
 
 def archive_entries(archive: Path) -> Iterator[Entry]:
@@ -75,7 +72,12 @@ def archive_entries(archive: Path) -> Iterator[Entry]:
         for number, member in enumerate(members):
             if number == MAX_ENTRIES:
                 raise tarfile.ReadError(f"more than {MAX_ENTRIES} entries")
-            yield Entry(member.name, _kind(member), member.size, partial(_read, members, member))
+            kind: Kind = "folder" if member.isdir() else "file"
+            if member.issym() or member.islnk():
+                kind = "link"
+            elif not member.isdir() and (not member.isfile() or member.issparse()):
+                kind = "special"
+            yield Entry(member.name, kind, member.size, partial(_read, members, member))
         # Through tarfile's own buffer, which may hold what follows the end marker.
         while rest := cast(IO[bytes], members.fileobj).read(1 << 20):
             if rest.strip(b"\0"):
@@ -112,21 +114,8 @@ def unsafe_name(name: str) -> str | None:
     parts = name.rstrip("/").split("/")
     if ".." in parts:
         return "'..' in the path leads out of the folder"
-    if "" in parts or "." in parts:
-        return "an empty or '.' component in the path"
-    return None
-
-
-def _kind(member: tarfile.TarInfo) -> Literal["file", "folder", "link", "special"]:
-    if member.issym() or member.islnk():
-        return "link"
-    if member.isdir():
-        return "folder"
-    return "file" if member.isfile() and not member.issparse() else "special"
+    return "an empty or '.' component in the path" if "" in parts or "." in parts else None
 
 
 def _read(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    stream = archive.extractfile(member)
-    if stream is None:
-        raise tarfile.ReadError(f"{member.name} has no content")
-    return stream.read()
+    return cast(IO[bytes], archive.extractfile(member)).read()  # there is one: read by those who know that it is a file

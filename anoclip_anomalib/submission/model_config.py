@@ -2,6 +2,7 @@
 
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from anomalib.data import AnomalibDataModule
@@ -18,29 +19,31 @@ class ModelConfig:
     They are anomalib's own options with anomalib's own meaning, so that the configuration of a test run can be used as it is.
 
     Args:
-        arguments: The command line's part with these options.
-        data: Name of the data module that is meant when none is given.
+        arguments: The command line's part with these options; the data module is MVTecAD2 when none is given.
 
     Raises:
         ValueError: If an option is unknown or does not fit, with the parser's words.
     """
 
-    def __init__(self, arguments: Sequence[str], *, data: str = "MVTecAD2") -> None:
+    def __init__(self, arguments: Sequence[str]) -> None:
         self.parser = _parser()
         try:
-            self.config: Namespace = self.parser.parse_args(["--data", data, *arguments])
+            self.config: Namespace = self.parser.parse_args(["--data", "MVTecAD2", *arguments])
         except ArgumentError as error:
             raise ValueError(_in_one_line(str(error))) from error
 
-    @property
-    def seed(self) -> int:
-        """The seed of every run."""
-        return int(self.config.seed_everything)
+    def checkpoint(self, object_name: str = "{object}") -> Path | None:
+        """The checkpoint, if there is one; ``{object}`` in its path stands for the object's name.
 
-    @property
-    def ckpt_path(self) -> str | None:
-        """Checkpoint; ``{object}`` in it stands for the object's name."""
-        return self.config.ckpt_path
+        Raises:
+            FileNotFoundError: If it does not exist.
+        """
+        if self.config.ckpt_path is None:
+            return None
+        path = Path(self.config.ckpt_path.replace("{object}", object_name))
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no checkpoint {path}")
+        return path
 
     @property
     def data_class(self) -> str:
@@ -54,16 +57,14 @@ class ModelConfig:
 
     def build(self) -> tuple[AnomalibModule, list[Callback], dict[str, Any]]:
         """A new model, new callbacks, and the remaining trainer arguments, seeded."""
-        seed_everything(self.seed, workers=True, verbose=False)
+        seed_everything(self.config.seed_everything, workers=True, verbose=False)
+        wanted = self.config.clone()
+        del wanted["data"]
         with quiet():
-            wanted = self.config.clone()
-            del wanted["data"]
             built = self.parser.instantiate_classes(wanted)
-        trainer = {key: value for key, value in built.trainer.items() if value is not None}
-        callbacks = _as_list(trainer.pop("callbacks", None))
-        for key in ("default_root_dir", "logger", "enable_progress_bar"):
-            trainer.pop(key, None)
-        return built.model, callbacks, trainer
+        ours = ("callbacks", "default_root_dir", "logger", "enable_progress_bar")
+        trainer = {key: value for key, value in built.trainer.items() if value is not None and key not in ours}
+        return built.model, _as_list(built.trainer.callbacks), trainer
 
     def result_settings(self) -> dict[str, Any]:
         """The part of the configuration that decides scores: not where data lies or how many processes read it."""
@@ -73,8 +74,8 @@ class ModelConfig:
                 "model": self.config.model.as_dict(),
                 "callbacks": [item.as_dict() if isinstance(item, Namespace) else item for item in _as_list(trainer.callbacks)],
                 "precision": trainer.precision,
-                "seed": self.seed,
-                "checkpoint": self.ckpt_path,
+                "seed": self.config.seed_everything,
+                "checkpoint": self.config.ckpt_path,
                 "augmentations": {key: value for key, value in self.data_arguments.items() if key.endswith("augmentations")},
             }
         )
@@ -86,11 +87,9 @@ class ModelConfig:
 
 def _in_one_line(text: str) -> str:
     """jsonargparse's many indented lines as one; without the value given, which is the whole configuration."""
-    lines = [line.strip(" -") for line in text.splitlines()]
-    kept = [
-        line for line in lines if line and not line.startswith(("Given value", "Subtypes:", "Expected a <class 'NoneType'>"))
-    ]
-    return " ".join(kept)
+    dropped = ("Given value", "Subtypes:", "Expected a <class 'NoneType'>")
+    lines = (line.strip(" -") for line in text.splitlines())
+    return " ".join(line for line in lines if line and not line.startswith(dropped))
 
 
 def _parser() -> ArgumentParser:
@@ -107,9 +106,7 @@ def _parser() -> ArgumentParser:
 
 
 def _as_list(value: Any) -> list[Any]:
-    if value is None:
-        return []
-    return list(value) if isinstance(value, list | tuple) else [value]
+    return list(value) if isinstance(value, list | tuple) else [] if value is None else [value]
 
 
 def _plain(value: Any) -> Any:

@@ -1,6 +1,7 @@
-"""``<name>.provenance.json``: how a submission was made; beside its folder, since nothing else may lie inside."""
+"""What lies beside a submission, since nothing else may lie inside: how it was made, and the work that is not finished."""
 
 import json
+import re
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,7 @@ from anoclip_anomalib.versions import commit, machine, sha256_of, versions
 def provenance_path(submission: str | Path) -> Path:
     """Where the provenance of a submission folder or file lies."""
     submission = Path(submission)
-    name = submission.name
-    for suffix in (".tar.gz", ".zip", ".csv", ".yaml", ".py"):
-        name = name.removesuffix(suffix)
-    return submission.with_name(f"{name}.provenance.json")
+    return submission.with_name(re.sub(r"(\.tar\.gz|\.zip|\.csv|\.yaml|\.py)$", "", submission.name) + ".provenance.json")
 
 
 def write_provenance(submission: str | Path, facts: dict[str, Any], archive: Path | None = None) -> Path:
@@ -62,6 +60,38 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} is no valid JSON ({error}); delete it and run the command again") from error
 
 
-def as_json(value: Any) -> Any:
-    """What ``read_json`` gives for a value that ``write_json`` wrote: lists for tuples, null for NaN."""
-    return json.loads(json.dumps(plain(value)))
+def check_name(name: str) -> str:
+    """The name of a submission, if it can be a folder's or a file's.
+
+    Raises:
+        ValueError: If it cannot.
+    """
+    if not name or name != Path(name).name or name.startswith("."):
+        raise ValueError(f"'{name}' is no name for a folder: letters, digits, '-' and '_' without any '/'")
+    return name
+
+
+def open_work_folder(work: Path, settings: dict[str, Any], target: Path) -> None:
+    """Begin or continue a piece of work.
+
+    Args:
+        work: The folder; its ``settings.json`` tells what it was begun with.
+        settings: What decides the result.
+        target: What will be made; it must not be there when the work begins.
+
+    Raises:
+        FileExistsError: If the target exists without a work folder, or the work was begun with other settings.
+    """
+    path = work / "settings.json"
+    if not path.is_file():
+        if target.exists():
+            raise FileExistsError(f"{target} exists and was not begun by this command; choose another name or delete it")
+        write_json(path, settings)
+        return
+    before = read_json(path)
+    differing = sorted(key for key in {*settings, *before} if plain(settings.get(key)) != before.get(key))
+    if differing:
+        raise FileExistsError(
+            f"{target} was begun with another {', '.join(differing)} (see {path}); finish it with the same settings, "
+            f"choose another name, or delete {work}"
+        )

@@ -35,11 +35,10 @@ class ClipReference:
         if self._clip is None:
             clip = load_clip(**self._names)
             if clip.digest != self._digest:
-                msg = (
+                raise RuntimeError(
                     f"The weights {clip.pretrained} of {clip.backbone} were replaced since this model was made (SHA-256 "
                     f"{clip.digest}, then {self._digest}): their text would not fit the model's image tower. Make it anew"
                 )
-                raise RuntimeError(msg)
             self._clip = clip
         return self._clip
 

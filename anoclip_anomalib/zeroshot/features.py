@@ -39,8 +39,7 @@ def check_images(images: torch.Tensor) -> None:
     if images.ndim == 4 and images.shape[1] == 3:
         return
     kind = "a video of (B, T, 3, H, W), whose frames must be given one by one" if images.ndim == 5 else "something else"
-    msg = f"Images must be (B, 3, H, W), a batch of colour images; got {tuple(images.shape)}, {kind}"
-    raise ValueError(msg)
+    raise ValueError(f"Images must be (B, 3, H, W), a batch of colour images; got {tuple(images.shape)}, {kind}")
 
 
 def as_size(image_size: int | Sequence[int] | None) -> tuple[int, int] | None:
@@ -53,6 +52,5 @@ def as_size(image_size: int | Sequence[int] | None) -> tuple[int, int] | None:
         return None
     sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
     if len(sides) != 2:
-        msg = f"image_size={image_size!r} must be one number or (height, width), in pixels"
-        raise ValueError(msg)
+        raise ValueError(f"image_size={image_size!r} must be one number or (height, width), in pixels")
     return int(sides[0]), int(sides[1])

@@ -74,8 +74,9 @@ def _again(loader: Any, everywhere: bool) -> Any:  # noqa: FBT001
         return loader
     if isinstance(loader.dataset, IterableDataset):
         if everywhere and is_available() and is_initialized() and get_world_size() > 1:
-            msg = "A folder is divided among the processes, and this method needs all images in each: use --trainer.devices 1"
-            raise ValueError(msg)
+            raise ValueError(
+                "A folder is divided among the processes, and this method needs all images in each: use --trainer.devices 1"
+            )
         size = _batch_size(loader)
         return DataLoader(loader.dataset, batch_size=size, num_workers=loader.num_workers, collate_fn=loader.collate_fn)
     # Lightning's own batch sampler of a prediction is its own iterator: read here, it would be empty for the stage.

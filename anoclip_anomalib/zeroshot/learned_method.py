@@ -64,9 +64,8 @@ class LearnedClip(ZeroShotClip):
             return
         what = f"{self.overlap} of this test belong to what the adapters were trained on ({training.auxiliary_data})"
         if not self.allow_source_overlap:
-            msg = (
+            raise ValueError(
                 f"{what[0].upper()}{what[1:]}: the figures would not be zero-shot. Test on other data, or say that this is "
                 "meant with allow_source_overlap=True (--model.allow_source_overlap true)"
             )
-            raise ValueError(msg)
         logger.warning("%s; the figures are not zero-shot", what)

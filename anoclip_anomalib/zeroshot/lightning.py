@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,11 @@ logger = logging.getLogger(__name__)
 COMPONENTS = ("pre_processor", "post_processor", "evaluator", "visualizer", "raw_evaluator", "model")
 """Constructor arguments that are no hyperparameters."""
 _PROVENANCE = "anoclip"  # key in checkpoints; of this package, whatever the method
+
+
+def taken_by(target: Callable, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the given arguments that a function or class takes, for a constructor that hands most of its own on."""
+    return {name: given[name] for name in signature(target).parameters if name in given}
 
 
 class ZeroShotClip(_Base):
@@ -311,15 +316,13 @@ class ZeroShotClip(_Base):
         if input_size is not None:
             return
         if self.model.tiling != "none":
-            msg = (
+            raise ValueError(
                 f"With tiling={self.model.tiling!r} the number of tiles depends on the image's shape, which a graph cannot "
                 "choose: export with the images' size, such as --input_size '[480, 640]', or with tiling='none'"
             )
-            raise ValueError(msg)
         if self.input_size is None:
             height, width = self.model.image_size
-            msg = (
+            raise ValueError(
                 "Without a pre-processor that resizes, the exported graph takes images of one size: name it, such as "
                 f"--input_size '[{height}, {width}]', or export with the pre-processor"
             )
-            raise ValueError(msg)

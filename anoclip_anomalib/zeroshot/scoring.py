@@ -19,8 +19,9 @@ def cosine_difference(embeddings: torch.Tensor, text: torch.Tensor, class_index:
         ValueError: If text and class index do not belong together.
     """
     if (text.ndim == 3) != (class_index is not None):
-        msg = f"Text embeddings of shape {tuple(text.shape)} {'need a' if text.ndim == 3 else 'take no'} class index"
-        raise ValueError(msg)
+        raise ValueError(
+            f"Text embeddings of shape {tuple(text.shape)} {'need a' if text.ndim == 3 else 'take no'} class index"
+        )
     embeddings = embeddings.float()
     length = torch.linalg.vector_norm(embeddings, dim=-1).clamp_min(1e-12)
     if class_index is None:

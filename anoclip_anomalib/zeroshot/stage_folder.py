@@ -39,8 +39,9 @@ def open_folder(folder: Path, setting: Mapping[str, Any]) -> None:
     differing = [key for key in sorted(wanted.keys() | found.keys()) if wanted.get(key) != found.get(key)]
     if differing:
         faults = "; ".join(f"{key} was {_short(found.get(key))}, now {_short(wanted.get(key))}" for key in differing)
-        msg = f"{folder} holds a training with another setting ({faults}); choose another --out, or remove the folder"
-        raise ValueError(msg)
+        raise ValueError(
+            f"{folder} holds a training with another setting ({faults}); choose another --out, or remove the folder"
+        )
 
 
 def _short(value: Any) -> str:

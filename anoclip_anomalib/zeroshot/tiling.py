@@ -65,8 +65,7 @@ def plan_tiles(height: int, width: int, tiling: Tiling) -> TileLayout:
     if tiling == "none":
         return TileLayout((height, width), (height, width), ((0, 0),))
     if tiling != "square":
-        msg = f"Unknown tiling {tiling!r}; choose 'none' or 'square'"
-        raise ValueError(msg)
+        raise ValueError(f"Unknown tiling {tiling!r}; choose 'none' or 'square'")
     side, length = min(height, width), max(height, width)
     count = ceil(length / side)
     starts = [round(index * (length - side) / max(count - 1, 1)) for index in range(count)]

@@ -31,8 +31,7 @@ def views(count: int) -> tuple[View, ...]:
     if count == 1:
         return ()
     if count != 22:
-        msg = f"views={count!r} is not available; choose 1 (the image itself) or 22 (the authors' views)"
-        raise ValueError(msg)
+        raise ValueError(f"views={count!r} is not available; choose 1 (the image itself) or 22 (the authors' views)")
     return (
         *(partial(rotate, angle=angle) for angle in _ROTATIONS),
         *(partial(translate, x=x, y=y) for x, y in _TRANSLATIONS),

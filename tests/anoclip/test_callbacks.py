@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from anoclip_anomalib import TestTimeAdaptation
+from anoclip_anomalib.anoclip.adapter import AdaptationSettings
 from anoclip_anomalib.zeroshot.tiling import plan_tiles
 from tests.mvtec_files import write_mvtec
 
@@ -253,3 +254,9 @@ def test_without_lightning(anoclip_model) -> None:
         after = model(images)
     assert torch.equal(before.anomaly_map, after.anomaly_map)
     assert not torch.allclose(before.anomaly_map, during.anomaly_map, atol=1e-6)
+
+
+def test_settings_by_place_and_by_name() -> None:
+    assert TestTimeAdaptation("linear", 3, guard=True).settings == AdaptationSettings(adapter="linear", steps=3, guard=True)
+    with pytest.raises(TypeError, match="step"):
+        TestTimeAdaptation(step=3)

@@ -3,8 +3,8 @@ import subprocess
 import pytest
 import torch
 
-from anoclip_anomalib.submission.provenance import as_json, provenance_path, read_json, write_json, write_provenance
-from anoclip_anomalib.submission.work_folder import open_work_folder
+from anoclip_anomalib.files import plain as as_json
+from anoclip_anomalib.submission.provenance import open_work_folder, provenance_path, read_json, write_json, write_provenance
 from anoclip_anomalib.versions import commit, machine, versions, weights_digest
 
 

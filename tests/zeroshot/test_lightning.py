@@ -11,7 +11,7 @@ from torch import nn
 from anoclip_anomalib import AnoClip
 from anoclip_anomalib.clip import VisualEncoder, load_clip
 from anoclip_anomalib.zeroshot.features import Features
-from anoclip_anomalib.zeroshot.lightning import COMPONENTS, ZeroShotClip
+from anoclip_anomalib.zeroshot.lightning import COMPONENTS, ZeroShotClip, taken_by
 from anoclip_anomalib.zeroshot.method import MethodFacts, weights_digest
 from anoclip_anomalib.zeroshot.tiling import plan_tiles
 from tests.anoclip.test_lightning_model import engine, mvtec, raw_scores, root  # noqa: F401
@@ -160,3 +160,11 @@ def test_the_frozen_encoder_is_not_trained(anoclip):
     assert model.configure_optimizers() is None
     assert model.val_dataloader() == []
     assert not [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def test_a_constructors_arguments_reach_its_model() -> None:
+    assert taken_by(lambda a, b=0: None, {"a": 1, "c": 3}) == {"a": 1}
+    given = {"smoothing": 5, "views": 22, "text_mean": "after_norm", "encode_batch_size": 7, "image_size": (64, 128)}
+    model = AnoClip(backbone="demo", **given).model
+    reached = (model.smoothing, 1 + len(model.view_functions), model.text_mean, model.encode_batch_size, model.image_size)
+    assert reached == tuple(given.values())

@@ -1,25 +1,25 @@
 """Write a report from a results folder."""
 
 import json
-from importlib.resources import files
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jinja2
+from markupsafe import Markup
 
-from anoclip_anomalib.comparison.report import charts, intervals, pictures, text
+from anoclip_anomalib.comparison.report import charts, intervals, pictures, tables, text
 from anoclip_anomalib.comparison.report.quoted import Quoted, load_quoted
-from anoclip_anomalib.comparison.report.tables import MEAN, METRIC_TITLES, Table, build_table, mean_curve, speed_of
+from anoclip_anomalib.comparison.report.tables import MEAN, METRIC_TITLES, Table, distinct
 from anoclip_anomalib.comparison.run.folder import ResultsError, ResultsFolder
-from anoclip_anomalib.comparison.run.provenance import FACTS
 from anoclip_anomalib.comparison.suite.catalogue import constant_categories, find_class
 from anoclip_anomalib.files import atomic_write
 
 FEW = 20  # normal images; a threshold from fewer is worth a warning
-SHOWN_FACTS = (
-    "class", "callbacks", "learning type", "image size", "resize", "smoothing", "image score",
-    "image threshold", "pixel threshold", "reference images", "weights (SHA-256)", "versions", "commit", "hardware", "note",
-)  # fmt: skip
+DIFFERENT: dict[str, Callable[[dict], Any]] = {
+    "commits": lambda provenance: provenance["commit"],
+    "machines, speed is not comparable": lambda provenance: provenance["hardware"].get("processor"),
+}
 FACT_TITLES = {
     "auxiliary_data": "auxiliary training data",
     "category_data": "sees of the category",
@@ -52,57 +52,36 @@ def build_report(
     rows, faults = folder.rows()
     if not rows:
         raise ResultsError(f"{folder.path} has no results yet")
-    tables = [
-        build_table(data, suite["models"], categories, rows, len(suite["seeds"])) for data, categories in suite["data"].items()
-    ]
-    quotes = {table.data: _quotes(rows, table, quoted_file) for table in tables} if quoted else {}
-    models = [_model_facts(rows, model) for model in suite["models"]]
-    notes = _notes(suite, rows, faults)
-    sure = {table.data: intervals.estimates(rows, table) for table in tables}
+    models, seeds = suite["models"], len(suite["seeds"])
+    every = [tables.build_table(data, models, places, rows, seeds) for data, places in suite["data"].items()]
     context = {
         "title": suite["name"],
         "description": suite.get("description", ""),
         "suite": suite,
-        "notes": notes,
-        "tables": tables,
-        "quotes": quotes,
-        "titles": METRIC_TITLES,
-        "mean": MEAN,
-        "models": models,
+        "notes": _notes(suite, rows, faults),
+        "tables": every,
+        "quotes": {table.data: _quotes(rows, table, quoted_file) for table in every} if quoted else {},
+        "models": [_model_facts(rows, model) for model in models],
         "facts": FACT_TITLES,
         "failed": [row for row in rows if row["status"] == "failed"],
-        "grids": {table.data: pictures.grid(folder.path, rows, table.models, table.data) for table in tables},
-        "charts": {table.data: _charts(table, rows) for table in tables},
-        "estimates": sure,
-        "measures": intervals.MEASURES,
-        "method_words": text.METHOD,
-        "defects": {table.data: intervals.per_defect(rows, table) for table in tables},
-        "shown_facts": SHOWN_FACTS,
-        "percent": text.percent,
-        "p_text": text.p_text,
+        "grids": {table.data: pictures.grid(folder.path, rows, table.models, table.data) for table in every},
+        "charts": {table.data: _charts(table, rows) for table in every},
+        "estimates": {table.data: intervals.estimates(rows, table) for table in every},
+        "defects": {table.data: intervals.per_defect(rows, table) for table in every},
+        "shown_facts": [*SHOWN_FACTS, "note"],
+        "speed_names": list(tables.SPEED),
         "colour": charts.colour,
     }
-    target = Path(output) if output else folder.path
-    written = {
-        "report.html": render_html(context),
-        "report.md": text.markdown(suite["name"], tables, quotes, _flat_models(models), notes, sure),
-        "jobs.csv": text.csv_text(rows),
-        "tables.tex": text.latex(tables, quotes),
-    }
-    for name, content in written.items():
-        with atomic_write(target / name) as temporary:
-            temporary.write_text(content, encoding="utf-8")
-    return [target / name for name in written]
-
-
-def render_html(context: dict[str, Any]) -> str:
-    """Fill the template; everything from data is escaped."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    here = files(__package__)
-    template = environment.from_string(here.joinpath("report.html.jinja").read_text(encoding="utf-8"))
     for name in ("report.css", "report.js"):
-        context[name.replace(".", "_")] = jinja2.utils.markupsafe.Markup(here.joinpath(name).read_text(encoding="utf-8"))
-    return template.render(context)
+        context[name.replace(".", "_")] = Markup(Path(__file__).with_name(name).read_text(encoding="utf-8"))
+    target = Path(output) if output else folder.path
+    written = {name: text.render(f"{name}.jinja", **context) for name in ("report.html", "report.md", "tables.tex")}
+    written["jobs.csv"] = text.csv_text(rows)
+    names = ("report.html", "report.md", "jobs.csv", "tables.tex")
+    for name in names:
+        with atomic_write(target / name) as temporary:
+            temporary.write_text(written[name], encoding="utf-8")
+    return [target / name for name in names]
 
 
 def _quotes(rows: list[dict], table: Table, path: str | Path | None) -> list[Quoted]:
@@ -116,80 +95,55 @@ def _quotes(rows: list[dict], table: Table, path: str | Path | None) -> list[Quo
 
 
 def _notes(suite: dict, rows: list[dict], faults: list[str]) -> list[str]:
-    done = sum(row["status"] == "done" for row in rows)
-    failed = sum(row["status"] == "failed" for row in rows)
-    notes = [f"{done} of {len(suite['jobs'])} jobs done, {failed} failed; seeds: {', '.join(map(str, suite['seeds']))}"]
-    protocol = suite["protocol"]
-    notes.append(
+    done = [row for row in rows if row["status"] == "done"]
+    seeds, original = ", ".join(map(str, suite["seeds"])), suite["protocol"]["resolution"] == "original"
+    notes = [
+        f"{len(done)} of {len(suite['jobs'])} jobs done, {len(rows) - len(done)} failed; seeds: {seeds}",
         f"All models are measured on their raw scores, before any normalisation; maps and masks are compared at "
-        f"{'the size of the original images' if protocol['resolution'] == 'original' else 'the size of each model’s maps'}."
-    )
-    if len({json.dumps(row["map_size"]) for row in rows if row["status"] == "done"}) > 1 and protocol["resolution"] == "model":
+        f"{'the size of the original images' if original else 'the size of each model’s maps'}.",
+    ]
+    if len({json.dumps(row["map_size"]) for row in done}) > 1 and not original:
         notes.append("The models' maps differ in size, so pixel metrics are not strictly comparable; use resolution: original.")
-    few = sorted({row["counts"].get("reference_images", 0) for row in rows if row["status"] == "done"})
-    few = [count for count in few if 0 < count < FEW]
+    few = sorted({count for row in done if 0 < (count := row["counts"].get("reference_images", 0)) < FEW})
     if few:
-        notes.append(f"Thresholds rest on {_range(few)} normal images only: figures at a threshold are uncertain.")
-    loads = [row["speed"].get("other_load") or 0.0 for row in rows if row["status"] == "done"]
-    if max(loads, default=0.0) > 0.5:
-        notes.append(f"Other programs kept up to {max(loads):.1f} CPU cores busy while jobs ran: times are too long.")
-    if any("images" not in row for row in rows if row["status"] == "done"):
+        between = " to ".join(map(str, dict.fromkeys([few[0], few[-1]])))
+        notes.append(f"Thresholds rest on {between} normal images only: figures at a threshold are uncertain.")
+    load = max((row["speed"].get("other_load") or 0.0 for row in done), default=0.0)
+    if load > 0.5:
+        notes.append(f"Other programs kept up to {load:.1f} CPU cores busy while jobs ran: times are too long.")
+    if any("images" not in row for row in done):
         notes.append("Some rows keep no scores of single images (made by an older version): they have no intervals.")
-    for versions in _different(rows, lambda row: row["provenance"]["commit"]):
-        notes.append(f"Rows come from different commits: {versions}")
-    for processors in _different(rows, lambda row: row["provenance"]["hardware"].get("processor")):
-        notes.append(f"Rows come from different machines, speed is not comparable: {processors}")
+    for words, read in DIFFERENT.items():
+        values = sorted({str(read(row["provenance"])) for row in done})
+        notes += [f"Rows come from different {words}: {', '.join(values)}"] if len(values) > 1 else []
     return notes + [f"Left out: {fault}" for fault in faults]
-
-
-def _different(rows: list[dict], read: Any) -> list[str]:
-    values = sorted({str(read(row)) for row in rows if row["status"] == "done"})
-    return [", ".join(values)] if len(values) > 1 else []
 
 
 def _model_facts(rows: list[dict], model: str) -> dict[str, Any]:
     """A model's line in the provenance table, from its rows; differing entries are listed side by side."""
     own = [row for row in rows if row["job"]["model"] == model and row["status"] == "done"]
-
-    def each(read: Any) -> str:
-        return "; ".join(dict.fromkeys(str(read(row)) for row in own)) or "no result"
-
-    provenance: dict[str, str] = {fact: each(lambda row, fact=fact: _yes(row["provenance"]["method"][fact])) for fact in FACTS}
-    pre = lambda name: each(lambda row: row["provenance"]["preprocessing"].get(name))  # noqa: E731
+    shown = {title: distinct(own, read) or "no result" for title, read in SHOWN_FACTS.items()}
+    shown["weights (SHA-256)"] = _digests(own)
     return {
         "name": model,
-        "facts": provenance,
-        "class": each(lambda row: row["provenance"]["config"]["model"]["spec"]["class_path"]),
-        "callbacks": each(_callbacks),
-        "learning type": each(lambda row: row["provenance"]["learning_type"]),
-        "image size": pre("image_size"),
-        "resize": pre("resize"),
-        "smoothing": pre("smoothing"),
-        "image score": each(lambda row: row["image_score"]),
-        "image threshold": each(lambda row: row["thresholds"]["image"]["rule"]),
-        "pixel threshold": each(lambda row: row["thresholds"]["pixel"]["rule"]),
-        "reference images": each(lambda row: row["counts"].get("reference_images", 0)),
-        "weights (SHA-256)": _digests(own),
-        "versions": each(lambda row: ", ".join(f"{k} {v}" for k, v in row["provenance"]["versions"].items())),
-        "commit": each(lambda row: row["provenance"]["commit"]),
-        "hardware": each(lambda row: _hardware(row)),
-        "note": "; ".join(dict.fromkeys(row["provenance"]["note"] for row in own if row["provenance"].get("note"))),
-        "speed": speed_of(own, model),
+        "facts": {fact: distinct(own, partial(_stated, fact)) or "no result" for fact in FACT_TITLES},
+        **shown,
+        "note": distinct([row for row in own if row["provenance"].get("note")], lambda row: row["provenance"]["note"]),
+        "speed": tables.speed_of(own, model),
     }
 
 
-def _range(counts: list[int]) -> str:
-    return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+def _stated(fact: str, row: dict) -> str:
+    value = row["provenance"]["method"][fact]
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
 def _callbacks(row: dict) -> str:
-    specs = row["provenance"]["config"]["model"]["callbacks"]
-    shown = [f"{spec['class_path'].rpartition('.')[2]}({_arguments(spec['init_args'])})" for spec in specs]
+    shown = []
+    for spec in row["provenance"]["config"]["model"]["callbacks"]:
+        arguments = ", ".join(f"{key}={value}" for key, value in spec["init_args"].items())
+        shown.append(f"{spec['class_path'].rpartition('.')[2]}({arguments})")
     return ", ".join(shown) or "none"
-
-
-def _arguments(init_args: dict) -> str:
-    return ", ".join(f"{key}={value}" for key, value in init_args.items())
 
 
 def _digests(rows: list[dict]) -> str:
@@ -204,43 +158,43 @@ def _hardware(row: dict) -> str:
     return f"{hardware.get('gpu') or hardware.get('processor')}, {speed['device']}, {speed['threads']} threads"
 
 
-def _yes(value: Any) -> str:
-    return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
-
-
-def _flat_models(models: list[dict]) -> list[dict[str, Any]]:
-    flat = []
-    for model in models:
-        line = {key: value for key, value in model.items() if key not in ("facts", "speed")}
-        line |= {FACT_TITLES[fact]: value for fact, value in model["facts"].items()}
-        line |= {key: "n/a" if value is None else f"{value:.4g}" for key, value in model["speed"].items()}
-        flat.append(line)
-    return flat
+SHOWN_FACTS: dict[str, Callable[[dict], Any]] = {  # title -> what stands there for a row
+    "class": lambda row: row["provenance"]["config"]["model"]["spec"]["class_path"],
+    "callbacks": _callbacks,
+    "learning type": lambda row: row["provenance"]["learning_type"],
+    "image size": lambda row: row["provenance"]["preprocessing"].get("image_size"),
+    "resize": lambda row: row["provenance"]["preprocessing"].get("resize"),
+    "smoothing": lambda row: row["provenance"]["preprocessing"].get("smoothing"),
+    "image score": lambda row: row["image_score"],
+    "image threshold": lambda row: row["thresholds"]["image"]["rule"],
+    "pixel threshold": lambda row: row["thresholds"]["pixel"]["rule"],
+    "reference images": lambda row: row["counts"].get("reference_images", 0),
+    "weights (SHA-256)": lambda row: row["provenance"]["weights_digest"],
+    "versions": lambda row: ", ".join(f"{name} {version}" for name, version in row["provenance"]["versions"].items()),
+    "commit": lambda row: row["provenance"]["commit"],
+    "hardware": _hardware,
+}
 
 
 def _charts(table: Table, rows: list[dict]) -> dict[str, Any]:
     """Drawings of a data set: curves of the mean and of each category with its histograms (first seed), speed and accuracy."""
-    first = {(row["job"]["model"], row["job"]["category"]): row for row in pictures.first_seed_rows(rows, table.data)}
+    first = tables.first_seed_rows(rows, table.data)
     mean: dict[str, dict[str, Any]] = {model: {} for model in table.models}
     for name, (*_, limit, start) in charts.CURVES.items():
         for model in table.models:
             own = [row["curves"][name] for (of, _), row in first.items() if of == model and name in row["curves"]]
             if own:
-                mean[model][name] = mean_curve(own, limit, start)
+                mean[model][name] = tables.mean_curve(own, limit, start)
     categories: dict[str, dict[str, list]] = {}
     for category in dict.fromkeys(category for _, category in first):
         found = {model: first[model, category] for model in table.models if (model, category) in first}
         drawn = [charts.histogram_chart(m, found[m]["histogram"], i) for i, m in enumerate(table.models) if m in found]
-        curves = {model: row["curves"] for model, row in found.items()} if len(table.categories) > 1 else {}
-        categories[category] = {
-            "curves": charts.curve_charts(table.models, curves),
-            "histograms": [chart for chart in drawn if chart is not None],
-        }
-    seconds = {model: speed_of(rows, model, table.data)["median_s"] for model in table.models}
+        curves = {model: row["curves"] for model, row in found.items() if len(table.categories) > 1}
+        categories[category] = {"curves": charts.curve_charts(table.models, curves), "histograms": list(filter(None, drawn))}
+    seconds = {model: tables.speed_of(rows, model, table.data)["median_s"] for model in table.models}
     speed = {}
     for name in table.metrics:
         points = [(i, m, seconds[m], table.cells[m][MEAN][name].value) for i, m in enumerate(table.models)]
-        chart = charts.speed_chart(points, METRIC_TITLES[name])
-        if chart is not None:
-            speed[METRIC_TITLES[name]] = chart
-    return {"mean": charts.curve_charts(table.models, mean), "categories": categories, "speed": speed}
+        speed[METRIC_TITLES[name]] = charts.speed_chart(points, METRIC_TITLES[name])
+    shown = {title: chart for title, chart in speed.items() if chart is not None}
+    return {"mean": charts.curve_charts(table.models, mean), "categories": categories, "speed": shown}

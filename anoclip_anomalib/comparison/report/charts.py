@@ -4,7 +4,9 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
+
+from anoclip_anomalib.comparison.report.text import render
 
 COLOURS = ("#3b82f6", "#ef7d0a", "#16a34a", "#d946ef", "#e11d48", "#0ea5a4", "#a16207", "#7c5cff", "#64748b", "#b45309")
 LEFT, RIGHT, TOP, BOTTOM = 45, 350, 10, 215  # of the plot in a box of 372 x 260
@@ -40,16 +42,13 @@ def curve_charts(models: list[str], entries: dict[str, dict[str, Any]]) -> list[
         lines = []
         for index, model in enumerate(models):
             curve = entries.get(model, {}).get(name)
-            if curve is None:
-                continue
-            points = [(x_at(x), y_at(y)) for x, y in zip(curve["x"], curve["y"], strict=True) if x <= limit * 1.0001]
-            dash = "" if index < len(COLOURS) else ' stroke-dasharray="5 3"'
-            path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
-            style = f'fill="none" stroke="{colour(index)}" stroke-width="2"{dash}'
-            lines.append(f'<path d="{path}" {style}><title>{escape(model)}</title></path>')
+            if curve is not None:
+                inside = [(x, y) for x, y in zip(curve["x"], curve["y"], strict=True) if x <= limit * 1.0001]
+                points = [(x_at(x), y_at(y)) for x, y in inside]
+                lines.append({"model": model, "colour": colour(index), "dashed": index >= len(COLOURS), "points": points})
         if lines:
-            x_ticks = _ticks(0, limit, 3 if limit < 1 else 5, 1)
-            charts.append(_frame(title, x_title, y_title, x_ticks, _ticks(0, 1, 5, 1), x_at, y_at, lines))
+            x_ticks = _ticks(x_at, 0, limit, 3 if limit < 1 else 5, 1)
+            charts.append(_chart(title, x_title, y_title, x_ticks, _ticks(y_at, 0, 1, 5, 1), lines=lines))
     return charts
 
 
@@ -62,15 +61,14 @@ def histogram_chart(model: str, histogram: dict[str, Any], index: int) -> Markup
     top = max(max(share) for share in shares) or 1.0
     y_at, width = _linear(0, top, BOTTOM, TOP), (RIGHT - LEFT) / len(shares[0])
     bars = [
-        f'<rect x="{LEFT + k * width:.1f}" width="{width:.1f}" y="{y_at(share):.1f}" height="{BOTTOM - y_at(share):.1f}" '
-        f'fill="{fill}" fill-opacity=".62"/>'
+        (LEFT + k * width, y_at(share), width, BOTTOM - y_at(share), fill)
         for fill, part in (("#8a94a0", shares[0]), (colour(index), shares[1]))
         for k, share in enumerate(part)
         if share
     ]
     digits = max(1, min(6, math.ceil(-math.log10((high - low) or 1)) + 1))
-    x_at = _linear(low, high, LEFT, RIGHT)
-    return _frame(model, "image score", "share of images", _ticks(low, high, 4, digits), _ticks(0, top, 4, 2), x_at, y_at, bars)
+    x_ticks = _ticks(_linear(low, high, LEFT, RIGHT), low, high, 4, digits)
+    return _chart(model, "image score", "share of images", x_ticks, _ticks(y_at, 0, top, 4, 2), bars=bars)
 
 
 def speed_chart(points: Iterable[tuple[int, str, float | None, float | None]], title: str) -> Markup | None:
@@ -99,11 +97,10 @@ def speed_chart(points: Iterable[tuple[int, str, float | None, float | None]], t
         width = 6.3 * len(model)
         left, baseline = _free_place(x, y, width, taken)
         taken.append((left, baseline - 10, left + width, baseline + 3))
-        marks.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{colour(i)}"/>')
-        marks.append(f'<text x="{left:.1f}" y="{baseline:.1f}">{escape(model)}</text>')
-    x_ticks = [(float(power), f"{10.0**power:g}") for power in range(low, high + 1)]
-    y_ticks = _ticks(bottom, top, max(1, round((top - bottom) / step)), 0)
-    return _frame(title, "milliseconds per image (median, logarithmic)", title, x_ticks, y_ticks, x_at, y_at, marks)
+        marks.append({"model": model, "colour": colour(i), "x": x, "y": y, "left": left, "baseline": baseline})
+    x_ticks = [(x_at(power), f"{10.0**power:g}") for power in range(low, high + 1)]
+    y_ticks = _ticks(y_at, bottom, top, max(1, round((top - bottom) / step)), 0)
+    return _chart(title, "milliseconds per image (median, logarithmic)", title, x_ticks, y_ticks, marks=marks)
 
 
 def _free_place(x: float, y: float, width: float, taken: list[tuple[float, float, float, float]]) -> tuple[float, float]:
@@ -128,27 +125,13 @@ def _linear(low: float, high: float, start: float, end: float) -> Axis:
     return lambda value: start + (value - low) / ((high - low) or 1) * (end - start)
 
 
-def _ticks(low: float, high: float, count: int, digits: int) -> Ticks:
+def _ticks(axis: Axis, low: float, high: float, count: int, digits: int) -> Ticks:
     values = [low + (high - low) * i / count for i in range(count + 1)]
-    return [(value, f"{value:.{digits}f}") for value in values]
+    return [(axis(value), f"{value:.{digits}f}") for value in values]
 
 
-def _frame(
-    title: str, x_title: str, y_title: str, x_ticks: Ticks, y_ticks: Ticks, x_at: Axis, y_at: Axis, inside: list[str]
-) -> Markup:
-    parts = [f'<figure class="chart"><figcaption>{escape(title)}</figcaption>']
-    parts.append(
-        f'<svg viewBox="0 0 372 260" role="img" aria-label="{escape(title)}: {escape(y_title)} over {escape(x_title)}">'
-    )
-    for value, label in x_ticks:
-        x = x_at(value)
-        parts.append(f'<path class="gridline" d="M{x:.1f} {TOP}V{BOTTOM}"/><text x="{x:.1f}" y="230" class="m">{label}</text>')
-    for value, label in y_ticks:
-        y = y_at(value)
-        parts.append(
-            f'<path class="gridline" d="M{LEFT} {y:.1f}H{RIGHT}"/><text x="40" y="{y + 4:.1f}" class="e">{label}</text>'
-        )
-    parts.append(f'<path class="axis" d="M{LEFT} {TOP}V{BOTTOM}H{RIGHT}"/>')
-    parts.append(f'<text x="197" y="250" class="m">{escape(x_title)}</text>')
-    parts.append(f'<text class="m" transform="translate(11 112) rotate(-90)">{escape(y_title)}</text>')
-    return Markup("".join([*parts, *inside, "</svg></figure>"]))
+def _chart(title: str, x_title: str, y_title: str, x_ticks: Ticks, y_ticks: Ticks, **inside: Any) -> Markup:
+    """Axes with their titles, and inside them `lines`, `bars` or `marks`."""
+    place = {"left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM, "lines": (), "bars": (), "marks": ()}
+    words = {"title": title, "x_title": x_title, "y_title": y_title, "x_ticks": x_ticks, "y_ticks": y_ticks}
+    return Markup(render("chart.html.jinja", **place | words | inside))

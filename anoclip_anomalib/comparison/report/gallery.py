@@ -1,21 +1,24 @@
 """A gallery of a comparison's images, masks and heatmaps as one HTML file that opens offline."""
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from anoclip_anomalib.comparison.report.pictures import first_seed_rows, square
-from anoclip_anomalib.comparison.run.folder import ResultsError, ResultsFolder, picture_stem
+from anoclip_anomalib.comparison.report.pictures import Strips, data_uri, outlined
+from anoclip_anomalib.comparison.report.tables import MEAN, distinct, first_seed_rows
+from anoclip_anomalib.comparison.report.text import render
+from anoclip_anomalib.comparison.run.folder import ResultsError, ResultsFolder
 from anoclip_anomalib.files import atomic_write
 
-MEAN = "mean"
+FACTS: dict[str, Any] = {  # how the figures came about, as far as rows tell
+    "weights (SHA-256)": lambda row: row["provenance"]["weights_digest"],
+    "image size": lambda row: row["provenance"]["preprocessing"].get("image_size"),
+    "versions": lambda row: ", ".join(f"{name} {value}" for name, value in row["provenance"]["versions"].items()),
+}
 
 
 @dataclass(frozen=True)
@@ -84,14 +87,8 @@ def write_gallery(gallery: Gallery, path: str | Path, *, side: int = 160) -> Pat
     Raises:
         ValueError: If a map is not two-dimensional or not finite.
     """
-    environment = Environment(
-        loader=FileSystemLoader(str(files(__package__))), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    page = environment.get_template("gallery.html.jinja").render(
-        gallery=gallery,
-        table=_table(gallery.rows),
-        sections=[_section(category, items, side) for category, items in gallery.items.items()],
-    )
+    sections = [_section(category, items, side) for category, items in gallery.items.items()]
+    page = render("gallery.html.jinja", gallery=gallery, table=_table(gallery.rows), sections=sections)
     with atomic_write(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return Path(path)
@@ -126,64 +123,45 @@ def gallery_of(
     items: dict[str, list[GalleryItem]] = {}
     table: list[MetricRow] = []
     for data, categories in suite["data"].items():
-        own = {(row["job"]["category"], row["job"]["model"]): row for row in first_seed_rows(rows, data)}
+        first = first_seed_rows(rows, data)
         for category in categories:
             name = category if len(suite["data"]) == 1 else f"{data} / {category}"
-            found = {model: own[category, model] for model in suite["models"] if (category, model) in own}
-            items[name] = _items(folder.path, data, category, found, each)
+            found = {model: first[model, category] for model in suite["models"] if (model, category) in first}
+            items[name] = _items(Strips(folder.path), found, each)
             table += [_metric_row(name, model, [row], metrics) for model, row in found.items()]
     means = [(model, [row for row in rows if row["job"]["model"] == model]) for model in suite["models"]]
     table += [_metric_row(MEAN, model, own, metrics) for model, own in means if own]
     shown = {name: some for name, some in items.items() if some}
-    return Gallery(title, notice, shown, table, _facts(rows) | dict(facts or {}), suite["protocol"]["resolution"])
+    known = {title: distinct(rows, read) for title, read in FACTS.items()}
+    return Gallery(title, notice, shown, table, known | dict(facts or {}), suite["protocol"]["resolution"])
 
 
 def _metric_row(category: str, model: str, rows: Sequence[dict[str, Any]], metrics: Mapping[str, str]) -> MetricRow:
     """Figures of a model, their mean over several rows; NaN where one of them is undefined."""
-    found = {title: [row["metrics"][name] for row in rows] for title, name in metrics.items()}
-    values = {title: float("nan") if None in own else float(np.mean(own)) for title, own in found.items()}
-    return MetricRow(category, model, values)
+    found = {title: np.array([row["metrics"][name] for row in rows], dtype=np.float64) for title, name in metrics.items()}
+    return MetricRow(category, model, {title: float(np.mean(values)) for title, values in found.items()})
 
 
-def _items(folder: Path, data: str, category: str, rows: dict[str, dict[str, Any]], each: int) -> list[GalleryItem]:
+def _items(strips: Strips, rows: dict[str, dict[str, Any]], each: int) -> list[GalleryItem]:
     """Images that all models kept, normal ones first."""
-    kept = {model: {sample[0]: index for index, sample in enumerate(row["samples"])} for model, row in rows.items()}
-    common = sorted(set.intersection(*(set(paths) for paths in kept.values()))) if kept else []
+    kept = {model: {path: score for path, _, score, _ in row["samples"]} for model, row in rows.items()}
     kinds: dict[str, list[str]] = {}
-    for path in common:
+    for path in sorted(set.intersection(*map(set, kept.values()))) if kept else []:
         kinds.setdefault(Path(path).parent.name, []).append(path)
-    strips: dict[Path, np.ndarray | None] = {}
-    stem = f"{folder / 'pictures' / picture_stem(data, category)}"
     items = []
     for kind in sorted(kinds, key=lambda name: (name != "good", name)):
         for path in kinds[kind][:each]:
-            place = next(iter(kept.values()))[path]
-            image, mask = square(strips, Path(f"{stem}-images.jpg"), place), square(strips, Path(f"{stem}-masks.png"), place)
+            image, mask = strips.image_and_mask(next(iter(rows.values())), path)
             maps = {}
             for model, row in rows.items():
-                heat = square(strips, folder / "pictures" / f"{row['id']}.png", kept[model][path])
+                heat = strips.heatmap(row, path)
                 low, high = row.get("map_scale") or (0.0, 1.0)  # rows of earlier versions do not tell
                 if heat is not None:
                     maps[model] = low + heat.astype(np.float32) / 255 * (high - low)
             if image is not None and maps:
-                image = image if image.ndim == 3 else np.repeat(image[..., None], 3, 2)
-                scores = {model: row["samples"][kept[model][path]][2] for model, row in rows.items()}
-                name = f"{kind}/{Path(path).stem}"
-                items.append(GalleryItem(name, image, None if mask is None else mask > 127, maps, scores))
+                scores = {model: own[path] for model, own in kept.items()}
+                items.append(GalleryItem(f"{kind}/{Path(path).stem}", image, mask, maps, scores))
     return items
-
-
-def _facts(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """How the figures came about, as far as rows tell."""
-
-    def each(read: Any) -> str:
-        return "; ".join(dict.fromkeys(str(read(row["provenance"])) for row in rows))
-
-    return {
-        "weights (SHA-256)": each(lambda provenance: provenance["weights_digest"]),
-        "image size": each(lambda provenance: provenance["preprocessing"].get("image_size")),
-        "versions": each(lambda provenance: ", ".join(f"{name} {value}" for name, value in provenance["versions"].items())),
-    }
 
 
 def colour_range(maps: Sequence[np.ndarray]) -> tuple[float, float]:
@@ -220,44 +198,25 @@ def heatmap_overlay(image: np.ndarray, anomaly_map: np.ndarray, low: float, high
 def _section(category: str, items: Sequence[GalleryItem], side: int) -> dict:
     variants = list(dict.fromkeys(variant for item in items for variant in item.maps))
     ranges = {variant: colour_range([item.maps[variant] for item in items if variant in item.maps]) for variant in variants}
-    return {
-        "category": category,
-        "ranges": ranges,
-        "entries": [_entry(item, ranges, side) for item in items],
-    }
+    return {"category": category, "ranges": ranges, "entries": [_entry(item, ranges, side) for item in items]}
 
 
 def _entry(item: GalleryItem, ranges: Mapping[str, tuple[float, float]], side: int) -> dict:
-    image = _shrink(item.image, side)
-    height, width = image.shape[:2]
-    mask = None
-    if item.mask is not None and item.mask.any():
-        mask = cv2.resize(item.mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
-    pictures = [("image", _embed(image), "")]
-    shown = np.zeros((height, width, 3), np.uint8) if mask is None else np.repeat(255 * mask[..., None], 3, 2)
-    pictures.append(("mask", _embed(shown, ".png"), "" if mask is not None else "no defect"))
-    for variant, anomaly_map in item.maps.items():
-        overlay = np.ascontiguousarray(heatmap_overlay(image, anomaly_map, *ranges[variant]))
-        if mask is not None:
-            contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-            cv2.drawContours(overlay, contours, -1, (255, 255, 255), 1)
-        score = item.scores.get(variant)
-        pictures.append((variant, _embed(overlay), "" if score is None else f"{score:.4f}"))
-    return {"name": item.name, "defective": mask is not None, "pictures": pictures}
-
-
-def _shrink(image: np.ndarray, side: int) -> np.ndarray:
-    height, width = image.shape[:2]
+    height, width = item.image.shape[:2]
     factor = side / max(height, width)
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
-
-
-def _embed(image: np.ndarray, suffix: str = ".jpg") -> str:
-    options = [cv2.IMWRITE_JPEG_QUALITY, 88] if suffix == ".jpg" else []
-    _, data = cv2.imencode(suffix, image[..., ::-1], options)
-    kind = "jpeg" if suffix == ".jpg" else "png"
-    return f"data:image/{kind};base64,{base64.b64encode(data.tobytes()).decode()}"
+    image = cv2.resize(item.image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
+    mask = np.zeros(image.shape[:2], np.uint8)
+    if item.mask is not None:
+        mask = cv2.resize(item.mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+    shown = data_uri(np.repeat(255 * mask[..., None], 3, 2), "png")
+    no_defect = "no defect" if item.mask is None or not item.mask.any() else ""
+    pictures = [("image", data_uri(image, quality=88), ""), ("mask", shown, no_defect)]
+    for variant, anomaly_map in item.maps.items():
+        overlay = outlined(heatmap_overlay(image, anomaly_map, *ranges[variant]), mask, (255, 255, 255))
+        note = f"{item.scores[variant]:.4f}" if variant in item.scores else ""
+        pictures.append((variant, data_uri(overlay, quality=88), note))
+    return {"name": item.name, "pictures": pictures}
 
 
 def _table(rows: Sequence[MetricRow]) -> dict:
@@ -267,8 +226,7 @@ def _table(rows: Sequence[MetricRow]) -> dict:
         rivals = [other for other in rows if other.category == row.category]
         cells = []
         for metric in metrics:
-            value = row.values.get(metric, float("nan"))
-            others = [rival.values.get(metric, float("nan")) for rival in rivals]
+            value, *others = (one.values.get(metric, float("nan")) for one in (row, *rivals))
             cells.append(("–" if np.isnan(value) else f"{100 * value:.1f}", min(others) < value == max(others)))
         first = rivals[0] is row
         lines.append({"category": row.category if first else "", "first": first, "variant": row.variant, "cells": cells})

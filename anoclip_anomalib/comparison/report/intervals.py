@@ -1,6 +1,5 @@
 """How sure the figures are: intervals over images, differences to the best model, and figures for each kind of defect."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -73,8 +72,7 @@ def estimates(rows: list[dict[str, Any]], table: Table) -> dict[str, dict[str, E
     Returns:
         Measure -> model -> estimate; a measure that no model has is missing.
     """
-    models = _complete(rows, table)
-    categories = list(_categories(rows, table, models))
+    models, categories = _compared_images(rows, table)
     found: dict[str, dict[str, Estimate]] = {}
     rng = np.random.default_rng(0)
     ranked = [one for one in categories if all(one.pairs.shape)]
@@ -85,7 +83,7 @@ def estimates(rows: list[dict[str, Any]], table: Table) -> dict[str, dict[str, E
 
         def delong(one: int, best: int) -> float:
             variance = covariance[one, one] + covariance[best, best] - 2 * covariance[one, best]
-            return confidence.two_sided_p(values[one] - values[best], max(variance, 0.0) if np.isfinite(variance) else variance)
+            return confidence.two_sided_p(values[one] - values[best], np.maximum(variance, 0.0))
 
         found[IMAGE] = _compared(models, values, samples, delong)
     maps = np.concatenate([one.maps for one in categories], axis=1) if categories else np.zeros((0, 0))
@@ -110,8 +108,9 @@ def per_defect(rows: list[dict[str, Any]], table: Table) -> list[Defect]:
     Returns:
         In the order of categories, then of names.
     """
-    models, found = _complete(rows, table), []
-    for one in _categories(rows, table, models):
+    models, categories = _compared_images(rows, table)
+    found = []
+    for one in categories:
         for name in sorted(set(one.defects)):
             chosen = [defect == name for defect in one.defects]
             figures: dict[str, dict[str, float]] = {IMAGE: {}, PIXEL: {}}
@@ -133,40 +132,34 @@ def _compared(models: list[str], values: np.ndarray, samples: np.ndarray, test: 
     found = {}
     for i, model in enumerate(models):
         difference = None if i == best else (float(values[i] - values[best]), float(gap_low[i]), float(gap_high[i]))
-        p = p_values.get(i)
-        p = None if p is None or not np.isfinite(p) else p
-        found[model] = Estimate(float(values[i]), float(low[i]), float(high[i]), difference, p)
+        p = p_values.get(i, np.nan)
+        found[model] = Estimate(float(values[i]), float(low[i]), float(high[i]), difference, p if np.isfinite(p) else None)
     return found
 
 
-def _done(rows: list[dict[str, Any]], table: Table, model: str, category: str) -> list[list]:
-    """The images of a model's rows on a category, sorted by path, one list for each seed."""
-    wanted = {"model": model, "data": table.data, "category": category}
-    chosen = [row for row in rows if row["status"] == "done" and wanted.items() <= row["job"].items() and row.get("images")]
-    return [sorted(row["images"], key=lambda image: (image[0], image[2])) for row in chosen]
-
-
-def _complete(rows: list[dict[str, Any]], table: Table) -> list[str]:
-    """Models that have images of every category that any model has."""
-    have = {model: {c for c in table.categories if _done(rows, table, model, c)} for model in table.models}
-    every = set().union(*have.values())
-    return [model for model in table.models if every and have[model] == every]
-
-
-def _categories(rows: list[dict[str, Any]], table: Table, models: list[str]) -> Iterator[_Category]:
-    """Categories on which all seeds of all models saw the same images."""
-    for category in table.categories:
-        runs = [_done(rows, table, model, category) for model in models]
-        names = {tuple((image[0], image[2]) for image in run) for seeds in runs for run in seeds}
+def _compared_images(rows: list[dict[str, Any]], table: Table) -> tuple[list[str], list[_Category]]:
+    """Models that have images of every category that any model has, and the categories where all their runs saw the same."""
+    runs: dict[str, dict[str, list]] = {category: {} for category in table.categories}
+    for row in rows:
+        if row["status"] == "done" and row["job"]["data"] == table.data and row.get("images"):
+            images = sorted(row["images"], key=lambda image: (image[0], image[2]))
+            runs[row["job"]["category"]].setdefault(row["job"]["model"], []).append(images)
+    runs = {category: own for category, own in runs.items() if own}
+    models = [model for model in table.models if runs and all(model in own for own in runs.values())]
+    found = []
+    for category, own in runs.items():
+        names = {tuple((image[0], image[2]) for image in run) for model in models for run in own[model]}
         if len(names) != 1:
             continue
-        paths, labels = zip(*next(iter(names)), strict=True)
-        bad = np.array(labels) == 1
+        paths, labels = map(np.array, zip(*names.pop(), strict=True))
         # Of each model (seeds, images): score and AUROC inside the map.
         scores, maps = (
-            [np.array([[image[column] for image in run] for run in seeds], dtype=np.float64) for seeds in runs]
+            [np.array([[image[column] for image in run] for run in own[model]], dtype=np.float64) for model in models]
             for column in (1, 3)
         )
-        pairs = [np.mean([confidence.pair_matrix(one, np.array(labels)) for one in seeds], axis=0) for seeds in scores]
-        defects = [PurePosixPath(path).parent.name for path, is_bad in zip(paths, bad, strict=True) if is_bad]
-        yield _Category(category, np.stack(pairs), np.stack([seeds.mean(axis=0) for seeds in maps])[:, bad], defects)
+        pairs = [np.mean([confidence.pair_matrix(one, labels) for one in seeds], axis=0) for seeds in scores]
+        defects = [PurePosixPath(path).parent.name for path in paths[labels == 1]]
+        found.append(
+            _Category(category, np.stack(pairs), np.stack([one.mean(axis=0) for one in maps])[:, labels == 1], defects)
+        )
+    return models, found

@@ -2,7 +2,9 @@
 
 import base64
 import io
+from collections import Counter, defaultdict
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from anoclip_anomalib.comparison.report.tables import first_seed_rows
 from anoclip_anomalib.comparison.run.folder import picture_stem
 
 
@@ -30,116 +33,99 @@ def choose(rows: list[dict[str, Any]], models: list[str], data: str, each: int =
     Quality is how right a model is on an image (see row.image_quality): best and worst by the mean over models, disputed by
     the spread. Of several seeds the first counts. Images of different categories are preferred.
     """
-    found: dict[tuple[str, str], dict[str, float]] = {}
+    found: defaultdict[tuple[str, str], dict[str, float]] = defaultdict(dict)
     labels: dict[tuple[str, str], int] = {}
-    for row in first_seed_rows(rows, data):
+    for (model, category), row in first_seed_rows(rows, data).items():
         for path, label, _, quality in row.get("samples", []):
             if quality is not None:
-                key = (row["job"]["category"], path)
-                found.setdefault(key, {})[row["job"]["model"]] = quality
-                labels[key] = label
-    wanted = [model for model in models if any(model in quality for quality in found.values())]
-    complete = {key: quality for key, quality in found.items() if all(model in quality for model in wanted)}
+                found[category, path][model], labels[category, path] = quality, label
+    wanted = set().union(*found.values())
+    complete = {key: quality for key, quality in found.items() if wanted <= quality.keys()}
     mean = {key: float(np.mean(list(quality.values()))) for key, quality in complete.items()}
     spread = {key: float(np.ptp(list(quality.values()))) for key, quality in complete.items()}
-    orders = [
-        ("worst", sorted(complete, key=lambda key: (mean[key], key))),
-        ("disputed", sorted(complete, key=lambda key: (-spread[key], key)) if len(wanted) > 1 else []),
-        ("best", sorted(complete, key=lambda key: (-labels[key], -mean[key], key))),
-    ]
-    chosen: list[Choice] = []
-    taken: set[tuple[str, str]] = set()
-    for reason, order in orders:
-        if reason == "disputed":
-            order = [key for key in order if spread[key] > 0]
-        for key in _spread_over_categories([key for key in order if key not in taken], each):
-            taken.add(key)
-            chosen.append(Choice(reason, key[0], key[1], labels[key], complete[key]))
-    return sorted(chosen, key=lambda choice: ("best", "worst", "disputed").index(choice.reason))
+    orders = {
+        "worst": sorted(complete, key=lambda key: (mean[key], key)),
+        "disputed": sorted((key for key in complete if spread[key] > 0), key=lambda key: (-spread[key], key)),
+        "best": sorted(complete, key=lambda key: (-labels[key], -mean[key], key)),
+    }
+    chosen: dict[tuple[str, str], Choice] = {}
+    for reason, order in orders.items():
+        for key in _spread_over_categories([key for key in order if key not in chosen], each):
+            chosen[key] = Choice(reason, *key, labels[key], complete[key])
+    return sorted(chosen.values(), key=lambda choice: ("best", "worst", "disputed").index(choice.reason))
 
 
 def _spread_over_categories(order: list[tuple[str, str]], count: int) -> list[tuple[str, str]]:
     """The first `count`, but no category twice before all had their turn."""
-    seen: dict[str, int] = {}
+    seen: Counter[str] = Counter()
     turns = []
-    for place, key in enumerate(order):
-        turn = seen.get(key[0], 0)
-        seen[key[0]] = turn + 1
-        turns.append((turn, place, key))
-    return [key for _, _, key in sorted(turns)[:count]]
-
-
-def first_seed_rows(rows: list[dict[str, Any]], data: str) -> list[dict[str, Any]]:
-    """Finished rows of a data set, of each model and category the one with the smallest seed."""
-    first: dict[tuple[str, str], dict] = {}
-    for row in rows:
-        job = row["job"]
-        if row["status"] == "done" and job["data"] == data:
-            key = (job["model"], job["category"])
-            if key not in first or job["seed"] < first[key]["job"]["seed"]:
-                first[key] = row
-    return list(first.values())
+    for category, path in order:
+        turns.append((seen[category], (category, path)))
+        seen[category] += 1
+    return [key for _, key in sorted(turns, key=lambda turn: turn[0])[:count]]
 
 
 def grid(folder: Path, rows: list[dict[str, Any]], models: list[str], data: str, each: int = 4) -> list[dict[str, Any]]:
     """Rows of the grid with pictures as data URIs: photograph, mask, and each model's map laid over the photograph."""
-    by_job = {(row["job"]["model"], row["job"]["category"]): row for row in first_seed_rows(rows, data)}
-    strips: dict[Path, np.ndarray | None] = {}
-    result = []
+    first, strips, shown = first_seed_rows(rows, data), Strips(folder), []
     for choice in choose(rows, models, data, each):
-        owners = {model: by_job[model, choice.category] for model in models if (model, choice.category) in by_job}
-        any_row = next(iter(owners.values()))
-        stem = folder / "pictures" / picture_stem(data, choice.category)
-        paths = [path for path, *_ in any_row["samples"]]
-        image = square(strips, Path(f"{stem}-images.jpg"), paths.index(choice.path))
-        masks = folder / "pictures" / f"{any_row['id']}-masks.png"
-        masks = masks if masks.exists() else Path(f"{stem}-masks.png")  # older folders: one file for all models
-        mask = square(strips, masks, paths.index(choice.path))
+        owners = {model: first[model, choice.category] for model in models if (model, choice.category) in first}
+        image, mask = strips.image_and_mask(next(iter(owners.values())), choice.path)
         if image is None:
             continue
-        image = image if image.ndim == 3 else np.stack([image] * 3, axis=2)
-        cells = []
-        for model in models:
-            cell = {"model": model, "quality": choice.quality.get(model), "picture": None}
-            if model in owners:
-                own = [path for path, *_ in owners[model]["samples"]]
-                strip = folder / "pictures" / f"{owners[model]['id']}.png"
-                heat = square(strips, strip, own.index(choice.path)) if choice.path in own else None
-                cell["picture"] = None if heat is None else _uri(overlay(image, heat))
-            cells.append(cell)
-        result.append(
+        heats = {model: strips.heatmap(row, choice.path) for model, row in owners.items()}
+        drawn = {model: data_uri(overlay(image, heat)) for model, heat in heats.items() if heat is not None}
+        shown.append(
             {
                 "reason": choice.reason,
-                "category": choice.category,
                 "path": choice.path,
                 "anomalous": choice.label > 0,
-                "image": _uri(image),
-                "mask": None if mask is None else _uri(_outlined(image, mask)),
-                "cells": cells,
+                "image": data_uri(image),
+                "mask": None if mask is None else data_uri(outlined(image, mask, (255, 40, 40))),
+                "cells": [{"model": m, "quality": choice.quality.get(m), "picture": drawn.get(m)} for m in models],
             }
         )
-    return result
+    return shown
 
 
-def square(strips: dict[Path, np.ndarray | None], path: Path, index: int) -> np.ndarray | None:
-    """One picture of a strip of squares; None if it is lost.
+class Strips:
+    """Pictures of a results folder, cut out of the strips of squares that jobs wrote; None where one is lost.
 
     Args:
-        strips: strips that were read before; this one is added.
-        path: the strip's file.
-        index: which square.
+        folder: The results folder.
     """
-    if path not in strips:
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "pictures"
+        self._read = cache(self._strip)
+
+    def image_and_mask(self, row: dict[str, Any], path: str) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """A photograph (H, W, 3) uint8 and its mask (H, W) bool."""
+        stem = picture_stem(row["job"]["data"], row["job"]["category"])
+        own = f"{row['id']}-masks.png"
+        mask = self._square(row, path, own if (self.folder / own).exists() else f"{stem}-masks.png")  # older: one for all
+        image = self._square(row, path, f"{stem}-images.jpg")
+        image = np.stack([image] * 3, axis=2) if image is not None and image.ndim == 2 else image
+        return image, None if mask is None else mask > 127
+
+    def heatmap(self, row: dict[str, Any], path: str) -> np.ndarray | None:
+        """The map of a row's model (H, W) uint8."""
+        return self._square(row, path, f"{row['id']}.png")
+
+    def _square(self, row: dict[str, Any], path: str, name: str) -> np.ndarray | None:
+        strip, paths = self._read(name), [path for path, *_ in row["samples"]]
+        if strip is None or path not in paths:
+            return None
+        side = strip.shape[0]
+        start = paths.index(path) * side
+        return strip[:, start : start + side] if strip.shape[1] >= start + side else None
+
+    def _strip(self, name: str) -> np.ndarray | None:
         try:
-            with Image.open(path) as image:
-                strips[path] = np.asarray(image)
+            with Image.open(self.folder / name) as image:
+                return np.asarray(image)
         except OSError:  # a picture that is lost costs a picture, not the report
-            strips[path] = None
-    strip = strips[path]
-    if strip is None:
-        return None
-    side = strip.shape[0]
-    return strip[:, index * side : (index + 1) * side] if strip.shape[1] >= (index + 1) * side else None
+            return None
 
 
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
@@ -148,13 +134,14 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
     return (0.35 * image + 0.65 * colours).astype(np.uint8)
 
 
-def _outlined(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The photograph with the mask's outline."""
-    contours, _ = cv2.findContours((mask > 127).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    return cv2.drawContours(np.ascontiguousarray(image), contours, -1, (255, 40, 40), 1)
+def outlined(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
+    """A picture (H, W, 3) with the outline of a mask (H, W) bool."""
+    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    return cv2.drawContours(np.ascontiguousarray(image), contours, -1, colour, 1)
 
 
-def _uri(image: np.ndarray) -> str:
+def data_uri(image: np.ndarray, kind: str = "jpeg", quality: int = 80) -> str:
+    """A picture (H, W, 3) uint8 RGB as the address of itself; `quality` is JPEG's."""
     stream = io.BytesIO()
-    Image.fromarray(image).save(stream, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
+    Image.fromarray(image).save(stream, kind, quality=quality)
+    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"

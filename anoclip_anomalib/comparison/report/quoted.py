@@ -48,13 +48,11 @@ def _read(method: str, entry: Any, path: str | Path | None) -> Quoted:
     where = f"{path or 'quoted.yaml'}, {method}"
     if not isinstance(entry, dict) or not entry.get("source"):
         raise ValueError(f"{where}: a quoted figure needs its source")
-    metrics = {}
-    for name, value in entry.items():
-        if name in ("source", "trained_on"):
-            continue
+    metrics = {name: value for name, value in entry.items() if name not in ("source", "trained_on")}
+    for name, value in metrics.items():
         if name not in METRIC_TITLES:
             raise ValueError(f'{where}: unknown metric "{name}" (there are: {", ".join(METRIC_TITLES)})')
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:
             raise ValueError(f"{where}: {name} must be a percentage, got {value!r}")
-        metrics[name] = value / 100
-    return Quoted(method, metrics, str(entry["source"]), str(entry.get("trained_on", "not stated")))
+    percentages = {name: value / 100 for name, value in metrics.items()}
+    return Quoted(method, percentages, str(entry["source"]), str(entry.get("trained_on", "not stated")))

@@ -1,7 +1,8 @@
 """Rows of jobs -> cells, means and ranks."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -69,23 +70,23 @@ def build_table(data: str, models: list[str], categories: list[str], rows: list[
     Returns:
         Table with ranks. A mean that lacks categories or seeds says so and is not ranked.
     """
-    done: dict[tuple[str, str], list[dict]] = {}
+    done: defaultdict[tuple[str, str], list[dict]] = defaultdict(list)
     for row in rows:
         if row["status"] == "done" and row["job"]["data"] == data:
-            done.setdefault((row["job"]["model"], row["job"]["category"]), []).append(row)
+            done[row["job"]["model"], row["job"]["category"]].append(row)
     metrics = [name for name in METRIC_TITLES if any(name in row["metrics"] for group in done.values() for row in group)]
-    counted_categories = {category for _, category in done}
-    table = Table(data, models, categories, metrics, counted=len(counted_categories))
+    table = Table(data, models, categories, metrics, counted=len({category for _, category in done}))
     for model in models:
-        table.cells[model] = {
-            category: {name: _cell(done.get((model, category), []), name, seeds) for name in metrics} for category in categories
+        table.cells[model] = {c: {name: _cell(done[model, c], name, seeds) for name in metrics} for c in categories} | {
+            MEAN: {}
         }
     for name in metrics:
         counted = [c for c in categories if any(table.cells[m][c][name].value is not None for m in models)]
         for model in models:
-            table.cells[model].setdefault(MEAN, {})[name] = _mean(table, model, counted, name, done)
+            cells, own = [table.cells[model][c][name] for c in counted], [row for c in counted for row in done[model, c]]
+            table.cells[model][MEAN][name] = _mean(cells, own, name)
         for category in [*categories, MEAN]:
-            _rank(table, category, name)
+            _rank([table.cells[model][category] for model in models], name)
     return table
 
 
@@ -93,74 +94,81 @@ def _cell(rows: list[dict], name: str, seeds: int) -> Cell:
     values = [row["metrics"][name] for row in rows if row["metrics"].get(name) is not None]
     if not values:
         reasons = {row["undefined"].get(name, "") for row in rows} - {""}
-        return Cell(note="; ".join(sorted(reasons)) or ("no result" if not rows else "undefined"))
+        return Cell(note="; ".join(sorted(reasons)) or ("undefined" if rows else "no result"))
     note = f"{len(values)} of {seeds} seeds" if len(values) < seeds else ""
-    return Cell(float(np.mean(values)), float(np.std(values)) if len(values) > 1 else None, note=note)
+    return Cell(float(np.mean(values)), _std(values), note=note)
 
 
-def _mean(table: Table, model: str, counted: list[str], name: str, done: dict) -> Cell:
-    cells = {category: table.cells[model][category][name] for category in counted}
-    values = [cell.value for cell in cells.values() if cell.value is not None]
+def _mean(cells: list[Cell], rows: list[dict], name: str) -> Cell:
+    values = [cell.value for cell in cells if cell.value is not None]
     if not values:
-        return Cell(note="no result" if not counted else "undefined or missing in every category")
-    notes = []
-    if len(values) < len(counted):
-        notes.append(f"{len(values)} of {len(counted)} categories")
-    if any(cell.note and cell.value is not None for cell in cells.values()):
+        return Cell(note="undefined or missing in every category" if cells else "no result")
+    notes = [f"{len(values)} of {len(cells)} categories"] if len(values) < len(cells) else []
+    if any(cell.note and cell.value is not None for cell in cells):
         notes.append("some seeds missing")
-    by_seed: dict[int, list[float]] = {}
-    for category in counted:
-        for row in done.get((model, category), []):
-            if row["metrics"].get(name) is not None:
-                by_seed.setdefault(row["job"]["seed"], []).append(row["metrics"][name])
-    complete = [np.mean(group) for group in by_seed.values() if len(group) == len(counted)]
-    std = float(np.std(complete)) if len(complete) > 1 else None
-    return Cell(float(np.mean(values)), std, note=", ".join(notes))
+    by_seed = defaultdict(list)
+    for row in rows:
+        if row["metrics"].get(name) is not None:
+            by_seed[row["job"]["seed"]].append(row["metrics"][name])
+    complete = [float(np.mean(group)) for group in by_seed.values() if len(group) == len(cells)]
+    return Cell(float(np.mean(values)), _std(complete), note=", ".join(notes))
 
 
-def _rank(table: Table, category: str, name: str) -> None:
-    first = table.cells[table.models[0]][category][name].value if table.models else None
-    comparable = [
-        table.cells[model][category][name].value for model in table.models if _comparable(table.cells[model][category][name])
-    ]
+def _std(values: list[float]) -> float | None:
+    return float(np.std(values)) if len(values) > 1 else None
+
+
+def _rank(lines: list[dict[str, Cell]], name: str) -> None:
+    """Give the cells of one metric, in the models' order, their ranks and differences."""
+    cells = [line[name] for line in lines]
+    comparable = [cell.value for cell in cells if cell.value is not None and not cell.note]
     # Equal to what is printed is equal: half of the last printed digit decides no rank.
-    levels = sorted({round(value, 4) for value in comparable if value is not None} - {0.0}, reverse=True)
-    for index, model in enumerate(table.models):
-        cell = table.cells[model][category][name]
-        if cell.value is None:
-            continue
-        rank = 0
-        if _comparable(cell) and len(comparable) > 1 and round(cell.value, 4) in levels[:2]:
-            rank = levels.index(round(cell.value, 4)) + 1
-        difference = cell.value - first if index and first is not None else None
-        table.cells[model][category][name] = Cell(cell.value, cell.std, rank, difference, cell.note)
+    levels = sorted({round(value, 4) for value in comparable} - {0.0}, reverse=True)[:2]
+    for line, cell in zip(lines, cells, strict=True):
+        if cell.value is not None:
+            ranked = len(comparable) > 1 and not cell.note and round(cell.value, 4) in levels
+            rank = levels.index(round(cell.value, 4)) + 1 if ranked else 0
+            first = None if cell is cells[0] else cells[0].value
+            line[name] = replace(cell, rank=rank, difference=None if first is None else cell.value - first)
 
 
-def _comparable(cell: Cell) -> bool:
-    return cell.value is not None and not cell.note
+def first_seed_rows(rows: list[dict[str, Any]], data: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """Finished rows of a data set by model and category, the one with the smallest seed of each."""
+    first: dict[tuple[str, str], dict] = {}
+    for row in rows:
+        if row["status"] == "done" and row["job"]["data"] == data:
+            key = (row["job"]["model"], row["job"]["category"])
+            first[key] = min(first.get(key, row), row, key=lambda one: one["job"]["seed"])
+    return first
+
+
+def distinct(rows: list[dict[str, Any]], read: Callable[[dict[str, Any]], Any]) -> str:
+    """What is read of rows, each text once."""
+    return "; ".join(dict.fromkeys(str(read(row)) for row in rows))
+
+
+SPEED: dict[str, tuple[str, str, Any]] = {  # figure of a model -> part of its rows, name there, what makes one of several jobs'
+    "median_s": ("speed", "median_s", np.median),
+    "p95_s": ("speed", "p95_s", np.median),
+    "images_per_second": ("speed", "images_per_second", np.median),
+    "fit_s": ("speed", "fit_s", np.median),
+    "cpu_peak_mib": ("memory", "cpu_peak_mib", np.max),
+    "gpu_peak_mib": ("memory", "gpu_peak_mib", np.max),
+    "parameters": ("parameters", "total", np.max),
+    "other_load": ("speed", "other_load", np.mean),
+    "other_load_max": ("speed", "other_load", np.max),
+}
 
 
 def speed_of(rows: Iterable[dict[str, Any]], model: str, data: str | None = None) -> dict[str, float | None]:
-    """Median over a model's jobs of its speed and memory figures (peaks: the largest)."""
-    chosen = [
-        row for row in rows if row["status"] == "done" and row["job"]["model"] == model and data in (None, row["job"]["data"])
-    ]
-
-    def gather(part: str, name: str, reduce: Any) -> float | None:
+    """Median over a model's jobs of its speed and memory figures (peaks: the largest); see SPEED."""
+    done = [row for row in rows if row["status"] == "done" and row["job"]["model"] == model]
+    chosen = [row for row in done if data in (None, row["job"]["data"])]
+    found: dict[str, float | None] = {}
+    for figure, (part, name, reduce) in SPEED.items():
         values = [row[part][name] for row in chosen if row[part].get(name) is not None]  # older rows lack some
-        return float(reduce(values)) if values else None
-
-    return {
-        "median_s": gather("speed", "median_s", np.median),
-        "p95_s": gather("speed", "p95_s", np.median),
-        "images_per_second": gather("speed", "images_per_second", np.median),
-        "fit_s": gather("speed", "fit_s", np.median),
-        "cpu_peak_mib": gather("memory", "cpu_peak_mib", np.max),
-        "gpu_peak_mib": gather("memory", "gpu_peak_mib", np.max),
-        "parameters": gather("parameters", "total", np.max),
-        "other_load": gather("speed", "other_load", np.mean),
-        "other_load_max": gather("speed", "other_load", np.max),
-    }
+        found[figure] = float(reduce(values)) if values else None
+    return found
 
 
 def mean_curve(

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +12,8 @@ from anoclip_anomalib.claims import Claims
 from anoclip_anomalib.comparison.run.row import Pictures
 from anoclip_anomalib.comparison.run.row_schema import FORMAT, row_fault
 from anoclip_anomalib.comparison.suite.suite import Job, Suite, jobs_of
-from anoclip_anomalib.evaluation.predictions import write_predictions
+from anoclip_anomalib.evaluation.predictions import decision, write_predictions
+from anoclip_anomalib.evaluation.thresholds import Threshold
 from anoclip_anomalib.files import atomic_write, plain
 
 
@@ -47,7 +49,6 @@ class ResultsFolder:
             ResultsError: if it belongs to another suite, holds other files, or cannot be written.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
             with atomic_write(self.path / ".writable"):
                 pass
             (self.path / ".writable").unlink(missing_ok=True)
@@ -120,12 +121,13 @@ class ResultsFolder:
             OSError: if the disk is full or the folder cannot be written; the row is then not there.
         """
         if pictures is not None:
-            self._write_bytes(self.path / "pictures" / f"{job.id}.png", pictures.heatmaps)
-            stem = picture_stem(job.data.name, job.category)
-            self._write_bytes(self.path / "pictures" / f"{job.id}-masks.png", pictures.masks)  # models may see other parts
-            path = self.path / "pictures" / f"{stem}-images.jpg"
-            if not path.exists() or path.read_bytes() != pictures.images:
-                self._write_bytes(path, pictures.images)
+            masks = {f"{job.id}-masks.png": pictures.masks}  # models may see other parts
+            images = {f"{picture_stem(job.data.name, job.category)}-images.jpg": pictures.images}
+            for name, content in ({f"{job.id}.png": pictures.heatmaps} | masks | images).items():
+                path = self.path / "pictures" / name
+                if not path.exists() or path.read_bytes() != content:
+                    with atomic_write(path) as temporary:
+                        temporary.write_bytes(content)
         if "images" in row:
             write_predictions(self.path / "predictions" / f"{job.id}.csv", _prediction_rows(row))
         self._write_json(self.row_path(job.id), row)
@@ -135,13 +137,10 @@ class ResultsFolder:
         rows, faults = [], []
         for job_id in self.suite()["jobs"]:
             try:
-                row = self.read_row(job_id)
+                rows.append(self.read_row(job_id))
             except ResultsError as error:
                 faults.append(str(error))
-                continue
-            if row is not None:
-                rows.append(row)
-        return rows, faults
+        return [row for row in rows if row is not None], faults
 
     @staticmethod
     def _write_json(path: Path, content: Any) -> None:
@@ -151,11 +150,6 @@ class ResultsFolder:
             file.flush()
             os.fsync(file.fileno())
 
-    @staticmethod
-    def _write_bytes(path: Path, content: bytes) -> None:
-        with atomic_write(path) as temporary:
-            temporary.write_bytes(content)
-
 
 def picture_stem(data: str, category: str) -> str:
     """File name of the pictures that all jobs on a category share; two names never share one."""
@@ -164,15 +158,6 @@ def picture_stem(data: str, category: str) -> str:
 
 
 def _prediction_rows(row: dict[str, Any]) -> list[dict[str, Any]]:
-    threshold = row["thresholds"]["image"]
-    value = threshold["value"]
-    return [
-        {
-            "path": path,
-            "score": repr(score),
-            "threshold": "" if value is None else repr(value),
-            "label": "" if value is None else int(score > value),
-            "threshold_rule": threshold["rule"],
-        }
-        for path, score, *_ in row["images"]
-    ]
+    found = row["thresholds"]["image"]
+    threshold = Threshold(math.nan if found["value"] is None else found["value"], found["rule"])
+    return [{"path": path, "score": repr(score), **decision(score, threshold)} for path, score, *_ in row["images"]]

@@ -14,13 +14,7 @@ from anoclip_anomalib.evaluation.confidence import placements
 from anoclip_anomalib.evaluation.raw_batch import raw_maps, raw_scores
 from anoclip_anomalib.evaluation.raw_predictions import RawPredictions
 from anoclip_anomalib.evaluation.reference import ScoreReference
-from anoclip_anomalib.evaluation.resolution import (
-    datasets_of,
-    map_mask_pairs,
-    mask_paths_of,
-    path_list,
-    restored_mask_paths,
-)
+from anoclip_anomalib.evaluation.resolution import datasets_of, map_mask_pairs, path_list
 
 THUMBNAIL = 192  # longer side of a thumbnail in the report, pixels
 
@@ -72,10 +66,8 @@ def shrink(image: np.ndarray, side: int = THUMBNAIL) -> np.ndarray:
     """Reduce (H, W) or (H, W, 3) so that the longer side is `side` at most, by area averaging."""
     height, width = image.shape[:2]
     scale = side / max(height, width)
-    if scale >= 1:
-        return image
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return image if scale >= 1 else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
 def choose_samples(paths: list[str], labels: list[int], count: int) -> list[str]:
@@ -83,11 +75,8 @@ def choose_samples(paths: list[str], labels: list[int], count: int) -> list[str]
     pairs = sorted(set(zip(paths, labels, strict=True)))
     bad, good = [p for p, label in pairs if label > 0], [p for p, label in pairs if label <= 0]
     from_good = min(len(good), max(count // 3, count - len(bad)))
-    chosen = []
-    for group, number in ((bad, min(len(bad), count - from_good)), (good, from_good)):
-        positions = np.linspace(0, len(group) - 1, number).round().astype(int) if number else []
-        chosen += [group[i] for i in positions]
-    return chosen
+    parts = ((bad, min(len(bad), count - from_good)), (good, from_good))
+    return [group[i] for group, number in parts for i in np.linspace(0, len(group) - 1, number).round().astype(int)]
 
 
 class Measure(RawPredictions):
@@ -104,7 +93,6 @@ class Measure(RawPredictions):
         self.protocol = protocol
         self.result = Measured()
         self._wanted: set[str] = set()
-        self._mask_paths: dict[str, str] = {}
 
     def forget_validation(self) -> None:
         """Forget an earlier epoch's validation (training validates several times)."""
@@ -123,7 +111,6 @@ class Measure(RawPredictions):
 
     def begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Choose the samples."""
-        self._mask_paths = mask_paths_of(trainer.test_dataloaders)
         samples = next((getattr(dataset, "samples", None) for dataset in datasets_of(trainer.test_dataloaders)), None)
         if samples is not None:
             paths, labels = [str(path) for path in samples["image_path"]], [int(x) for x in samples["label_index"]]
@@ -148,23 +135,15 @@ class Measure(RawPredictions):
             result.map_aurocs.extend([float("nan")] * len(scores))
             return
         result.map_size = (int(maps.shape[1]), int(maps.shape[2]))
-        pairs = []
-        if batch.gt_mask is not None:
-            with restored_mask_paths(batch, self._mask_paths):
-                pairs = list(map_mask_pairs(batch, self.protocol.resolution))
-        for map_part, mask_part in pairs:
-            result.pixels.update(map_part, mask_part)
-        masks = [mask for _, part in pairs for mask in part] if pairs else [None] * len(maps)
-        used = [one for part, _ in pairs for one in part] if pairs else list(maps)
-        for path, anomaly_map, mask in zip(paths, used, masks, strict=True):
+        parts = [] if batch.gt_mask is None else list(map_mask_pairs(batch, self.protocol.resolution))
+        for part in parts:
+            result.pixels.update(*part)
+        pairs = [pair for part in parts for pair in zip(*part, strict=True)] or [(one, None) for one in maps]
+        for path, (anomaly_map, mask) in zip(paths, pairs, strict=True):
             result.map_aurocs.append(_map_auroc(anomaly_map, mask))
             if path in self._wanted:
-                result.samples.append(_sample(path, anomaly_map, mask))
-
-
-def _sample(path: str, anomaly_map: np.ndarray, mask: np.ndarray | None) -> Sample:
-    small = None if mask is None else shrink((mask > 0).astype(np.uint8) * 255)
-    return Sample(path, shrink(np.asarray(anomaly_map, np.float32)), small)
+                small = None if mask is None else shrink((mask > 0).astype(np.uint8) * 255)
+                result.samples.append(Sample(path, shrink(np.asarray(anomaly_map, np.float32)), small))
 
 
 def _map_auroc(anomaly_map: np.ndarray, mask: np.ndarray | None) -> float:
@@ -176,11 +155,5 @@ def _map_auroc(anomaly_map: np.ndarray, mask: np.ndarray | None) -> float:
 
 def relative_path(path: str, root: str | Path | None) -> str:
     """A path below the data root, for rows and tables; the last three parts of a path that lies elsewhere."""
-    try:
-        return Path(path).resolve().relative_to(Path(root or "").resolve()).as_posix() if root else _tail(path)
-    except ValueError:
-        return _tail(path)
-
-
-def _tail(path: str) -> str:
-    return "/".join(Path(path).parts[-3:])
+    whole, base = Path(path).resolve(), Path(root or "").resolve()
+    return whole.relative_to(base).as_posix() if root and whole.is_relative_to(base) else "/".join(Path(path).parts[-3:])

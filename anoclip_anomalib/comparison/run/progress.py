@@ -48,8 +48,8 @@ class ComparisonProgress:
         head = f"[{self._finished}/{self.total}] {job.label}: "
         tail = f" ({row.get('duration_s', 0):.0f} s, {minutes(left)})"
         if row["status"] == "done":
-            metrics = row["metrics"]
-            shown = [f"{name} {_text(metrics.get(name))}" for name in ("image_AUROC", "pixel_AUROC", "AUPRO")]
+            values = {name: row["metrics"].get(name) for name in ("image_AUROC", "pixel_AUROC", "AUPRO")}
+            shown = [f"{name} {'n/a' if value is None else f'{100 * value:.2f}'}" for name, value in values.items()]
             self.display.line(head + ", ".join(shown) + tail)
         else:
             error = row["error"]
@@ -59,7 +59,3 @@ class ComparisonProgress:
     def note(self, text: str) -> None:
         """Print a remark."""
         self.display.line(text, "yellow")
-
-
-def _text(value: float | None) -> str:
-    return "n/a" if value is None else f"{100 * value:.2f}"

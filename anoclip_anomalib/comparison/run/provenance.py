@@ -32,14 +32,10 @@ def method_facts(job: Job, model: Any = None, callbacks: Sequence[Any] = ()) -> 
         model: that really ran; its `method_facts`, if it has them, come before the list of other people's models.
         callbacks: that ran with it; their `changed_facts`, if they have them, are laid over the model's.
     """
-    known = _known()["models"]
-    facts: dict[str, Any] = dict.fromkeys(FACTS, NOT_STATED)
-    own = getattr(model, "method_facts", None)
-    if own is not None:
-        facts |= asdict(own)
-    else:
-        names = [type(model).__name__, job.model.spec.class_path.rpartition(".")[2]]
-        facts |= next((known[name] for name in names if name in known), {})
+    known, own = _known()["models"], getattr(model, "method_facts", None)
+    names = (type(model).__name__, job.model.spec.class_path.rpartition(".")[2])
+    facts = dict.fromkeys(FACTS, NOT_STATED)
+    facts |= next((known[name] for name in names if name in known), {}) if own is None else asdict(own)
     for callback in callbacks:
         facts |= getattr(callback, "changed_facts", {})
     return facts | job.model.provenance
@@ -51,28 +47,24 @@ def preprocessing(model: Any) -> dict[str, Any]:
     steps = list(getattr(transform, "transforms", [])) or ([transform] if transform is not None else [])
     found: dict[str, Any] = {"image_size": None, "resize": None, "transform": [str(step) for step in steps]}
     for step in steps:
-        name = type(step).__name__
-        if name in ("Resize", "CenterCrop"):
-            size = getattr(step, "size", None)
-            found["image_size"] = list(size) if isinstance(size, list | tuple) else size
-        if name == "Resize":
-            mode = getattr(step, "interpolation", None)
-            mode = getattr(mode, "value", mode)
-            keeps = isinstance(found["image_size"], int) or len(found["image_size"] or ()) == 1
-            found["resize"] = f"{mode}, {'shorter side, aspect kept' if keeps else 'both sides, aspect not kept'}"
-    found["smoothing"] = _smoothing(model)
-    return found
+        kind = type(step).__name__
+        if kind in ("Resize", "CenterCrop"):
+            size = found["image_size"] = list(step.size) if isinstance(step.size, list | tuple) else step.size
+        if kind == "Resize":
+            keeps = isinstance(size, int) or len(size or ()) == 1
+            aspect = "shorter side, aspect kept" if keeps else "both sides, aspect not kept"
+            found["resize"] = f"{getattr(step.interpolation, 'value', step.interpolation)}, {aspect}"
+    return found | {"smoothing": _smoothing(model)}
 
 
 def _smoothing(model: Any) -> str:
     torch_model = getattr(model, "model", None)
     for name in ("smoothing", "smooth_kernel", "smoothing_kernel"):
-        value = getattr(torch_model, name, None)
-        if isinstance(value, int | float | str):
+        if isinstance(value := getattr(torch_model, name, None), int | float | str):
             return f"{name} {value}"
     for module in torch_model.modules() if isinstance(torch_model, nn.Module) else ():
-        sigma = getattr(module, "sigma", None)
         if "gaussian" in type(module).__name__.lower():
+            sigma = getattr(module, "sigma", None)
             return f"Gaussian, sigma {sigma}" if isinstance(sigma, int | float) else "Gaussian"
     return NOT_STATED
 

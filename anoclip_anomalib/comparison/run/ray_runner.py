@@ -13,6 +13,8 @@ from anoclip_anomalib.comparison.run.row import failed_row
 from anoclip_anomalib.comparison.run.runner import Result
 from anoclip_anomalib.comparison.suite.suite import Job
 
+RETRIES = 2  # of a job whose worker is lost
+
 
 class OnRay:
     """Runs jobs on Ray; a context manager that starts a cluster on this machine, if there is none, and ends it again.
@@ -21,7 +23,6 @@ class OnRay:
         address: Of an existing cluster ("auto" or host:port); None starts one on this machine.
         threads: CPUs that a job gets, and torch's threads in it; a model's own `cpus` take precedence.
         workers: CPUs of the cluster that is started here; None for all.
-        retries: How often a job is started again when its worker is lost.
         note: Is told what people should know.
 
     Raises:
@@ -33,15 +34,13 @@ class OnRay:
         address: str | None = None,
         threads: int | None = 1,
         workers: int | None = None,
-        retries: int = 2,
         note: Callable[[str], None] = print,
     ) -> None:
         try:
             import ray
         except ImportError as error:
             raise ImportError("the ray runner needs Ray: pip install 'anoclip_anomalib[ray]'") from error
-        self.ray, self.threads, self.retries = ray, threads, retries
-        self.address, self.workers, self.note = address, workers, note
+        self.ray, self.address, self.threads, self.workers, self.note = ray, address, threads, workers, note
         self.running: dict[Any, Job] = {}
         self.begun_here = False
 
@@ -72,7 +71,7 @@ class OnRay:
         if job.model.gpus and not self.resources.get("GPU"):
             self.note(f"the cluster has no GPU: {job.label} runs on its CPUs")
         need = job_needs(job, self.threads, self.resources)
-        options = self.ray.remote(_work).options(max_retries=self.retries, **need)
+        options = self.ray.remote(_work).options(max_retries=RETRIES, **need)
         self.running[options.remote(job, int(need["num_cpus"]))] = job
 
     def wait(self) -> tuple[Job, Result]:

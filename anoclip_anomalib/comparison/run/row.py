@@ -2,6 +2,8 @@
 
 import io
 import math
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +17,16 @@ from anoclip_anomalib.comparison.suite.suite import Job
 from anoclip_anomalib.evaluation import curves
 from anoclip_anomalib.evaluation.curves import ScoreCounts, UndefinedMetricError
 from anoclip_anomalib.evaluation.registry import METRICS
-from anoclip_anomalib.evaluation.thresholds import Threshold, choose_threshold
+from anoclip_anomalib.evaluation.thresholds import choose_threshold
 
 HISTOGRAM_BINS = 40
+CURVES: dict[str, tuple[str, Callable, float]] = {  # name -> level, points, limit of x
+    "image_roc": ("image", curves.roc, 1.0),
+    "pixel_roc": ("pixel", curves.roc, 1.0),
+    "image_pr": ("image", curves.precision_recall, 1.0),
+    "pixel_pr": ("pixel", curves.precision_recall, 1.0),
+    "pro": ("pixel", curves.pro_curve, 0.3),
+}
 
 
 @dataclass
@@ -35,20 +44,16 @@ class Pictures:
     masks: bytes
 
 
-def job_fields(job: Job) -> dict[str, Any]:
-    """What names a job in its row."""
-    return {"model": job.model.name, "data": job.data.name, "category": job.category, "seed": job.seed}
+def _head(job: Job, status: str) -> dict[str, Any]:
+    """What every row holds."""
+    names = {"model": job.model.name, "data": job.data.name, "category": job.category, "seed": job.seed}
+    return {"format": FORMAT, "id": job.id, "job": names, "status": status}
 
 
 def failed_row(job: Job, error: BaseException, trace: str = "") -> dict[str, Any]:
     """The row of a job that failed."""
-    return {
-        "format": FORMAT,
-        "id": job.id,
-        "job": job_fields(job),
-        "status": "failed",
-        "error": {"type": type(error).__name__, "message": str(error)[:2000], "traceback": trace[-10000:]},
-    }
+    told = {"type": type(error).__name__, "message": str(error)[:2000], "traceback": trace[-10000:]}
+    return _head(job, "failed") | {"error": told}
 
 
 def finished_row(job: Job, result: Measured, natural: float | None, root: Any) -> dict[str, Any]:
@@ -61,26 +66,24 @@ def finished_row(job: Job, result: Measured, natural: float | None, root: Any) -
         root: folder of the data set.
     """
     scores, labels = np.array(result.scores), np.array(result.labels)
-    known = labels >= 0
-    validation = (np.array(result.validation[0]), np.array(result.validation[1]))
-    labelled = validation if len(validation[0]) else None
-    image_threshold = choose_threshold(job.protocol.threshold, result.image_reference, natural, labelled)
-    pixel_threshold = choose_threshold(job.protocol.threshold, result.pixel_reference, natural)
-    image = _counts(lambda: curves.count_scores(scores[known], labels[known]))
-    pixel = _counts(result.pixels.counts)
-    image_metrics, image_undefined = _measure("image", image, image_threshold)
-    pixel_metrics, pixel_undefined = _measure("pixel", pixel, pixel_threshold)
-    return {
-        "format": FORMAT,
-        "id": job.id,
-        "job": job_fields(job),
-        "status": "done",
-        "metrics": image_metrics | pixel_metrics,
-        "undefined": image_undefined | pixel_undefined,
-        "thresholds": {
-            "image": {"value": _finite(image_threshold.value), "rule": image_threshold.rule},
-            "pixel": {"value": _finite(pixel_threshold.value), "rule": pixel_threshold.rule},
-        },
+    known, rule = labels >= 0, job.protocol.threshold
+    labelled = (np.array(result.validation[0]), np.array(result.validation[1])) if result.validation[0] else None
+    thresholds = {
+        "image": choose_threshold(rule, result.image_reference, natural, labelled),
+        "pixel": choose_threshold(rule, result.pixel_reference, natural),
+    }
+    counts = {"image": _tried(curves.count_scores, scores[known], labels[known]), "pixel": _tried(result.pixels.counts)}
+    metrics: dict[str, float | None] = {}
+    undefined: dict[str, str] = {}
+    for name, metric in METRICS.items():
+        found, reason = counts[metric.level]
+        value, why = (None, reason) if reason else _tried(metric.compute, found, thresholds[metric.level].value)
+        metrics[name] = value
+        undefined |= {name: why} if why else {}
+    return _head(job, "done") | {
+        "metrics": metrics,
+        "undefined": undefined,
+        "thresholds": {level: {"value": _finite(one.value), "rule": one.rule} for level, one in thresholds.items()},
         "counts": {
             "images": len(scores),
             "normal": int((labels == 0).sum()),
@@ -92,7 +95,7 @@ def finished_row(job: Job, result: Measured, natural: float | None, root: Any) -
         "map_size": result.map_size,
         "resolution": job.protocol.resolution,
         "image_score": "maximum of the map" if result.no_image_score else "the model's own",
-        "curves": _curves(image, pixel),
+        "curves": _curves({level: found for level, (found, _) in counts.items()}),
         "histogram": _histogram(scores[known], labels[known]),
         "images": [
             [relative_path(path, root), float(score), int(label), _finite(map_auroc)]
@@ -101,49 +104,26 @@ def finished_row(job: Job, result: Measured, natural: float | None, root: Any) -
     }
 
 
-def _counts(read: Any) -> ScoreCounts | str:
+def _tried(compute: Callable[..., Any], *arguments: Any) -> tuple[Any, str | None]:
+    """What is computed, or None and why it is undefined."""
     try:
-        return read()
+        return compute(*arguments), None
     except UndefinedMetricError as error:
-        return str(error)
+        return None, str(error)
 
 
-def _measure(level: str, counts: ScoreCounts | str, threshold: Threshold) -> tuple[dict[str, float | None], dict[str, str]]:
-    """Values of the metrics of images or pixels, None where undefined, and the reasons for those."""
-    wanted = {name: metric for name, metric in METRICS.items() if metric.level == level}
-    metrics: dict[str, float | None] = dict.fromkeys(wanted)
-    if isinstance(counts, str):
-        return metrics, dict.fromkeys(wanted, counts)
-    undefined: dict[str, str] = {}
-    for name, metric in wanted.items():
-        try:
-            metrics[name] = float(metric.compute(counts, threshold.value))
-        except UndefinedMetricError as error:
-            undefined[name] = str(error)
-    return metrics, undefined
-
-
-def _curves(image: ScoreCounts | str, pixel: ScoreCounts | str) -> dict[str, Any]:
-    """Points for drawing: ROC and precision over recall of images and pixels, PRO up to a false positive rate of 0.3."""
-    found: dict[str, Any] = {}
-
-    def add(name: str, counts: ScoreCounts | str, read: Any, limit: float) -> None:
-        if isinstance(counts, str):
-            return
-        try:
-            x, y = read(counts.curve)
-        except UndefinedMetricError:
-            return
-        inside = int(np.searchsorted(x, limit, side="right")) + 1
-        x, y = curves.downsample(x[:inside], y[:inside], 120)
-        found[name] = {"x": [round(value, 5) for value in x], "y": [round(value, 5) for value in y]}
-
-    add("image_roc", image, curves.roc, 1.0)
-    add("pixel_roc", pixel, curves.roc, 1.0)
-    add("image_pr", image, curves.precision_recall, 1.0)
-    add("pixel_pr", pixel, curves.precision_recall, 1.0)
-    add("pro", pixel, curves.pro_curve, 0.3)
-    return found
+def _curves(counts: dict[str, ScoreCounts | None]) -> dict[str, Any]:
+    """Points for drawing, see CURVES."""
+    drawn = {}
+    for name, (level, read, limit) in CURVES.items():
+        found = counts[level]
+        with suppress(UndefinedMetricError):
+            if found is not None:
+                x, y = read(found.curve)
+                inside = int(np.searchsorted(x, limit, side="right")) + 1
+                x, y = curves.downsample(x[:inside], y[:inside], 120)
+                drawn[name] = {"x": [round(value, 5) for value in x], "y": [round(value, 5) for value in y]}
+    return drawn
 
 
 def _histogram(scores: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
@@ -163,10 +143,11 @@ def pictures_of(job: Job, result: Measured, root: Any, row: dict[str, Any]) -> P
     row["samples"], row["map_scale"] = [], None
     if not samples:
         return None
-    low, high = row["map_scale"] = _scale(result, samples)
+    values = np.concatenate([sample.anomaly_map.reshape(-1) for sample in samples])
+    low, high = row["map_scale"] = float(np.percentile(values, 1)), float(np.percentile(values, 99.9))  # in float32, as ever
     index = {path: i for i, path in enumerate(result.paths)}
     scores, labels = np.array(result.scores), np.array(result.labels)
-    strips: tuple[list, list, list] = ([], [], [])
+    squares = []
     for sample in samples:
         position = index[sample.path]
         level = np.clip((sample.anomaly_map - low) / (high - low), 0, 1) if high > low else sample.anomaly_map * 0
@@ -174,18 +155,15 @@ def pictures_of(job: Job, result: Measured, root: Any, row: dict[str, Any]) -> P
         photograph = _photograph(sample.path)
         size = (photograph.shape[1], photograph.shape[0])
         level = np.clip(cv2.resize(level, size, interpolation=cv2.INTER_LINEAR), 0, 1)
-        mask = np.zeros(level.shape, np.uint8)
-        if sample.mask is not None:
-            mask = cv2.resize(sample.mask, size, interpolation=cv2.INTER_LINEAR)
-        strips[0].append(_square(np.round(255 * level).astype(np.uint8)))
-        strips[1].append(_square(photograph))
-        strips[2].append(_square(mask))
+        mask = np.zeros((1, 1), np.uint8) if sample.mask is None else sample.mask
+        mask = cv2.resize(mask, size, interpolation=cv2.INTER_LINEAR)
+        squares.append([_square(one) for one in (np.round(255 * level).astype(np.uint8), photograph, mask)])
         quality = image_quality(scores, labels, position, result.map_aurocs[position])
         row["samples"].append(
             [relative_path(sample.path, root), int(labels[position]), float(scores[position]), _finite(quality)]
         )
-    heatmaps, images, masks = (np.concatenate(strip, axis=1) for strip in strips)
-    return Pictures(_encode(heatmaps, "PNG"), _encode(images, "JPEG"), _encode(masks, "PNG"))
+    strips = (np.concatenate(strip, axis=1) for strip in zip(*squares, strict=True))
+    return Pictures(*(_encode(strip, kind) for strip, kind in zip(strips, ("PNG", "JPEG", "PNG"), strict=True)))
 
 
 def image_quality(scores: np.ndarray, labels: np.ndarray, index: int, pixel_auroc: float = math.nan) -> float:
@@ -198,12 +176,6 @@ def image_quality(scores: np.ndarray, labels: np.ndarray, index: int, pixel_auro
         side = scores[index] - others if labels[index] > 0 else others - scores[index]
         parts.append(float((side > 0).mean() + 0.5 * (side == 0).mean()))
     return float(np.mean(parts)) if parts else math.nan
-
-
-def _scale(result: Measured, samples: list) -> tuple[float, float]:
-    """Scores drawn darkest and brightest: the 1st and 99.9th percentile of the samples' maps."""
-    values = np.concatenate([sample.anomaly_map.reshape(-1) for sample in samples])
-    return float(np.percentile(values, 1)), float(np.percentile(values, 99.9))
 
 
 def _photograph(path: str) -> np.ndarray:

@@ -93,18 +93,23 @@ class RowError(TypedDict):
     traceback: NotRequired[str]
 
 
-class FailedRow(TypedDict):
-    """The row of a job that failed."""
+class _Row(TypedDict):
+    """What every row holds."""
 
     format: int
     id: str
     job: RowJob
-    status: Literal["failed"]
-    error: RowError
     duration_s: NotRequired[float]
 
 
-class DoneRow(TypedDict):
+class FailedRow(_Row):
+    """The row of a job that failed."""
+
+    status: Literal["failed"]
+    error: RowError
+
+
+class DoneRow(_Row):
     """The row of a finished job: metrics by the names of `evaluation.registry`, 0..1; None is explained in `undefined`.
 
     `images`: path below the data root, score, label (-1 unknown) and AUROC inside the map; `samples`: path, label, score and
@@ -112,9 +117,6 @@ class DoneRow(TypedDict):
     darkest and brightest value.
     """
 
-    format: int
-    id: str
-    job: RowJob
     status: Literal["done"]
     metrics: dict[str, float | None]
     speed: RowSpeed
@@ -132,7 +134,6 @@ class DoneRow(TypedDict):
     map_scale: NotRequired[tuple[float, float] | None]
     memory: NotRequired[RowMemory]
     parameters: NotRequired[dict[str, int]]
-    duration_s: NotRequired[float]
 
 
 @cache
@@ -154,7 +155,7 @@ def row_fault(row: Any, job_id: str) -> str | None:
         _adapters()[row["status"]].validate_python(row)
     except ValidationError as error:
         faults = [(".".join(map(str, fault["loc"])), fault["type"], fault["msg"]) for fault in error.errors(include_url=False)]
-        missing = ", ".join(place for place, kind, _ in faults if kind == "missing")
+        missing = [place for place, kind, _ in faults if kind == "missing"]
         wrong = [f"{place}: {message}" for place, kind, message in faults if kind != "missing"]
-        return "; ".join([*([f"{missing} missing"] if missing else []), *wrong])
+        return "; ".join(([f"{', '.join(missing)} missing"] if missing else []) + wrong)
     return None

@@ -66,12 +66,8 @@ def _run(job: Job, progress: Steps | None) -> tuple[dict[str, Any], Pictures | N
     measure, stopwatch = Measure(job.protocol), Stopwatch()
     trains = learns(model)
     ours = [stopwatch, measure, *([ShowImages(progress)] if progress else [])]  # the stopwatch must be the first
-    with (
-        tempfile.TemporaryDirectory(prefix="anoclip-compare-") as folder,
-        undisturbed(),
-        PeakMemory() as memory,
-        OtherLoad() as others,
-    ):
+    temporary = tempfile.TemporaryDirectory(prefix="anoclip-compare-")
+    with temporary as folder, undisturbed(), PeakMemory() as memory, OtherLoad() as others:
         engine = build_engine(folder, [*ours, *callbacks], job.model.trainer, keeps_nothing=not trains)
         fit_s = _timed(lambda: engine.fit(model, datamodule=datamodule)) if trains else 0.0
         stopwatch.clear()
@@ -82,25 +78,20 @@ def _run(job: Job, progress: Steps | None) -> tuple[dict[str, Any], Pictures | N
         speed |= latency(stopwatch.seconds, job.protocol.warmup_images)
     speed |= {"fit_s": fit_s, "test_s": test_s, "device": str(engine.trainer.strategy.root_device)}
     speed |= {"threads": torch.get_num_threads(), "other_load": others.cores}
-    parameters = {
-        "total": sum(p.numel() for p in model.parameters()),
-        "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
-    }
-    provenance = provenance_of(job, model, callbacks)
-    if note:
-        provenance["note"] = note
+    sizes = [(one.numel(), one.requires_grad) for one in model.parameters()]
+    parameters = {"total": sum(size for size, _ in sizes), "trainable": sum(size for size, learned in sizes if learned)}
+    provenance = provenance_of(job, model, callbacks) | ({"note": note} if note else {})
     root = getattr(datamodule, "root", None)
     row = finished_row(job, measure.result, natural_threshold(model), root)
-    row |= {"speed": speed, "memory": _memory(memory), "parameters": parameters, "provenance": provenance}
+    peaks = {name: getattr(memory, name) for name in ("cpu_peak_mib", "cpu_extra_mib", "gpu_peak_mib")}
+    row |= {"speed": speed, "memory": peaks, "parameters": parameters, "provenance": provenance}
     return row, pictures_of(job, measure.result, root, row)
 
 
 def build_data(job: Job) -> Any:
     """The job's datamodule, its data downloaded or drawn: that is no part of the times."""
-    arguments = dict(job.data.spec.init_args)
-    if job.data.categories:
-        arguments["category"] = job.category
-    datamodule = catalogue.instantiate("data", ClassSpec(job.data.spec.class_path, arguments))
+    category = {"category": job.category} if job.data.categories else {}
+    datamodule = catalogue.instantiate("data", ClassSpec(job.data.spec.class_path, job.data.spec.init_args | category))
     datamodule.prepare_data()
     return datamodule
 
@@ -124,11 +115,10 @@ def build_model(job: Job) -> tuple[Any, str | None]:
 
 def _time_single_images(engine: Engine, model: Any, datamodule: Any, job: Job) -> None:
     """Predict some test images one by one, so that the stopwatch sees single images."""
-    count = job.protocol.timed_images + job.protocol.warmup_images
     if job.protocol.timed_images == 0:
         return
     datamodule.eval_batch_size, before = 1, datamodule.eval_batch_size
-    engine.trainer.limit_predict_batches = count
+    engine.trainer.limit_predict_batches = job.protocol.timed_images + job.protocol.warmup_images
     try:
         engine.trainer.predict(model, datamodule=datamodule, return_predictions=False)
     finally:
@@ -139,11 +129,3 @@ def _timed(action: Callable[[], Any]) -> float:
     start = time.perf_counter()
     action()
     return time.perf_counter() - start
-
-
-def _memory(memory: PeakMemory) -> dict[str, float | None]:
-    return {
-        "cpu_peak_mib": memory.cpu_peak_mib,
-        "cpu_extra_mib": memory.cpu_extra_mib,
-        "gpu_peak_mib": memory.gpu_peak_mib,
-    }

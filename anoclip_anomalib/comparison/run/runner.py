@@ -8,25 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from anoclip_anomalib.comparison.run.folder import ResultsError, ResultsFolder
+from anoclip_anomalib.comparison.run.progress import ComparisonProgress
 from anoclip_anomalib.comparison.suite.suite import Job
 
 Result = tuple[dict[str, Any], Any]
-
-
-class Progress(Protocol):
-    """What the loop tells while it works."""
-
-    def expect(self, total: int) -> None:
-        """So many jobs are or will be run here, as far as is known."""
-
-    def start(self, job: Job) -> None:
-        """A job begins."""
-
-    def done(self, job: Job, row: dict[str, Any]) -> None:
-        """A job has its row."""
-
-    def note(self, text: str) -> None:
-        """Something that people should know."""
 
 
 class Executor(Protocol):
@@ -86,7 +71,7 @@ class Outcome:
 
 
 def needs_run(
-    folder: ResultsFolder, job: Job, retry_failed: bool, since: float, note: Callable[[str], None] | None = None
+    folder: ResultsFolder, job: Job, retry_failed: bool, since: float, note: Callable[[str], None] = lambda text: None
 ) -> bool:
     """Whether a job still has no usable row.
 
@@ -100,14 +85,13 @@ def needs_run(
     try:
         row = folder.read_row(job.id)
     except ResultsError as error:
-        if note is not None:
-            note(f"{error}; the job is done again")
+        note(f"{error}; the job is done again")
         return True
     return row is None or (retry_failed and row["status"] == "failed" and folder.row_path(job.id).stat().st_mtime < since)
 
 
 def run_jobs(
-    folder: ResultsFolder, jobs: list[Job], executor: Executor, progress: Progress, retry_failed: bool = True
+    folder: ResultsFolder, jobs: list[Job], executor: Executor, progress: ComparisonProgress, retry_failed: bool = True
 ) -> Outcome:
     """Run jobs; each is claimed first, so that processes may share a folder.
 

@@ -3,6 +3,8 @@
 import importlib
 import inspect
 import sys
+from contextlib import suppress
+from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,12 @@ SHORT_NAMES = {
     "callback": ("anoclip_anomalib", "anomalib.callbacks", "lightning.pytorch.callbacks"),
 }
 
+BASES = {
+    "model": ("anomalib.models", "AnomalibModule"),
+    "data": ("anomalib.data", "AnomalibDataModule"),
+    "callback": ("lightning.pytorch", "Callback"),
+}
+
 
 class UnknownClassError(ValueError):
     """A class that cannot be found, or is of the wrong kind."""
@@ -24,17 +32,8 @@ class UnknownClassError(ValueError):
 
 def base_class(kind: str) -> type:
     """The class that a model, data or callback must be derived from."""
-    if kind == "model":
-        from anomalib.models import AnomalibModule
-
-        return AnomalibModule
-    if kind == "data":
-        from anomalib.data import AnomalibDataModule
-
-        return AnomalibDataModule
-    from lightning.pytorch import Callback
-
-    return Callback
+    module, name = BASES[kind]
+    return getattr(importlib.import_module(module), name)
 
 
 def find_class(kind: str, name: str) -> type:
@@ -70,16 +69,11 @@ def find_class(kind: str, name: str) -> type:
 
 def _names(module: str, base: type) -> list[str]:
     loaded = importlib.import_module(module)
-    names = getattr(loaded, "__all__", None) or dir(loaded)
-    kept = []
-    for name in names:
-        try:
-            value = getattr(loaded, name)
-        except (AttributeError, ImportError):
-            continue
-        if inspect.isclass(value) and issubclass(value, base) and value is not base:
-            kept.append(name)
-    return kept
+    values = {}
+    for name in getattr(loaded, "__all__", None) or dir(loaded):
+        with suppress(AttributeError, ImportError):
+            values[name] = getattr(loaded, name)
+    return [name for name, value in values.items() if inspect.isclass(value) and issubclass(value, base) and value is not base]
 
 
 def full_path(found: type) -> str:
@@ -92,12 +86,9 @@ def unknown_arguments(found: type, init_args: dict[str, Any]) -> dict[str, str]:
     parameters = inspect.signature(found).parameters
     if any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters.values()):
         return {}
-    faults = {}
-    for name in init_args:
-        if name not in parameters:
-            close = get_close_matches(name, parameters, n=2, cutoff=0.5) or list(parameters)
-            faults[name] = f'{found.__name__} has no argument "{name}" (it has: {", ".join(close)})'
-    return faults
+    unknown = [name for name in init_args if name not in parameters]
+    close = {name: get_close_matches(name, parameters, n=2, cutoff=0.5) or list(parameters) for name in unknown}
+    return {name: f'{found.__name__} has no argument "{name}" (it has: {", ".join(close[name])})' for name in unknown}
 
 
 def takes(found: type, name: str) -> bool:
@@ -114,7 +105,7 @@ def _parser(kind: str) -> ArgumentParser:
 def check_values(kind: str, spec: ClassSpec) -> str | None:
     """Check arguments against the class's types without creating anything; a fault in one line, or None."""
     try:
-        _parser(kind).parse_object({kind: {"class_path": spec.class_path, "init_args": spec.init_args}})
+        _parser(kind).parse_object({kind: asdict(spec)})
     except Exception as error:  # noqa: BLE001 - jsonargparse raises several kinds; all mean that the values do not fit
         # What it says of the class's own arguments stands between these two; without them all of it is the reason.
         reason = str(error).rpartition("Problem with given class_path")[2].partition("Given value type:")[0]
@@ -126,19 +117,16 @@ def check_values(kind: str, spec: ClassSpec) -> str | None:
 def instantiate(kind: str, spec: ClassSpec) -> Any:
     """Create the object, with conversions as on anomalib's command line (paths, tuples, nested classes)."""
     parser = _parser(kind)
-    config = parser.parse_object({kind: {"class_path": spec.class_path, "init_args": spec.init_args}})
-    return parser.instantiate_classes(config)[kind]
+    return parser.instantiate_classes(parser.parse_object({kind: asdict(spec)}))[kind]
 
 
 def constant_categories(datamodule: type) -> tuple[str, ...]:
     """Categories that anomalib lists for a datamodule; () if it lists none."""
-    found: tuple[str, ...] = ()
     module = importlib.import_module(datamodule.__module__)
     dataset = getattr(module, f"{datamodule.__name__}Dataset", None)
-    for source in (module, sys.modules.get(getattr(dataset, "__module__", ""), None)):
-        for name in ("CATEGORIES", f"{datamodule.__name__.upper()}_CATEGORIES"):
-            found = found or tuple(getattr(source, name, ()))
-    return found
+    sources = (module, sys.modules.get(getattr(dataset, "__module__", ""), None))
+    names = ("CATEGORIES", f"{datamodule.__name__.upper()}_CATEGORIES")
+    return next((tuple(found) for one in sources for name in names if (found := getattr(one, name, ()))), ())
 
 
 def folder_categories(root: Path) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ The types in suite.py say what a file may hold. In the file a class and its argu
 """
 
 import inspect
+from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
@@ -14,12 +15,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from anoclip_anomalib.comparison.suite import catalogue
 from anoclip_anomalib.comparison.suite.suite import ClassSpec, DataEntry, ModelEntry, Protocol, Suite
-from anoclip_anomalib.comparison.suite.yaml_lines import Located, SuiteError, Where
+from anoclip_anomalib.comparison.suite.yaml_lines import Located, Where
 
-PARTS: dict[str, tuple[str, Any]] = {
-    "protocol": ("protocol", Protocol),
-    "callbacks": ("callback", ClassSpec),
-}
+PARTS: dict[str, tuple[str, Any]] = {"protocol": ("protocol", Protocol), "callbacks": ("callback", ClassSpec)}
 GENERATE_IS_GONE = (
     'generate is no option any more: write "class_path: GeneratedParts", and the values under init_args as image_size, '
     "train_good, test_good, test_bad and drawing_seed"
@@ -42,8 +40,7 @@ def load_suite(path: str | Path, roots: dict[str, str] | None = None, check_data
     doc = Located(path)
     suite = _Reader(doc, roots or {}, check_data).suite()
     doc.raise_faults()
-    if suite is None:
-        raise SuiteError([f"{path}: no suite"])
+    assert suite is not None  # or there was a fault
     return suite
 
 
@@ -61,13 +58,13 @@ class _Reader:
         seeds = content.get("seeds", [0])
         rest = {"seeds": seeds if isinstance(seeds, list) else [seeds], "models": [], "data": []}
         suite = self._valid(Suite, content | rest, ())
-        models = self._entries("models", self._model)
-        datasets = self._entries("data", self._data)
+        models = self._entries("models", ModelEntry, self._model)
+        datasets = self._entries("data", DataEntry, self._data)
         for unused in set(self.roots) - {entry.name for entry in datasets}:
             self.doc.fault(("data",), f'--root names the data set "{unused}", which the suite does not have')
         return suite and replace(suite, models=tuple(models), data=tuple(datasets))
 
-    def _entries(self, key: str, read: Any) -> list:
+    def _entries(self, key: str, kind: type, read: Callable[[Any, Where], Any]) -> list[Any]:
         items = self.doc.data.get(key)
         if not isinstance(items, list) or not items:
             self.doc.fault((key,), f'"{key}" must be a list with at least one entry')
@@ -76,10 +73,11 @@ class _Reader:
         for index, item in enumerate(items):
             if isinstance(item, dict) and "spec" in item:
                 self.doc.fault((key, index, "spec"), f'an entry of {key} has no option "spec"')
-            entry = read(_flat(item, key), (key, index))
-            if entry is not None and entry.name in [one.name for one in entries]:
+            entry = self._valid(kind, _flat(item, key), (key, index))
+            entry = entry and read(entry, (key, index))
+            if entry and entry.name in [one.name for one in entries]:
                 self.doc.fault((key, index, "name"), f'the name "{entry.name}" is used twice in {key}')
-            entries += [] if entry is None else [entry]
+            entries += [entry] if entry else []
         return entries
 
     def _valid(self, kind: Any, content: Any, where: Where) -> Any:
@@ -97,8 +95,8 @@ class _Reader:
         except (AttributeError, ValidationError):
             return None
 
-    def _class(self, kind: str, spec: ClassSpec, where: Where, extra: dict[str, Any] | None = None) -> ClassSpec | None:
-        """The class by its full path, with checked arguments; `extra` are arguments that we will add."""
+    def _class(self, kind: str, spec: ClassSpec, where: Where) -> ClassSpec | None:
+        """The class by its full path, with checked arguments."""
         try:
             found = catalogue.find_class(kind, spec.class_path)
         except catalogue.UnknownClassError as error:
@@ -108,59 +106,37 @@ class _Reader:
         for name, fault in unknown.items():
             self.doc.fault((*where, "init_args", name), fault)
         spec = ClassSpec(catalogue.full_path(found), spec.init_args)
-        if not unknown:
-            message = catalogue.check_values(kind, ClassSpec(spec.class_path, spec.init_args | (extra or {})))
-            if message:
-                self.doc.fault((*where, "init_args"), f"{found.__name__}: {message}")
+        message = None if unknown else catalogue.check_values(kind, spec)
+        if message:
+            self.doc.fault((*where, "init_args"), f"{found.__name__}: {message}")
         return spec
 
-    def _model(self, item: Any, where: Where) -> ModelEntry | None:
+    def _model(self, entry: ModelEntry, where: Where) -> ModelEntry | None:
         from lightning.pytorch import Trainer
 
-        if isinstance(item, dict) and isinstance(item.get("callbacks"), list):
-            item = item | {"callbacks": [{"class_path": one} if isinstance(one, str) else one for one in item["callbacks"]]}
-        entry = self._valid(ModelEntry, item, where)
-        if entry is None:
-            return None
         callbacks = [self._class("callback", one, (*where, "callbacks", i)) for i, one in enumerate(entry.callbacks)]
         for name, fault in catalogue.unknown_arguments(Trainer, entry.trainer).items():
             self.doc.fault((*where, "trainer", name), fault)
         spec = self._class("model", entry.spec, where)
-        if spec is None:
-            return None
-        return replace(entry, spec=spec, callbacks=tuple(filter(None, callbacks)))
+        return None if spec is None else replace(entry, spec=spec, callbacks=tuple(filter(None, callbacks)))
 
-    def _data(self, item: Any, where: Where) -> DataEntry | None:
-        if isinstance(item, dict) and "generate" in item:
-            self.doc.fault((*where, "generate"), GENERATE_IS_GONE)
-            return None
-        wanted = item.get("categories", "all") if isinstance(item, dict) else "all"
-        if wanted == "all" and isinstance(item, dict):
-            item = {key: value for key, value in item.items() if key != "categories"}
-        elif isinstance(wanted, str):
-            item = item | {"categories": [wanted]}
-        entry = self._valid(DataEntry, item, where)
-        if entry is None:
-            return None
-        name = entry.name
-        if name in self.roots:
-            entry = replace(entry, spec=replace(entry.spec, init_args=entry.spec.init_args | {"root": self.roots[name]}))
-        spec = self._class("data", entry.spec, where)
+    def _data(self, entry: DataEntry, where: Where) -> DataEntry | None:
+        own_root = {"root": self.roots[entry.name]} if entry.name in self.roots else {}
+        spec = self._class("data", replace(entry.spec, init_args=entry.spec.init_args | own_root), where)
         if spec is None:
             return None
         if "category" in spec.init_args:
             self.doc.fault((*where, "init_args", "category"), "name categories under `categories`, not in init_args")
         found = catalogue.find_class("data", spec.class_path)
-        root = Path(str(spec.init_args["root"])) if spec.init_args.get("root") else _default_root(found)
-        draws = getattr(found, "draws_itself", False)
-        missing = not draws and root is not None and not root.is_dir()
-        if missing and self.check_data:
-            self.doc.fault(
-                (*where, "init_args", "root"),
-                f'data root {root} of "{name}" does not exist; set init_args.root, or pass --root {name}=FOLDER',
-            )
-        entry = replace(entry, spec=spec)
-        return replace(entry, categories=self._categories(entry, where, found, None if missing or draws else root))
+        default = getattr(inspect.signature(found).parameters.get("root"), "default", None)
+        place = spec.init_args.get("root") or default
+        root = Path(place) if isinstance(place, str | Path) and not getattr(found, "draws_itself", False) else None
+        if root is not None and not root.is_dir():
+            if self.check_data:
+                fault = f'data root {root} of "{entry.name}" does not exist; set init_args.root, or pass --root'
+                self.doc.fault((*where, "init_args", "root"), f"{fault} {entry.name}=FOLDER")
+            root = None
+        return replace(entry, spec=spec, categories=self._categories(entry, where, found, root))
 
     def _categories(self, entry: DataEntry, where: Where, found: type, root: Path | None) -> tuple[str, ...]:
         place = (*where, "categories")
@@ -197,6 +173,11 @@ def _flat(item: Any, key: str) -> Any:
         return item
     spec = {key: item[key] for key in ("class_path", "init_args") if item.get(key) is not None}
     rest = {key: value for key, value in item.items() if key not in ("class_path", "init_args", "spec")}
+    if key == "models" and isinstance(rest.get("callbacks"), list):
+        rest["callbacks"] = [{"class_path": one} if isinstance(one, str) else one for one in rest["callbacks"]]
+    if key == "data" and isinstance(rest.get("categories"), str):
+        categories = rest.pop("categories")
+        rest |= {} if categories == "all" else {"categories": [categories]}
     own = spec["init_args"].get("name") if key == "data" and isinstance(spec.get("init_args"), dict) else None
     return {"name": own or str(spec.get("class_path")).rpartition(".")[2]} | rest | {"spec": spec}
 
@@ -207,6 +188,8 @@ def _sentence(kind: Any, where: Where, place: Where, fault: Any) -> str:
     if fault["type"] == "missing":
         return f"{'a suite' if kind is Suite else f'an entry of {where[0]}'} needs a {name}"
     if fault["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        if (kind, name) == (DataEntry, "generate"):
+            return GENERATE_IS_GONE
         what, part = next((PARTS[str(key)] for key in reversed(place[:-1]) if key in PARTS), (KINDS[kind], kind))
         known = [one.name for one in fields(part)]
         known = sorted({"class_path", "init_args"} | set(known) - {"spec"}) if "spec" in known else sorted(known)
@@ -216,9 +199,3 @@ def _sentence(kind: Any, where: Where, place: Where, fault: Any) -> str:
     words = fault["msg"] if fault["type"] == "must_be" else TYPES.get(fault["type"], fault["msg"])
     name = next((part for part in reversed(place) if isinstance(part, str)), "an entry")
     return f"{name} must be {words}, got {value if len(value) < 80 else value[:77] + '...'}"
-
-
-def _default_root(found: type) -> Path | None:
-    parameter = inspect.signature(found).parameters.get("root")
-    default = parameter.default if parameter is not None else None
-    return Path(default) if isinstance(default, str | Path) else None

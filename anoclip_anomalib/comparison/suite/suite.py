@@ -155,10 +155,10 @@ class Job:
     def id(self) -> str:
         """Hash of everything that decides the result; where the data lie and how they are loaded does not."""
         data_args = {key: value for key, value in self.data.spec.init_args.items() if key not in ("root", "num_workers")}
-        nothing = None  # stood for generated data once: older rows keep their ids
         content = {
             "model": asdict(replace(self.model, cpus=None, gpus=0.0, provenance={})),
-            "data": [self.data.name, self.data.spec.class_path, data_args, self.data.class_name, nothing],
+            # None stood for generated data once: older rows keep their ids.
+            "data": [self.data.name, self.data.spec.class_path, data_args, self.data.class_name, None],
             "category": self.category,
             "seed": self.seed,
             "protocol": asdict(self.protocol),
@@ -198,8 +198,15 @@ def select_jobs(jobs: list[Job], only: list[str] | None = None, shard: tuple[int
     Raises:
         ValueError: if a term matches nothing at all, or the shard is out of range.
     """
-    for kind_terms in _terms_by_kind(jobs, only or []):
-        jobs = [job for job in jobs if any(fnmatchcase(text, term) for text, term in _pairs(job, kind_terms))]
+    kinds: dict[str, list[str]] = {}
+    for term in only or []:
+        kind = next((kind for kind, text in KINDS.items() if any(fnmatchcase(text(job), term) for job in jobs)), None)
+        if kind is None:
+            names = sorted({text(job) for text in KINDS.values() for job in jobs})
+            raise ValueError(f'--only "{term}" matches nothing; there are: {", ".join(names)}')
+        kinds.setdefault(kind, []).append(term)
+    for kind, terms in kinds.items():
+        jobs = [job for job in jobs if any(fnmatchcase(KINDS[kind](job), term) for term in terms)]
     if shard is not None:
         index, count = shard
         if not 1 <= index <= count:
@@ -214,19 +221,3 @@ KINDS: dict[str, Any] = {
     "category": lambda job: job.category,
     "seed": lambda job: f"seed={job.seed}",
 }
-
-
-def _terms_by_kind(jobs: list[Job], terms: list[str]) -> list[tuple[str, list[str]]]:
-    found: dict[str, list[str]] = {}
-    for term in terms:
-        kind = next((kind for kind, text in KINDS.items() if any(fnmatchcase(text(job), term) for job in jobs)), None)
-        if kind is None:
-            names = sorted({text(job) for text in KINDS.values() for job in jobs})
-            raise ValueError(f'--only "{term}" matches nothing; there are: {", ".join(names)}')
-        found.setdefault(kind, []).append(term)
-    return list(found.items())
-
-
-def _pairs(job: Job, kind_terms: tuple[str, list[str]]) -> list[tuple[str, str]]:
-    kind, terms = kind_terms
-    return [(KINDS[kind](job), term) for term in terms]

@@ -32,15 +32,13 @@ class Located:
         self.path = Path(path)
         self.lines: dict[Where, int] = {}
         self.faults: list[tuple[int, str]] = []
-        try:
-            text = self.path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise SuiteError([f"{self.path}: cannot be read: {error}"]) from error
         self._left = MAX_VALUES
         try:
-            loader = yaml.SafeLoader(text)
+            loader = yaml.SafeLoader(self.path.read_text(encoding="utf-8"))
             node = loader.get_single_node()
             self.data = {} if node is None else self._build(loader, node, ())
+        except (OSError, UnicodeDecodeError) as error:
+            raise SuiteError([f"{self.path}: cannot be read: {error}"]) from error
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else 1
             raise SuiteError([f"{self.path}:{line}: {error.problem or error}"]) from error
@@ -77,8 +75,9 @@ class Located:
                     else:
                         self.fault(where, "<< takes a mapping or a list of mappings", line)
                 continue
-            key = loader.construct_object(key_node) if isinstance(key_node, yaml.ScalarNode) else "a collection"
-            if not isinstance(key, str) or not isinstance(key_node, yaml.ScalarNode):
+            scalar = isinstance(key_node, yaml.ScalarNode)
+            key = loader.construct_object(key_node) if scalar else "a collection"
+            if not (scalar and isinstance(key, str)):
                 self.fault(where, f"keys must be words, got {key!r}", line)
                 continue
             if key in result:

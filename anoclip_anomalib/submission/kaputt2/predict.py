@@ -2,18 +2,18 @@
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
-from anomalib.data import ImageBatch, ImageItem
 from anomalib.data.transforms.utils import extract_transforms_by_type
-from anomalib.data.utils import read_image
-from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import Resize
 
+from anoclip_anomalib.files import atomic_write
 from anoclip_anomalib.running.collect import Collect
 from anoclip_anomalib.running.engine import build_engine, strip, undisturbed
+from anoclip_anomalib.submission.images import UnlabelledImages
 from anoclip_anomalib.submission.model_config import ModelConfig
 
 ImageType = Literal["image", "crop"]
@@ -43,13 +43,12 @@ def query_images(root: Path, parquet: Path, image_type: ImageType = "crop") -> d
     found: dict[str, Path] = {}
     missing = []
     for capture_id, relative in zip(table["capture_id"].astype(str), table[column].astype(str), strict=True):
-        for base in (root, root / f"query-{image_type}"):
-            path = (base / relative).resolve()
-            if not path.is_relative_to(root):
-                raise ValueError(f"{parquet}: the path {relative} of {capture_id} leads out of {root}")
-            if path.is_file():
-                found[capture_id] = path
-                break
+        places = [(base / relative).resolve() for base in (root, root / f"query-{image_type}")]
+        if not all(path.is_relative_to(root) for path in places):
+            raise ValueError(f"{parquet}: the path {relative} of {capture_id} leads out of {root}")
+        existing = [path for path in places if path.is_file()]
+        if existing:
+            found[capture_id] = existing[0]
         else:
             missing.append(relative)
     if missing:
@@ -57,42 +56,18 @@ def query_images(root: Path, parquet: Path, image_type: ImageType = "crop") -> d
     return found
 
 
-class QueryImages(Dataset):
-    """Unlabelled images; ``resize`` is the model's own, so that images of different sizes fit in one batch."""
-
-    def __init__(self, paths: list[Path], resize: Resize | None) -> None:
-        self.paths = paths
-        self.resize = resize
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> ImageItem:
-        image = read_image(self.paths[index], as_tensor=True)
-        return ImageItem(image=self.resize(image) if self.resize else image, image_path=str(self.paths[index]))
-
-
 def read_scores(path: Path) -> dict[str, float]:
     """The scores of an earlier run; a line that an interruption left half-written is dropped."""
     scores: dict[str, float] = {}
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                capture_id, score = json.loads(line)
-            except (json.JSONDecodeError, ValueError, TypeError):
-                continue
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        with suppress(ValueError, TypeError):
+            capture_id, score = json.loads(line)
             scores[str(capture_id)] = float(score)
     return scores
 
 
 def predict_queries(
-    config: ModelConfig,
-    images: Mapping[str, Path],
-    work: Path,
-    *,
-    batch_size: int = 32,
-    num_workers: int = 0,
-    progress: Callable[[int], None] | None = None,
+    config: ModelConfig, images: Mapping[str, Path], work: Path, progress: Callable[[int], None], **loading: int
 ) -> tuple[dict[str, float], Any]:
     """Raw image scores of all query images.
 
@@ -100,40 +75,31 @@ def predict_queries(
         config: The model and trainer.
         images: capture_id -> file.
         work: Folder for the scores file.
-        batch_size: Images at a time.
-        num_workers: Processes that read images.
         progress: Called with numbers of finished images.
+        **loading: ``batch_size`` and ``num_workers`` of the data loader.
 
     Returns:
         capture_id -> raw score, and the model.
     """
-    work.mkdir(parents=True, exist_ok=True)
-    scores_path = work / "scores.jsonl"
+    path = work / "scores.jsonl"
     model, callbacks, trainer = config.build()
-    scores = {key: score for key, score in read_scores(scores_path).items() if key in images}
-    if progress and scores:
-        progress(len(scores))
+    scores = {key: score for key, score in read_scores(path).items() if key in images}
+    progress(len(scores))
     left = {str(path): key for key, path in images.items() if key not in scores}
     if left:
-        if scores_path.is_file() and not scores_path.read_text(encoding="utf-8").endswith("\n"):
-            with scores_path.open("a", encoding="utf-8") as stream:
-                stream.write("\n")
         strip(model, keep={"post_processor"})
-        dataset = QueryImages([Path(path) for path in left], _resize_of(model))
-        loader = DataLoader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=ImageBatch.collate)
-        with undisturbed(), scores_path.open("a", encoding="utf-8") as stream:
+        resize = extract_transforms_by_type(getattr(model.pre_processor, "transform", None), Resize)
+        loader = UnlabelledImages([images[key] for key in left.values()], next(iter(resize), None)).loader(**loading)
+        with atomic_write(path) as temporary:
+            temporary.write_text("".join(json.dumps(item) + "\n" for item in scores.items()), encoding="utf-8")
+        with undisturbed(), path.open("a", encoding="utf-8") as stream:
 
-            def keep(path: str, score: float, _: object) -> None:
-                stream.write(json.dumps([left[path], score]) + "\n")
+            def keep(image: str, score: float, _: object) -> None:
+                scores[left[image]] = score
+                stream.write(json.dumps([left[image], score]) + "\n")
                 stream.flush()  # an interrupted run goes on behind the last image
 
             collect = Collect(keep, maps=False, advance=progress)
             engine = build_engine(work / "engine", [collect, *callbacks], {**trainer, "limit_val_batches": 0})
-            engine.predict(model, dataloaders=loader, ckpt_path=config.ckpt_path, return_predictions=False)
-        scores = {key: score for key, score in read_scores(scores_path).items() if key in images}
+            engine.predict(model, dataloaders=loader, ckpt_path=config.checkpoint(), return_predictions=False)
     return scores, model
-
-
-def _resize_of(model: Any) -> Resize | None:
-    found = extract_transforms_by_type(getattr(model.pre_processor, "transform", None), Resize)
-    return found[0] if found else None

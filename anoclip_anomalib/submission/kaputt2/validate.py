@@ -1,18 +1,16 @@
 """A validator of Kaputt 2 submissions, written from the format's rules: every fault in one pass, and an end to every zip."""
 
 import csv
-import itertools
 import os
 import re
 import stat
 import struct
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, cast
 
-from anoclip_anomalib.submission.entries import unsafe_name
+from anoclip_anomalib.submission.entries import DAMAGED_ARCHIVE, unsafe_name
 from anoclip_anomalib.submission.faults import Report
 from anoclip_anomalib.submission.kaputt2.write import HEADER
 
@@ -21,12 +19,6 @@ MAX_ROWS = 1_000_000
 
 MAX_CSV_BYTES = 1 << 27
 MAX_LINE_BYTES = 1 << 12
-
-_DAMAGED_ZIP = (
-    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, NotImplementedError),
-    *(RuntimeError, ValueError, LookupError, ArithmeticError),
-)
-"""What reading a truncated or damaged zip raises; the last four come from nonsense in its tables, such as names."""
 
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 """What every reader takes for the same number; Python's ``float`` also knows other scripts' digits, ``1_0`` and blanks."""
@@ -46,6 +38,7 @@ def validate_zip(path: str | Path, expected: Iterable[str] | None = None) -> Rep
     if not path.is_file():
         raise FileNotFoundError(f"there is no submission at {path}")
     report = Report(str(path))
+    expected = None if expected is None else frozenset(expected)
     try:
         with zipfile.ZipFile(path) as archive:
             member = _only_csv(archive, report)
@@ -55,21 +48,19 @@ def validate_zip(path: str | Path, expected: Iterable[str] | None = None) -> Rep
                     while stream.read(1 << 20):  # to the checksum at its end
                         pass
                 with archive.open(member) as stream:
-                    _check_rows(stream, f"{path}/{member.filename}", report, None if expected is None else set(expected))
+                    _check_rows(stream, f"{path}/{member.filename}", report, expected)
     except _EndOfCheckError as error:
         report.add(*error.args)
-    except _DAMAGED_ZIP as error:
+    except (*DAMAGED_ARCHIVE, zipfile.BadZipFile, struct.error) as error:
         report.add("truncated", str(path), f"not a readable zip archive ({error})")
     return report
 
 
 def _only_csv(archive: zipfile.ZipFile, report: Report) -> zipfile.ZipInfo | None:
     found = None
-    for info in archive.infolist():
-        report.files += 1
+    for report.files, info in enumerate(archive.infolist(), start=1):
         shown = f"{report.path}/{info.orig_filename}"
-        reason = unsafe_name(info.orig_filename)
-        if reason:
+        if reason := unsafe_name(info.orig_filename):
             report.add("path-trick", shown, reason)
         elif "/" in info.filename:
             report.add("wrong-place", shown, "the zip holds one CSV at its root, no folders")
@@ -85,18 +76,17 @@ def _only_csv(archive: zipfile.ZipFile, report: Report) -> zipfile.ZipInfo | Non
         report.add("missing-file", report.path, "there is no CSV at the root of the zip")
     elif found.file_size > MAX_CSV_BYTES:
         report.add("implausible-size", f"{report.path}/{found.filename}", f"{found.file_size} bytes")
-        return None
     elif found.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         report.add("wrong-format", f"{report.path}/{found.filename}", "stored by a rare method; use deflate, as zip does")
-        return None
-    return found
+    else:
+        return found
+    return None
 
 
 def _check_outside(archive: zipfile.ZipFile, report: Report) -> None:
     """The zip must be all of the file: readers pass over what lies before, between and behind its parts."""
     file = cast(IO[bytes], archive.fp)
-    position, gaps = 0, {0}
-    clean = True
+    position, gaps, clean = 0, {0}, True
     for info in sorted(archive.infolist(), key=lambda info: info.header_offset):
         clean &= info.header_offset - position in gaps
         file.seek(info.header_offset)
@@ -114,12 +104,11 @@ class _EndOfCheckError(Exception):
     """What makes further lines meaningless, (rule, path, message)."""
 
 
-def _check_rows(stream: IO[bytes], shown: str, report: Report, expected: set[str] | None) -> None:
+def _check_rows(stream: IO[bytes], shown: str, report: Report, expected: frozenset[str] | None) -> None:
     """Check the CSV line by line; no field may span several."""
     seen: dict[str, int] = {}
     number = 0
-    for number, text in enumerate(_lines(stream, shown), start=1):
-        here = f"{shown}:{number}"
+    for number, here, text in _lines(stream, shown):
         if number == 1 and text.startswith("\ufeff"):
             report.add("wrong-header", here, "the file begins with a byte order mark; write plain UTF-8")
             text = text[1:]
@@ -147,11 +136,10 @@ def _check_rows(stream: IO[bytes], shown: str, report: Report, expected: set[str
         report.add("missing-id", shown, f"capture_id {capture_id} has no prediction")
 
 
-def _lines(stream: IO[bytes], shown: str) -> Iterator[str]:
-    for number in itertools.count(1):
-        line, here = stream.readline(MAX_LINE_BYTES + 1), f"{shown}:{number}"
-        if not line:
-            return
+def _lines(stream: IO[bytes], shown: str) -> Iterator[tuple[int, str, str]]:
+    """Number, place and text of each line."""
+    for number, line in enumerate(iter(lambda: stream.readline(MAX_LINE_BYTES + 1), b""), start=1):
+        here = f"{shown}:{number}"
         if number > MAX_ROWS + 1:
             raise _EndOfCheckError("implausible-size", here, f"more than {MAX_ROWS} rows")
         if b"\r" in line.removesuffix(b"\r\n"):
@@ -159,12 +147,14 @@ def _lines(stream: IO[bytes], shown: str) -> Iterator[str]:
         if len(line) > MAX_LINE_BYTES:
             raise _EndOfCheckError("implausible-size", here, f"a line of more than {MAX_LINE_BYTES} bytes")
         try:
-            yield line.decode("utf-8")
+            yield number, here, line.decode("utf-8")
         except UnicodeDecodeError as error:
             raise _EndOfCheckError("wrong-encoding", here, f"the CSV is not UTF-8 ({error})") from error
 
 
-def _check_row(capture_id: str, value: str, here: str, report: Report, expected: set[str] | None, before: int | None) -> None:
+def _check_row(
+    capture_id: str, value: str, here: str, report: Report, expected: frozenset[str] | None, before: int | None
+) -> None:
     if not capture_id.strip():
         report.add("empty-id", here, "the capture_id is empty")
     elif not capture_id.isprintable():

@@ -1,11 +1,11 @@
 """Kaputt 2 (Codabench): a zip with one CSV, ``capture_id,pred``: ids, scores and the writer."""
 
-import csv
-import io
 import math
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+
+import pandas as pd
 
 from anoclip_anomalib.files import atomic_write
 
@@ -20,8 +20,6 @@ def read_capture_ids(path: str | Path) -> list[str]:
         ValueError: If the column is missing, or an id is missing or appears twice.
         ImportError: If pyarrow, which reads parquet files, is not installed.
     """
-    import pandas as pd
-
     path = Path(path)
     table = pd.read_csv(path, dtype=str) if path.suffix == ".csv" else pd.read_parquet(path)
     if "capture_id" not in table.columns:
@@ -71,14 +69,12 @@ def write_zip(path: str | Path, scores: Mapping[str, float], expected: Iterable[
     outside = [key for key in expected if not 0.0 <= scores[key] <= 1.0]
     if outside:
         raise ValueError(f"scores must lie in [0, 1]; {outside[0]} has {scores[outside[0]]}")
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(HEADER)
-    # repr keeps all digits: scores of one object may differ in the sixth decimal alone.
-    writer.writerows([key, repr(float(scores[key]))] for key in expected)
+    # All digits are kept: scores of one object may differ in the sixth decimal alone.
+    text = pd.DataFrame(((key, float(scores[key])) for key in expected), columns=HEADER).to_csv(
+        index=False, lineterminator="\n"
+    )
     with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-        member = zipfile.ZipInfo(CSV_NAME, date_time=(1980, 1, 1, 0, 0, 0))
-        member.compress_type = zipfile.ZIP_DEFLATED
+        member = zipfile.ZipInfo(CSV_NAME)  # of 1980: not of the time when it was written
         member.external_attr = 0o644 << 16
-        archive.writestr(member, text.getvalue().encode("utf-8"))
+        archive.writestr(member, text, compress_type=zipfile.ZIP_DEFLATED)
     return Path(path)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import huggingface_hub
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -30,29 +31,25 @@ def eval_results(
         per_category: Add every category's own figures.
         source_url: Where the results can be looked up.
     """
-    found = []
-    for result in results:
-        parts: list[tuple[str | None, Mapping[str, float]]] = [(None, result.mean)]
-        parts += list(result.categories) if per_category else []
-        for category, metrics in parts:
-            for name, value in metrics.items():
-                found.append(
-                    EvalResult(
-                        task_type=task_type,
-                        task_name="Anomaly detection and localisation",
-                        dataset_type=(dataset_types or {}).get(result.data, slug(result.data)),
-                        dataset_name=result.data if category is None else f"{result.data} {category}",
-                        dataset_config=category,
-                        dataset_split="test",
-                        dataset_args={"provenance": provenance_note(result)},
-                        metric_type=METRICS[name][0],
-                        metric_name=METRICS[name][1],
-                        metric_value=round(value, 4),
-                        source_name="anoclip compare" if source_url else None,
-                        source_url=source_url,
-                    )
-                )
-    return found
+    return [
+        EvalResult(
+            task_type=task_type,
+            task_name="Anomaly detection and localisation",
+            dataset_type=(dataset_types or {}).get(result.data, slug(result.data)),
+            dataset_name=result.data if category is None else f"{result.data} {category}",
+            dataset_config=category,
+            dataset_split="test",
+            dataset_args={"provenance": provenance_note(result)},
+            metric_type=METRICS[name][0],
+            metric_name=METRICS[name][1],
+            metric_value=round(value, 4),
+            source_name="anoclip compare" if source_url else None,
+            source_url=source_url,
+        )
+        for result in results
+        for category, metrics in ((None, result.mean), *(result.categories if per_category else ()))
+        for name, value in metrics.items()
+    ]
 
 
 def model_card(
@@ -63,13 +60,8 @@ def model_card(
     Raises:
         ValueError: If huggingface_hub reads something else than what was meant.
     """
-    data = ModelCardData(
-        model_name=name,
-        eval_results=list(evals),
-        license=license_name,
-        library_name="anomalib",
-        tags=["anomaly-detection", "zero-shot", "clip", "anomalib"],
-    )
+    tags = ["anomaly-detection", "zero-shot", "clip", "anomalib"]
+    data = ModelCardData(model_name=name, eval_results=list(evals), license=license_name, library_name="anomalib", tags=tags)
     lines = ["---", data.to_yaml(), "---", "", f"# {name}", ""]
     for result in results:
         # A metric that one category lacks has no mean, and says so in its column.
@@ -100,15 +92,13 @@ def check_model_card(text: str, name: str, evals: Sequence[EvalResult]) -> None:
         ValueError: If name or figures differ.
     """
     read = ModelCard(text, ignore_metadata_errors=False).data
-    found = {_key(result): result.metric_value for result in read.get("eval_results") or []}
-    meant = {_key(result): result.metric_value for result in evals}
+    found, meant = (
+        {(*result.unique_identifier, result.metric_type, result.metric_name): result.metric_value for result in results}
+        for results in (read.get("eval_results") or [], evals)
+    )
     found_name = read.get("model_name")
     if found_name != name or found != meant:
         raise ValueError(f"huggingface_hub reads {len(found)} results of '{found_name}', {len(meant)} of '{name}' were meant")
-
-
-def _key(result: EvalResult) -> tuple[Any, ...]:
-    return (*result.unique_identifier, result.metric_type, result.metric_name)
 
 
 def eval_results_yaml(result: DataResult, dataset_id: str, *, source_url: str | None = None) -> str:
@@ -124,38 +114,26 @@ def eval_results_yaml(result: DataResult, dataset_id: str, *, source_url: str | 
     """
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", dataset_id):
         raise ValueError(f"'{dataset_id}' is no id of a data set on the Hub, namespace/name")
-    entries: list[dict[str, Any]] = []
-    for metric, value in result.mean.items():
-        entry: dict[str, Any] = {
-            "dataset": {"id": dataset_id, "task_id": slug(metric)},
-            "value": round(value, 4),
-        }
-        if result.time:
-            entry["date"] = result.time
-        if source_url:
-            entry["source"] = {"url": source_url, "name": "anoclip compare"}
-        entry["notes"] = f"{METRICS[metric][1]}; {provenance_note(result)}"
-        entries.append(entry)
+    entries: list[dict[str, Any]] = [
+        {"dataset": {"id": dataset_id, "task_id": slug(metric)}, "value": round(value, 4)}
+        | ({"date": result.time} if result.time else {})
+        | ({"source": {"url": source_url, "name": "anoclip compare"}} if source_url else {})
+        | {"notes": f"{METRICS[metric][1]}; {provenance_note(result)}"}
+        for metric, value in result.mean.items()
+    ]
     text = yaml.safe_dump(entries, sort_keys=False, allow_unicode=True, width=120)
-    parse = _entries_parser()
-    if parse is not None:
-        read = [(entry.dataset_id, entry.task_id, entry.value, entry.notes) for entry in parse(yaml.safe_load(text))]
+    if can_check_eval_results():
+        parsed = huggingface_hub.parse_eval_result_entries(yaml.safe_load(text))
+        read = [(entry.dataset_id, entry.task_id, entry.value, entry.notes) for entry in parsed]
         meant = [(e["dataset"]["id"], e["dataset"]["task_id"], e["value"], e["notes"]) for e in entries]
         if read != meant:
             raise ValueError(f"huggingface_hub reads {read[:2]}, {meant[:2]} was meant")
     return text
 
 
-def _entries_parser() -> Any:
-    """huggingface_hub's parser of evaluation results, or None in versions that do not know the format yet."""
-    import huggingface_hub
-
-    return getattr(huggingface_hub, "parse_eval_result_entries", None)
-
-
 def can_check_eval_results() -> bool:
     """Whether the installed huggingface_hub knows the evaluation-results format."""
-    return _entries_parser() is not None
+    return hasattr(huggingface_hub, "parse_eval_result_entries")
 
 
 def slug(name: str) -> str:

@@ -65,22 +65,23 @@ def summarise(rows: Sequence[Mapping[str, Any]], model: str) -> list[DataResult]
     if not any(row["status"] == "done" for row in mine):
         known = ", ".join(models_of(rows)) or "nothing"
         raise ValueError(f"there are no finished rows of '{model}'; there are rows of {known}")
-    by_data: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for row in mine:
-        by_data[str(row["job"]["data"])].append(row)
+    by_data = _grouped(mine, "data")
     return [_data_result(data, found) for data, found in by_data.items() if any(row["status"] == "done" for row in found)]
+
+
+def _grouped(rows: Sequence[Mapping[str, Any]], key: str) -> dict[str, list[Mapping[str, Any]]]:
+    groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in rows:
+        groups[str(row["job"][key])].append(row)
+    return groups
 
 
 def _data_result(data: str, rows: Sequence[Mapping[str, Any]]) -> DataResult:
     done = [row for row in rows if row["status"] == "done"]
-    by_category: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for row in done:
-        by_category[str(row["job"]["category"])].append(row["metrics"])
     categories = []
-    for category, runs in by_category.items():
-        values = {name: [run.get(name) for run in runs] for name in METRICS}
-        present = {name: found for name, found in values.items() if all(value is not None for value in found)}
-        categories.append((category, {name: float(np.mean(found)) for name, found in present.items()}))
+    for category, runs in _grouped(done, "category").items():
+        values = {name: [run["metrics"].get(name) for run in runs] for name in METRICS}
+        categories.append((category, {name: float(np.mean(found)) for name, found in values.items() if None not in found}))
     shared = [name for name in METRICS if all(name in metrics for _, metrics in categories)]
     failed = [
         f"{row['job']['category']}, seed {row['job']['seed']}: {row['error'].get('message', '')}"[:200]
@@ -100,26 +101,25 @@ def _data_result(data: str, rows: Sequence[Mapping[str, Any]]) -> DataResult:
 
 def _shared_facts(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What rows state about their origin, flat; where rows differ, all statements."""
-    flat = []
+    shared: dict[str, dict[str, None]] = defaultdict(dict)
     for row in rows:
         provenance = row["provenance"]
-        thresholds = row.get("thresholds", {})
         hardware = provenance.get("hardware", {})
-        facts = dict(provenance.get("method", {}))
-        for key in ("image_size", "resize", "smoothing"):
-            facts[key] = provenance.get("preprocessing", {}).get(key)
-        facts["metrics_resolution"] = row.get("resolution")
-        facts["threshold_rule"] = thresholds.get("image", {}).get("rule")
-        facts["weights_sha256"] = provenance.get("weights_digest")
-        facts["commit"] = provenance.get("commit")
-        facts["versions"] = ", ".join(f"{name} {value}" for name, value in provenance.get("versions", {}).items())
-        facts["hardware"] = hardware.get("gpu") or hardware.get("processor")
-        facts["note"] = provenance.get("note")
-        flat.append({key: str(value) for key, value in facts.items() if value is not None})
-    shared = {}
-    for key in dict.fromkeys(key for facts in flat for key in facts):
-        shared[key] = " | ".join(dict.fromkeys(facts[key] for facts in flat if key in facts))
-    return shared
+        facts = {
+            **provenance.get("method", {}),
+            **{key: provenance.get("preprocessing", {}).get(key) for key in ("image_size", "resize", "smoothing")},
+            "metrics_resolution": row.get("resolution"),
+            "threshold_rule": row.get("thresholds", {}).get("image", {}).get("rule"),
+            "weights_sha256": provenance.get("weights_digest"),
+            "commit": provenance.get("commit"),
+            "versions": ", ".join(f"{name} {value}" for name, value in provenance.get("versions", {}).items()),
+            "hardware": hardware.get("gpu") or hardware.get("processor"),
+            "note": provenance.get("note"),
+        }
+        for key, value in facts.items():
+            if value is not None:
+                shared[key][str(value)] = None
+    return {key: " | ".join(values) for key, values in shared.items()}
 
 
 def provenance_note(result: DataResult) -> str:

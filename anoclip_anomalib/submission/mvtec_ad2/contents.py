@@ -5,8 +5,10 @@ what is missing with zeros and pass over what is too much.
 """
 
 import io
+import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import tifffile
@@ -32,19 +34,15 @@ def check_map(content: bytes) -> tuple[Size | None, Faults]:
     Returns:
         Its height and width (None if it could not be read), and the (rule, message) pairs of what is wrong.
     """
-
-    def read() -> np.ndarray:
-        with tifffile.TiffFile(io.BytesIO(content)) as tiff:
-            _check_tiff(tiff, content)
-            return np.asarray(tiff.asarray())
-
-    scores, faults = _decoded(read, "TIFF")
-    if scores is None:
+    faults: Faults = []
+    with _readable("TIFF", faults), tifffile.TiffFile(io.BytesIO(content)) as tiff:
+        _check_tiff(tiff, content)
+        scores = np.asarray(tiff.asarray())
+    if faults:
         return None, faults
-    not_a_number, infinite = int(np.isnan(scores).sum()), int(np.isinf(scores).sum())
-    if not_a_number:
+    if not_a_number := int(np.isnan(scores).sum()):
         faults.append(("nan", f"{not_a_number} pixels are NaN"))
-    if infinite:
+    if infinite := int(np.isinf(scores).sum()):
         faults.append(("inf", f"{infinite} pixels are infinite (float16 ends at 65504)"))
     if (scores == scores.flat[0]).all():
         faults.append(("all-equal", f"all pixels are {scores.flat[0]}: the map says nothing"))
@@ -60,13 +58,11 @@ def check_mask(content: bytes) -> tuple[Size | None, Faults]:
     Returns:
         Its height and width (None if it could not be read), and the (rule, message) pairs of what is wrong.
     """
-
-    def read() -> np.ndarray:
+    faults: Faults = []
+    with _readable("PNG", faults):
         _check_png(content)
-        return np.asarray(Image.open(io.BytesIO(content), formats=["PNG"]))
-
-    values, faults = _decoded(read, "PNG")
-    if values is None:
+        values = np.asarray(Image.open(io.BytesIO(content), formats=["PNG"]))
+    if faults:
         return None, faults
     grey = np.unique(values[(values != 0) & (values != 255)])
     if len(grey):
@@ -74,13 +70,14 @@ def check_mask(content: bytes) -> tuple[Size | None, Faults]:
     return (values.shape[0], values.shape[1]), faults
 
 
-def _decoded(read: Callable[[], np.ndarray], kind: str) -> tuple[np.ndarray | None, Faults]:
+@contextmanager
+def _readable(kind: str, faults: Faults) -> Iterator[None]:
     try:
-        return read(), []
+        yield
     except _WrongFileError as error:
-        return None, [error.args]
+        faults.append(error.args)
     except Exception as error:  # noqa: BLE001 (a damaged file can raise nearly anything inside the reader)
-        return None, [("unreadable", f"not a readable {kind} ({type(error).__name__}: {error})")]
+        faults.append(("unreadable", f"not a readable {kind} ({type(error).__name__}: {error})"))
 
 
 def _check_tiff(tiff: tifffile.TiffFile, content: bytes) -> None:
@@ -99,7 +96,12 @@ def _check_tiff(tiff: tifffile.TiffFile, content: bytes) -> None:
         raise _WrongFileError("wrong-size", "the map has no pixels")
     if height * width > MAX_PIXELS:
         raise _WrongFileError("implausible-size", f"the TIFF claims {width} x {height} pixels")
-    expected = list(_segment_sizes(page))
+    # Bytes that each strip or tile has when it is not compressed; tiles are whole, the last strip may be short.
+    rows, columns = page.chunks[:2]
+    counts = [rows] * -(-height // rows) * -(-width // columns)
+    if not page.is_tiled:
+        counts[-1] = height - rows * (len(counts) - 1)
+    expected = [2 * columns * count for count in counts]
     if not len(expected) == len(page.dataoffsets) == len(page.databytecounts):
         raise _WrongFileError("unreadable", f"the TIFF has {len(page.databytecounts)} pieces of data, not {len(expected)}")
     for size, offset, count in zip(expected, page.dataoffsets, page.databytecounts, strict=True):
@@ -113,26 +115,12 @@ def _check_tiff(tiff: tifffile.TiffFile, content: bytes) -> None:
             raise _WrongFileError("unreadable", f"the TIFF holds {len(data)} bytes where the map needs {size}")
 
 
-def _segment_sizes(page: tifffile.TiffPage) -> Iterator[int]:
-    """Bytes that each strip or tile of a float16 page has when it is not compressed."""
-    height, width = page.shape
-    if page.is_tiled:
-        count = -(-height // page.tilelength) * -(-width // page.tilewidth)
-        yield from [2 * page.tilelength * page.tilewidth] * count
-        return
-    rows = min(page.rowsperstrip, height)
-    for first in range(0, height, rows):
-        yield 2 * width * min(rows, height - first)
-
-
 def _check_png(content: bytes) -> None:
     chunks = list(_png_chunks(content))
     kinds = [kind for kind, _ in chunks]
     if kinds[:1] != [b"IHDR"] or kinds[-1] != b"IEND" or kinds.count(b"IHDR") != 1 or len(chunks[0][1]) != 13:
         raise _WrongFileError("unreadable", "the PNG has no header or no end")
-    header = chunks[0][1]
-    width, height = int.from_bytes(header[:4], "big"), int.from_bytes(header[4:8], "big")
-    depth, colour, interlaced = header[8], header[9], header[12]
+    width, height, depth, colour, interlaced = struct.unpack(">IIBB2xB", chunks[0][1])
     if colour != 0:
         raise _WrongFileError("wrong-ndim", f"a mask has one channel of grey, this PNG has colour type {colour}")
     if depth != 8:
@@ -156,11 +144,10 @@ def _png_chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
         raise _WrongFileError("unreadable", "not a PNG")
     position = 8
     while position < len(content):
-        size, kind = int.from_bytes(content[position : position + 4], "big"), content[position + 4 : position + 8]
-        end = position + 12 + size
+        end = position + 12 + int.from_bytes(content[position : position + 4], "big")
         if end > len(content) or int.from_bytes(content[end - 4 : end], "big") != zlib.crc32(content[position + 4 : end - 4]):
             raise _WrongFileError("unreadable", f"the PNG is cut off or damaged at byte {position}")
-        yield kind, content[position + 8 : end - 4]
+        yield content[position + 4 : position + 8], content[position + 8 : end - 4]
         position = end
 
 

@@ -1,7 +1,7 @@
 """The leaderboard's metrics on ``test_public``, so that a user sees where they stand before spending an upload."""
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,15 +10,14 @@ import numpy as np
 
 from anoclip_anomalib.evaluation.accumulator import PixelAccumulator
 from anoclip_anomalib.evaluation.curves import aupro, auroc, count_scores, f1_at, f1_max
-from anoclip_anomalib.evaluation.reference import ScoreReference
 from anoclip_anomalib.evaluation.resolution import read_mask
 from anoclip_anomalib.evaluation.thresholds import ThresholdRule
 from anoclip_anomalib.running.progress import Steps
 from anoclip_anomalib.submission.mvtec_ad2.data import images_of
+from anoclip_anomalib.submission.mvtec_ad2.object import fit_threshold
 from anoclip_anomalib.submission.mvtec_ad2.predict import PredictSettings, predict_object
 from anoclip_anomalib.submission.mvtec_ad2.raw_maps import RawMap, RawMapStore
-from anoclip_anomalib.submission.provenance import write_json
-from anoclip_anomalib.submission.work_folder import open_work_folder
+from anoclip_anomalib.submission.provenance import open_work_folder, write_json
 
 PARTS = ("validation", "test_public_good", "test_public_bad")
 FPR_LIMIT = 0.05
@@ -58,7 +57,7 @@ def evaluate_object(
     normal: Iterable[RawMap],
     test: Iterable[tuple[RawMap, Path | None]],
     rule: ThresholdRule,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], None],
 ) -> PublicResult:
     """Measure one object's predictions, image by image.
 
@@ -72,11 +71,7 @@ def evaluate_object(
     Raises:
         ValueError: If a mask has another size than its image, or one class is missing.
     """
-    reference = ScoreReference()
-    if rule.needs_reference:
-        for prediction in normal:
-            reference.update(prediction.at_original_size())
-    threshold = rule.fit(reference)
+    threshold = fit_threshold(rule, normal)
     pixels = PixelAccumulator()
     largest, own, labels = [], [], []
     for prediction, mask_path in test:
@@ -88,8 +83,7 @@ def evaluate_object(
         largest.append(float(scores.max()))
         own.append(prediction.image_score)
         labels.append(mask_path is not None)
-        if progress:
-            progress(1)
+        progress(1)
     counts = pixels.counts()
     return PublicResult(
         object_name=object_name,
@@ -131,44 +125,28 @@ def evaluate_public(
         for part, found in images.items():
             if not found:
                 raise FileNotFoundError(f"{settings.root / object_name} has no images for {part.replace('_', ' ')}")
-        masks = {image: _mask_of(image) for image in images["test_public_bad"]}
+        masks = dict.fromkeys(images["test_public_good"]) | {image: _mask_of(image) for image in images["test_public_bad"]}
         store = RawMapStore(work / object_name, settings.root / object_name)
-        total = sum(map(len, images.values()))
-        progress.start(f"{object_name}: predicting", total)
+        progress.start(f"{object_name}: predicting", sum(map(len, images.values())))
         predict_object(settings, object_name, PARTS, store, progress.advance)
-        tested = [*images["test_public_good"], *images["test_public_bad"]]
-        progress.start(f"{object_name}: measuring", len(tested))
-        results.append(
-            evaluate_object(
-                object_name,
-                store.read_all(images["validation"]),
-                ((store.read(image), masks.get(image)) for image in tested),
-                rule,
-                progress.advance,
-            )
-        )
+        progress.start(f"{object_name}: measuring", len(masks))
+        normal = map(store.read, images["validation"])
+        tested = ((store.read(image), mask) for image, mask in masks.items())
+        results.append(evaluate_object(object_name, normal, tested, rule, progress.advance))
         if not keep_raw:
             shutil.rmtree(store.folder, ignore_errors=True)
     return results
 
 
 def write_public_figures(
-    settings: PredictSettings,
-    objects: Sequence[str],
-    out: Path,
-    name: str,
-    rule: ThresholdRule,
-    progress: Steps,
-    *,
-    keep_raw: bool = False,
+    settings: PredictSettings, objects: Sequence[str], place: Path, rule: ThresholdRule, progress: Steps, keep_raw: bool
 ) -> tuple[list[PublicResult], Path]:
     """Measure ``test_public`` and write ``<name>.public.json``; an interrupted run goes on.
 
     Args:
         settings: Model and data.
         objects: Their names.
-        out: The folder that the figures go to.
-        name: The submission's name.
+        place: The submission's folder, beside which the figures go.
         rule: The submission's rule.
         progress: Told of each step and of finished images.
         keep_raw: Keep the raw maps.
@@ -180,7 +158,7 @@ def write_public_figures(
         FileNotFoundError: See ``evaluate_public``.
         FileExistsError: If there are figures already, or they were begun with other settings.
     """
-    work, path = out / f"{name}.public.work", out / f"{name}.public.json"
+    work, path = (place.with_name(f"{place.name}.public.{kind}") for kind in ("work", "json"))
     facts = {"configuration": settings.config.result_settings(), "fit": settings.fit}
     open_work_folder(work, facts, path)
     results = evaluate_public(settings, objects, work, rule, progress, keep_raw=keep_raw)
@@ -192,7 +170,7 @@ def write_public_figures(
 
 def as_table(results: Sequence[PublicResult]) -> dict[str, Any]:
     """Per object and mean, as plain data."""
-    mean: Mapping[str, float] = {metric: float(np.mean([getattr(result, metric) for result in results])) for metric in METRICS}
+    mean = {metric: float(np.mean([getattr(result, metric) for result in results])) for metric in METRICS}
     return {"objects": [asdict(result) for result in results], "mean": mean}
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from anoclip_anomalib.claims import Claims
 from anoclip_anomalib.evaluation.resolution import image_size
 from anoclip_anomalib.evaluation.thresholds import ThresholdRule
+from anoclip_anomalib.files import plain
 from anoclip_anomalib.running.progress import Steps
 from anoclip_anomalib.submission.faults import Report
 from anoclip_anomalib.submission.mvtec_ad2.data import check_images, images_of
@@ -19,8 +20,14 @@ from anoclip_anomalib.submission.mvtec_ad2.pack import pack_folder
 from anoclip_anomalib.submission.mvtec_ad2.predict import PredictSettings, predict_object
 from anoclip_anomalib.submission.mvtec_ad2.raw_maps import RawMapStore
 from anoclip_anomalib.submission.mvtec_ad2.validate import ImageSize, validate
-from anoclip_anomalib.submission.provenance import as_json, provenance_path, read_json, write_json, write_provenance
-from anoclip_anomalib.submission.work_folder import check_name, open_work_folder
+from anoclip_anomalib.submission.provenance import (
+    check_name,
+    open_work_folder,
+    provenance_path,
+    read_json,
+    write_json,
+    write_provenance,
+)
 from anoclip_anomalib.versions import sha256_of
 
 
@@ -73,9 +80,17 @@ class Submission:
         return self.out / f"{self.name}.tar.gz"
 
     @property
-    def is_complete_set(self) -> bool:
-        """Whether all objects are asked for."""
-        return set(self.counts) == set(IMAGES_PER_SPLIT)
+    def is_open(self) -> bool:
+        """Whether the work folder is there; it goes when all is packed."""
+        return (self.work / "settings.json").is_file()
+
+    def figures_path(self, object_name: str) -> Path:
+        """The file that tells that an object is done."""
+        return self.work / "done" / f"{object_name}.json"
+
+    def left(self) -> list[str]:
+        """Objects that are not done."""
+        return [name for name in self.counts if not self.figures_path(name).is_file()]
 
     def settings(self) -> dict[str, Any]:
         """What decides the result, as plain data."""
@@ -113,29 +128,19 @@ def make_submission(submission: Submission, progress: Steps, say: Callable[[str]
         FileNotFoundError: If the data set is not complete.
         FileExistsError: If the folder holds another submission, or this one was begun with other settings.
     """
-    settings = submission.settings()
-    done_before = _finished(submission, settings)
-    if done_before is not None:
+    if _finished(submission):
         say(f"{submission.archive} is complete already")
-        return done_before
+        return Report(str(submission.folder))
     check_images(submission.predict.root, submission.counts)
-    open_work_folder(submission.work, settings, submission.folder)
+    open_work_folder(submission.work, submission.settings(), submission.folder)
     claims = Claims(submission.work / "claims", **submission.claims)
     waiting = False
-    while True:
-        # Another process may have packed meanwhile, and removed what told that objects are done.
-        if not _is_open(submission):
-            done = _finished(submission, settings)
-            if done is not None:
-                _clean(submission)
-                return done
-        left = [name for name in submission.counts if not _figures_path(submission, name).is_file()]
-        if not left:
-            break
+    # Another process may pack meanwhile, and remove what told that objects are done.
+    while (left := submission.left()) and (submission.is_open or not _finished(submission)):
         advanced = False
         for object_name in left:
             with claims.take(object_name) as mine:
-                if mine and _is_open(submission) and not _figures_path(submission, object_name).is_file():
+                if mine and submission.is_open and not submission.figures_path(object_name).is_file():
                     _make_object(submission, object_name, progress, say)
                     advanced = True
         if not advanced:
@@ -143,34 +148,32 @@ def make_submission(submission: Submission, progress: Steps, say: Callable[[str]
                 say(f"waiting for other processes: {', '.join(left)}")
             waiting = True
             time.sleep(submission.poll)
-    return _finish(submission, settings, claims, progress, say)
+    while True:  # of several processes the first one packs, the others wait for it
+        with claims.take("pack") as mine:
+            if _finished(submission):
+                report = Report(str(submission.folder))
+            elif mine:
+                report = _validate_and_pack(submission, progress, say)
+            else:
+                report = None
+        if report is not None:
+            if report.ok and submission.archive.is_file() and not submission.keep_raw:
+                shutil.rmtree(submission.work, ignore_errors=True)
+            return report
+        time.sleep(submission.poll)
 
 
-def _is_open(submission: Submission) -> bool:
-    """Whether the work folder is there; it goes when all is packed."""
-    return (submission.work / "settings.json").is_file()
-
-
-def _clean(submission: Submission) -> None:
-    if not submission.keep_raw:
-        shutil.rmtree(submission.work, ignore_errors=True)
-
-
-def _figures_path(submission: Submission, object_name: str) -> Path:
-    return submission.work / "done" / f"{object_name}.json"
-
-
-def _finished(submission: Submission, settings: dict[str, Any]) -> Report | None:
-    """An empty report if an earlier run or another process has packed this very submission."""
+def _finished(submission: Submission) -> bool:
+    """Whether an earlier run or another process has packed this very submission."""
     path = provenance_path(submission.folder)
     if not (path.is_file() and submission.archive.is_file() and submission.folder.is_dir()):
-        return None
+        return False
     before = read_json(path)
-    if before.get("settings") != as_json(settings):
+    if before.get("settings") != plain(submission.settings()):
         raise FileExistsError(f"{submission.folder} is another, finished submission (see {path}); choose another --name")
     if before.get("archive", {}).get("sha256") != sha256_of(submission.archive):
         raise FileExistsError(f"{submission.archive} was changed after it was packed; delete it and {path} to pack it anew")
-    return Report(str(submission.folder))
+    return True
 
 
 def _make_object(submission: Submission, object_name: str, progress: Steps, say: Callable[[str], None]) -> None:
@@ -186,25 +189,18 @@ def _make_object(submission: Submission, object_name: str, progress: Steps, say:
         if digest_path.is_file() and read_json(digest_path) != digest:
             raise ValueError(f"the weights changed since the first maps in {store.folder}; delete it to predict them anew")
         write_json(digest_path, digest)
-    fit = fit_object(
-        store.read_all(normal), store.read_all([image for _, image in test]), submission.threshold, submission.linear_share
-    )
+    raw = (store.read(image) for _, image in test)
+    fit = fit_object(map(store.read, normal), raw, submission.threshold, submission.linear_share)
     progress.start(f"{object_name}: writing", len(test))
-    figures = write_object(
-        submission.folder,
-        object_name,
-        ((split, store.read(image)) for split, image in test),
-        fit,
-        compression=submission.compression,
-        progress=progress.advance,
-    )
+    raw_of_splits = ((split, store.read(image)) for split, image in test)
+    figures = write_object(submission.folder, object_name, raw_of_splits, *fit, submission.compression, progress.advance)
     figures["weights_digest"] = read_json(digest_path) if digest_path.is_file() else None
     figures["seconds"] = round(time.monotonic() - begun, 1)
-    write_json(_figures_path(submission, object_name), figures)
+    write_json(submission.figures_path(object_name), figures)
     if not submission.keep_raw:
         shutil.rmtree(store.folder, ignore_errors=True)
     say(
-        f"{object_name}: {figures['images']} images, threshold {fit.threshold:.6g} ({fit.rule}), "
+        f"{object_name}: {figures['images']} images, threshold {figures['threshold']:.6g} ({figures['threshold_rule']}), "
         f"{100 * figures['anomalous_pixels']:.2f} % of pixels above it, "
         f"smallest Kendall tau {figures['smallest_kendall_tau']:.5f}"
     )
@@ -212,58 +208,33 @@ def _make_object(submission: Submission, object_name: str, progress: Steps, say:
         say(f"warning: {object_name}/{weak['image']}: Kendall tau {weak['tau']:.4f} is below 0.999")
 
 
-def _finish(
-    submission: Submission, settings: dict[str, Any], claims: Claims, progress: Steps, say: Callable[[str], None]
-) -> Report:
-    """Validate and pack; of several processes the first one does, the others wait for it."""
-    while True:
-        with claims.take("pack") as mine:
-            done = _finished(submission, settings)
-            if done is None and mine:
-                done = _validate_and_pack(submission, settings, progress, say)
-        if done is not None:
-            if done.ok and submission.archive.is_file():
-                _clean(submission)
-            return done
-        time.sleep(submission.poll)
-
-
-def _validate_and_pack(submission: Submission, settings: dict[str, Any], progress: Steps, say: Callable[[str], None]) -> Report:
-    objects = {name: read_json(_figures_path(submission, name)) for name in submission.counts}
+def _validate_and_pack(submission: Submission, progress: Steps, say: Callable[[str], None]) -> Report:
+    objects = {name: read_json(submission.figures_path(name)) for name in submission.counts}
     files = 4 * sum(submission.counts.values())
     progress.start("validating", files)
-    report = validate(
-        submission.folder,
-        counts=submission.counts,
-        image_size=original_sizes(submission.predict.root),
-        progress=lambda _: progress.advance(1),
-    )
+    sizes, counts = original_sizes(submission.predict.root), submission.counts
+    report = validate(submission.folder, counts=counts, image_size=sizes, progress=lambda _: progress.advance(1))
     if not report.ok:
         return report
     facts = {
         "leaderboard": "MVTec AD 2",
-        "settings": settings,
+        "settings": submission.settings(),
         "configuration": submission.predict.config.as_dict(),
         "data": str(submission.predict.root),
         "weights_digest": sorted({str(figures["weights_digest"]) for figures in objects.values()}),
         "objects": objects,
         "counts": dict(submission.counts),
     }
-    archive = None
-    if submission.is_complete_set:
+    archive, absent = None, sorted(set(IMAGES_PER_SPLIT) - set(submission.counts))
+    if set(submission.counts) == set(IMAGES_PER_SPLIT):
         progress.start("packing", files)
-        archive = pack_folder(
-            submission.folder,
-            submission.archive,
-            compression_level=submission.compression_level,
-            progress=lambda _: progress.advance(1),
-        )
+        level = submission.compression_level
+        archive = pack_folder(submission.folder, submission.archive, level, progress=lambda _: progress.advance(1))
         packed = validate(archive, counts=submission.counts, contents=False)
         if not packed.ok:
             return packed
         say(f"{archive}: {archive.stat().st_size / 2**20:.1f} MiB, ready to upload")
     else:
-        absent = sorted(set(IMAGES_PER_SPLIT) - set(submission.counts))
         say(f"{submission.folder} is valid but not packed: the leaderboard asks for {', '.join(absent)} as well")
     write_provenance(submission.folder, facts, archive)
     return report

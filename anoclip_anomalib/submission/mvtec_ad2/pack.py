@@ -13,7 +13,6 @@ from anoclip_anomalib.submission.entries import folder_entries
 def pack_folder(
     folder: str | Path,
     archive: str | Path | None = None,
-    *,
     compression_level: int = 6,
     progress: Callable[[str], None] | None = None,
 ) -> Path:
@@ -41,30 +40,25 @@ def pack_folder(
     archive = Path(archive) if archive is not None else folder.resolve().parent / f"{name}.tar.gz"
     if archive.name != f"{name}.tar.gz":
         raise ValueError(f"the archive of '{name}/' must be called '{name}.tar.gz', not '{archive.name}'")
+    entries = list(folder_entries(folder))
+    for entry in entries:
+        if entry.kind not in {"file", "folder"}:
+            raise ValueError(f"{folder / entry.path} is a link or special file; only plain files can be packed")
     with (
         atomic_write(archive) as temporary,
         temporary.open("wb") as raw,
         gzip.GzipFile(filename="", mode="wb", compresslevel=compression_level, fileobj=raw, mtime=0) as stream,
         tarfile.open(fileobj=cast(IO[bytes], stream), mode="w|", format=tarfile.PAX_FORMAT) as members,
     ):
-        members.addfile(_member(name, is_folder=True))
-        for entry in folder_entries(folder):
-            if entry.kind not in {"file", "folder"}:
-                raise ValueError(f"{folder / entry.path} is a link or special file; only plain files can be packed")
-            member = _member(f"{name}/{entry.path}", is_folder=entry.kind == "folder")
-            if entry.kind == "folder":
+        for path in (folder, *(folder / entry.path for entry in entries)):
+            member = tarfile.TarInfo(Path(name, path.relative_to(folder)).as_posix())
+            if path.is_dir():
+                member.type, member.mode = tarfile.DIRTYPE, 0o755
                 members.addfile(member)
                 continue
-            member.size = entry.size
-            with (folder / entry.path).open("rb") as content:
+            member.size = path.stat().st_size
+            with path.open("rb") as content:
                 members.addfile(member, content)
             if progress:
-                progress(str(folder / entry.path))
+                progress(str(path))
     return archive
-
-
-def _member(name: str, *, is_folder: bool) -> tarfile.TarInfo:
-    member = tarfile.TarInfo(name)
-    member.type = tarfile.DIRTYPE if is_folder else tarfile.REGTYPE
-    member.mode = 0o755 if is_folder else 0o644
-    return member

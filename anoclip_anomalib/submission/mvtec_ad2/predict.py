@@ -28,11 +28,7 @@ class PredictSettings:
 
 
 def predict_object(
-    settings: PredictSettings,
-    object_name: str,
-    parts: Sequence[str],
-    store: RawMapStore,
-    progress: Callable[[int], None] | None = None,
+    settings: PredictSettings, object_name: str, parts: Sequence[str], store: RawMapStore, progress: Callable[[int], None]
 ) -> str | None:
     """Predict those images of an object that the store does not hold yet, with an engine and a model of their own.
 
@@ -52,12 +48,11 @@ def predict_object(
     """
     images = [image for part in parts for image in images_of(settings.root, object_name, part)]
     left = [image for image in images if not store.has(image)]
-    if progress and len(left) < len(images):
-        progress(len(images) - len(left))
+    progress(len(images) - len(left))
     if not left:
         return None
     model, callbacks, trainer = settings.config.build()
-    checkpoint = _checkpoint(settings.config.ckpt_path, object_name)
+    checkpoint = settings.config.checkpoint(object_name)
     fits = learns(model) and checkpoint is None
     if fits and not settings.fit:
         raise ValueError(
@@ -66,10 +61,9 @@ def predict_object(
         )
     # Raw scores are all that is asked for; pictures and metrics of unlabelled images would cost time and fail.
     strip(model, keep={"post_processor"})
-    arguments = {key: value for key, value in settings.config.data_arguments.items() if key not in {"root", "category"}}
-    data = ObjectData(
-        parts, lambda path: store.has(path), root=settings.root, category=object_name, **_without(arguments, "test_type")
-    )
+    own = ("root", "category", "test_type")
+    arguments = {key: value for key, value in settings.config.data_arguments.items() if key not in own}
+    data = ObjectData(left, root=settings.root, category=object_name, **arguments)
     folder = store.folder / "engine"
     keep = Collect(lambda image, score, scores: store.write(image, scores, score), maps=True, advance=progress)
     with undisturbed():
@@ -82,16 +76,3 @@ def predict_object(
     if missing:
         raise ValueError(f"{type(model).__name__} left out {len(missing)} images, {missing[0]} among them")
     return weights_digest(model)
-
-
-def _checkpoint(pattern: str | None, object_name: str) -> Path | None:
-    if pattern is None:
-        return None
-    path = Path(pattern.replace("{object}", object_name))
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no checkpoint {path}")
-    return path
-
-
-def _without(arguments: dict, key: str) -> dict:
-    return {name: value for name, value in arguments.items() if name != key}

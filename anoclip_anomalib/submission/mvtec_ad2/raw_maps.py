@@ -4,7 +4,6 @@ Keeping the maps as the model gave them needs a tenth of the space of maps at or
 object's scores (for a range that is the same for all its images) possible without a second prediction.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,8 +41,7 @@ class RawMapStore:
     """
 
     def __init__(self, folder: str | Path, images: str | Path) -> None:
-        self.folder = Path(folder)
-        self.images = Path(images)
+        self.folder, self.images = Path(folder), Path(images)
 
     def path(self, image: str | Path) -> Path:
         """The file of an image's map.
@@ -68,14 +66,8 @@ class RawMapStore:
         Raises:
             ValueError: If its file is damaged.
         """
-        path = self.path(image)
         try:
-            with np.load(path, allow_pickle=False) as content:
+            with np.load(self.path(image), allow_pickle=False) as content:
                 return RawMap(Path(image), content["scores"], float(content["image_score"]))
         except (OSError, ValueError, KeyError, EOFError) as error:
-            raise ValueError(f"{path} is damaged ({error}); delete it and run the command again") from error
-
-    def read_all(self, images: list[Path]) -> Iterator[RawMap]:
-        """Predictions one at a time."""
-        for image in images:
-            yield self.read(image)
+            raise ValueError(f"{self.path(image)} is damaged ({error}); delete it and run the command again") from error

@@ -4,14 +4,13 @@ Batch size 1; on a GPU 1000 images of warm-up and 1000 measured ones, on a CPU 1
 of the image to the device until the anomaly image, at the input's size, is back on the CPU.
 """
 
-import csv
-import io
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from anomalib.models import AnomalibModule
@@ -55,11 +54,8 @@ def prepare(config: ModelConfig) -> AnomalibModule:
     alien = [type(callback).__name__ for callback in callbacks if not hasattr(callback, "attach")]
     if alien:
         raise ValueError(f"{', '.join(alien)}: such callbacks run inside a trainer only and are not measured; leave them out")
-    if config.ckpt_path is not None:
-        path = Path(config.ckpt_path)
-        if not path.is_file():
-            raise FileNotFoundError(f"there is no checkpoint {path}")
-        model = type(model).load_from_checkpoint(path, map_location="cpu")
+    if checkpoint := config.checkpoint():
+        model = type(model).load_from_checkpoint(checkpoint, map_location="cpu")
     else:
         try:
             model.setup("predict")
@@ -99,11 +95,11 @@ def anomaly_image(model: AnomalibModule, image: torch.Tensor, device: torch.devi
 
 def measure(
     model: AnomalibModule,
-    *,
     device: str | torch.device = "cpu",
     sizes: Sequence[tuple[int, int]] = SIZES,
     warmup: int | None = None,
     count: int | None = None,
+    *,
     progress: Callable[[str, int], None] | None = None,
 ) -> list[Runtime]:
     """Measure a model by the protocol.
@@ -127,8 +123,7 @@ def measure(
     if device.type == "cuda" and not torch.cuda.is_available():
         raise RuntimeError("no CUDA device is available; measure on --device cpu, or run on a machine with a GPU")
     default_warmup, default_count = protocol_counts(device)
-    warmup = default_warmup if warmup is None else warmup
-    count = default_count if count is None else count
+    warmup, count = default_warmup if warmup is None else warmup, default_count if count is None else count
     if count < 1 or warmup < 0:
         raise ValueError(f"count must be at least 1 and warmup at least 0, got {count} and {warmup}")
     model = model.eval().to(device)
@@ -153,10 +148,6 @@ def measure(
 
 def write_runtime_csv(path: str | Path, rows: Sequence[Runtime]) -> Path:
     """Write the leaderboard's table, such as ``runtimes_and_memory_gpu.csv``."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Runtime)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
     with atomic_write(path) as temporary:
-        temporary.write_text(text.getvalue(), encoding="utf-8")
+        pd.DataFrame(rows).to_csv(temporary, index=False, lineterminator="\n")
     return Path(path)

@@ -1,7 +1,8 @@
 """A validator of MVTec AD 2 submissions, written from the format's rules: every fault in one pass, folder or archive."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from anoclip_anomalib.submission.entries import DAMAGED_ARCHIVE, Entry, archive_entries, folder_entries
@@ -82,31 +83,24 @@ def _is_gzip(path: Path) -> bool:
         return stream.read(2) == b"\x1f\x8b"
 
 
+@dataclass
 class _Check:
     """State of one validation: what has been seen, to tell in the end what is missing."""
 
-    def __init__(
-        self,
-        report: Report,
-        counts: Mapping[str, int],
-        image_size: ImageSize | None,
-        require_masks: bool,
-        contents: bool,
-        progress: Callable[[str], None] | None,
-    ) -> None:
-        self.report, self.counts, self.image_size = report, counts, image_size
-        self.objects = {*counts, *IMAGES_PER_SPLIT}
-        self.require_masks, self.contents, self.progress = require_masks, contents, progress
-        self.prefix = ""
-        self.folders: set[tuple[str, ...]] = set()
-        self.stems: dict[tuple[str, str, str], set[str]] = {}
-        self.numbers: dict[tuple[str, str, str], int] = {}
-        self.sizes: dict[str, dict[tuple[str, str, str], tuple[int, int]]] = {MAPS: {}, MASKS: {}}
+    report: Report
+    counts: Mapping[str, int]
+    image_size: ImageSize | None
+    require_masks: bool
+    contents: bool
+    progress: Callable[[str], None] | None
+    prefix: str = ""
+    folders: set[tuple[str, ...]] = field(default_factory=set)
+    stems: dict[tuple[str, ...], list[str]] = field(default_factory=dict)  # of each split, "" for a wrong one
+    sizes: dict[tuple[str, ...], tuple[int, int]] = field(default_factory=dict)
 
     def entry(self, entry: Entry, path: str) -> None:
         """Check one entry; ``path`` is relative to the submission folder."""
-        shown = self.prefix + path
-        parts = tuple(path.split("/")) if path else ()
+        shown, parts = self.prefix + path, tuple(path.split("/"))
         if entry.kind in {"link", "special"}:
             what = "a symbolic or hard link" if entry.kind == "link" else "neither a file nor a folder"
             self.report.add(entry.kind, shown, f"{what}; only plain files may be submitted")
@@ -119,7 +113,8 @@ class _Check:
             # An archive need not list its folders, so they are known from the files too.
             for depth in range(1, len(parts)):
                 self._folder(parts[:depth])
-            self._file(entry, parts, shown)
+            if not self._is_superfluous(parts[:-1]):
+                self._file(entry, parts, shown)
 
     def _folder(self, parts: tuple[str, ...]) -> None:
         if parts in self.folders:
@@ -129,66 +124,56 @@ class _Check:
             if not self._is_superfluous(parts[:-1]):
                 self.report.add("extra-folder", self.prefix + "/".join(parts), "superfluous, with all that is in it")
         elif len(parts) == 3:
-            self.numbers[parts[0], parts[1], parts[2]] = 0
-            self.stems[parts[0], parts[1], parts[2]] = set()
+            self.stems[parts] = []
 
     def _is_superfluous(self, folder: tuple[str, ...]) -> bool:
-        allowed: tuple[Iterable[str], ...] = (EXTENSIONS, self.objects, SPLIT_SUFFIXES)
+        allowed: tuple[Container[str], ...] = (EXTENSIONS, {*self.counts, *IMAGES_PER_SPLIT}, SPLIT_SUFFIXES)
         return len(folder) > 3 or any(part not in names for part, names in zip(folder, allowed, strict=False))
 
     def _file(self, entry: Entry, parts: tuple[str, ...], shown: str) -> None:
-        if self._is_superfluous(parts[:-1]):
-            return
-        place = (parts[0], parts[1], parts[2]) if len(parts) == 4 else None
-        if place is None:
+        if len(parts) != 4:
             self.report.add("extra-file", shown, "superfluous file: nothing may lie here")
             return
-        kind, object_name, split = place
+        kind, object_name, split, name = parts
         if object_name not in self.counts:
             return
-        stem, dot, extension = parts[3].rpartition(".")
-        if dot + extension != EXTENSIONS[kind]:
+        stem, suffix, count = name.removesuffix(EXTENSIONS[kind]), SPLIT_SUFFIXES[split], self.counts[object_name]
+        if stem == name:
             self.report.add("extra-file", shown, f"superfluous file: only {EXTENSIONS[kind]} files may lie here")
             return
-        self.numbers[place] += 1
-        suffix, count = SPLIT_SUFFIXES[split], self.counts[object_name]
+        is_right = False
         if not re.fullmatch(rf"[0-9]{{3}}_{suffix}", stem):
             self.report.add("wrong-stem", shown, f"the name must be NNN_{suffix}{EXTENSIONS[kind]} with three digits")
         elif int(stem[:3]) >= count:
             self.report.add("wrong-stem", shown, f"numbers run from 000 to {count - 1:03d} in {object_name}/{split}")
         else:
-            self.stems[place].add(stem)
-        if self.contents:
-            self._content(entry, place, stem, shown)
-
-    def _content(self, entry: Entry, place: tuple[str, str, str], stem: str, shown: str) -> None:
-        kind, object_name, split = place
-        if entry.size > MAX_FILE_BYTES:
+            is_right = True
+        self.stems[parts[:3]].append(stem if is_right else "")
+        if self.contents and entry.size > MAX_FILE_BYTES:
             self.report.add("implausible-size", shown, f"{entry.size} bytes are too many for one image")
-            return
-        size, faults = (check_map if kind == MAPS else check_mask)(entry.read())
-        for rule, message in faults:
-            self.report.add(rule, shown, message)
-        if size is None:
-            return
-        self.sizes[kind][object_name, split, stem] = size
-        original = self.image_size(object_name, split, stem) if self.image_size else None
-        if original is not None and original != size:
-            self.report.add("wrong-size", shown, f"{_by(size)}, but the original image is {_by(original)}")
+        elif self.contents:
+            size, faults = (check_map if kind == MAPS else check_mask)(entry.read())
+            for rule, message in faults:
+                self.report.add(rule, shown, message)
+            original = self.image_size(object_name, split, stem) if self.image_size and size else None
+            if size is not None:
+                self.sizes[kind, object_name, split, stem] = size
+                if original not in (None, size):
+                    self.report.add("wrong-size", shown, f"{_by(size)}, but the original image is {_by(original)}")
 
     def finish(self) -> None:
         """Report what is missing, and masks whose size differs from their map's."""
         for kind in (MAPS, MASKS):
-            if (kind,) not in self.folders:
+            if (kind,) in self.folders:
+                for object_name, count in self.counts.items():
+                    self._finish_object(kind, object_name, count)
+            else:
                 is_error = kind == MAPS or self.require_masks
                 self.report.add("missing-folder", f"{self.prefix}{kind}", "this folder is missing", is_error=is_error)
-                continue
-            for object_name, count in self.counts.items():
-                self._finish_object(kind, object_name, count)
-        for (object_name, split, stem), size in self.sizes[MASKS].items():
-            map_size = self.sizes[MAPS].get((object_name, split, stem))
-            if map_size is not None and map_size != size:
-                shown = f"{self.prefix}{file_path(MASKS, object_name, split, stem)}"
+        for (kind, *place), size in self.sizes.items():
+            map_size = self.sizes.get((MAPS, *place), size)
+            if kind == MASKS and map_size != size:
+                shown = f"{self.prefix}{file_path(MASKS, *place)}"
                 self.report.add("wrong-size", shown, f"{_by(size)}, but its map is {_by(map_size)}")
 
     def _finish_object(self, kind: str, object_name: str, count: int) -> None:
@@ -196,18 +181,14 @@ class _Check:
             self.report.add("missing-object", f"{self.prefix}{kind}/{object_name}", f"object '{object_name}' is missing")
             return
         for split in SPLIT_SUFFIXES:
-            place = (kind, object_name, split)
-            folder = f"{self.prefix}{'/'.join(place)}"
-            if place not in self.numbers:
+            found, folder = self.stems.get((kind, object_name, split)), f"{self.prefix}{kind}/{object_name}/{split}"
+            if found is None:
                 self.report.add("missing-split", folder, f"split '{split}' of '{object_name}' is missing")
                 continue
-            if self.numbers[place] != count:
-                message = f"{self.numbers[place]} {EXTENSIONS[kind]} files, {count} are expected"
-                self.report.add("wrong-count", folder, message)
-            if self.numbers[place]:
-                for stem in expected_stems(split, count):
-                    if stem not in self.stems[place]:
-                        self.report.add("missing-file", f"{folder}/{stem}{EXTENSIONS[kind]}", "this file is missing")
+            if len(found) != count:
+                self.report.add("wrong-count", folder, f"{len(found)} {EXTENSIONS[kind]} files, {count} are expected")
+            for stem in sorted(set(expected_stems(split, count)).difference(found)) if found else ():
+                self.report.add("missing-file", f"{folder}/{stem}{EXTENSIONS[kind]}", "this file is missing")
 
 
 def _by(size: tuple[int, int]) -> str:

@@ -137,9 +137,28 @@ def test_failed_missing_and_damaged_jobs_show(tmp_path):
     with (tmp_path / "jobs.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert [line["status"] for line in lines] == ["failed", "done", "done"]
+    assert float(lines[1]["fit_duration"]) == 0
+    assert float(lines[1]["test_duration"]) == 9
     assert {"accelerator", "job_duration", "fit_duration", "test_duration"} <= set(lines[0])  # anomalib's columns
     assert lines[1]["hardware.processor"] == "x"
     assert lines[1]["preprocessing.resize"] == "bilinear"
+
+
+def test_best_and_second_best_are_marked_in_every_format(tmp_path):
+    rows = write_results(tmp_path, models=3, categories=1, seeds=1)
+    for row, value in zip(rows, (0.9, 0.8, 0.7), strict=True):
+        row["metrics"] = {"AUPRO": value}
+        save(tmp_path, row)
+    build_report(tmp_path)
+    markdown = (tmp_path / "report.md").read_text()
+    assert "| model 0 | **90.00** |\n| model 1 | <u>80.00</u> |\n| model 2 | 70.00 |" in markdown
+    assert "| category_00 | **90.00** | <u>80.00</u> | 70.00 |\n| mean |" in markdown
+    lines = (tmp_path / "tables.tex").read_text().splitlines()
+    assert [line for line in lines if line.startswith("model ")] == [
+        r"model 0 & \textbf{90.0} \\", r"model 1 & \underline{80.0} \\", r"model 2 & 70.0 \\"
+    ]  # fmt: skip
+    html = (tmp_path / "report.html").read_text()
+    assert re.findall(r'data-value="0\.\d" class="(\w+)"', html)[:2] == ["first", "second"]
 
 
 def test_quoted_figures_are_marked_and_only_on_the_whole_data_set(tmp_path):

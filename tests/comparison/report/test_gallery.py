@@ -114,6 +114,7 @@ def test_gallery_of_results_shows_the_same_images_of_every_model(tmp_path: Path)
     for items in found.items.values():
         assert len({item.name.split("/")[0] for item in items}) == len(items)
         assert all(set(item.maps) == set(item.scores) == {"model 0", "model 1"} for item in items)
+        assert all(item.mask is not None and 0 < item.mask.mean() < 1 for item in items)
     first = next(
         row for row in rows if row["job"] == {"model": "model 0", "data": "data", "category": "category_00", "seed": 0}
     )

@@ -1,8 +1,9 @@
 import numpy as np
+from PIL import Image
 
-from anoclip_anomalib.comparison.report.pictures import choose, grid, overlay
+from anoclip_anomalib.comparison.report.pictures import Strips, choose, grid, overlay
 
-from .generated import write_results
+from .generated import SIDE, write_results
 
 
 def test_choice_is_best_worst_and_disputed_on_images_that_all_models_have(tmp_path):
@@ -29,3 +30,22 @@ def test_grid_has_a_picture_for_every_model(tmp_path):
 
 def test_overlay_keeps_shape():
     assert overlay(np.zeros((4, 5, 3), np.uint8), np.zeros((4, 5), np.uint8)).shape == (4, 5, 3)
+
+
+def test_every_picture_is_its_own_square_and_a_lost_one_is_none(tmp_path):
+    (row,) = write_results(tmp_path, models=1, categories=1, seeds=1, samples=3)
+    levels = np.repeat(np.array([0, 100, 200], np.uint8), SIDE)[None].repeat(SIDE, axis=0)
+    images = next((tmp_path / "pictures").glob("*-images.jpg"))
+    Image.fromarray(np.stack([levels] * 3, axis=2)).save(images, quality=95)
+    for name in (f"{row['id']}.png", f"{row['id']}-masks.png"):
+        Image.fromarray(levels).save(tmp_path / "pictures" / name)
+    strips = Strips(tmp_path)
+    for level, (path, *_) in zip((0, 100, 200), row["samples"], strict=True):
+        image, mask = strips.image_and_mask(row, path)
+        assert image.shape == (SIDE, SIDE, 3)
+        assert abs(image.astype(int) - level).max() < 5
+        assert (mask == (level == 200)).all()
+        assert (strips.heatmap(row, path) == level).all()
+    assert strips.heatmap(row, "another.png") is None
+    images.unlink()
+    assert Strips(tmp_path).image_and_mask(row, row["samples"][0][0])[0] is None
