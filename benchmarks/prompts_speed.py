@@ -40,7 +40,8 @@ def main() -> int:
     image = torch.randn(1, 3, args.size, args.size, generator=torch.Generator().manual_seed(0))
     rows = []
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-        anoclip = AnoClipModel(clip=clip, class_name="bottle", image_size=args.size, text_cache_dir=folder).eval()
+        few = {"templates": ["{}"]}  # the text is no part of an image's cost
+        anoclip = AnoClipModel(clip=clip, class_name="bottle", prompts=few, image_size=args.size, text_cache_dir=folder).eval()
         for method in ("anomalyclip", "crane"):
             facts = TrainingFacts(method=method, backbone=args.backbone, pretrained="random", image_size=args.size)
             path = save_prompts(Path(folder) / f"{method}.safetensors", new_prompt_learner(clip), facts)

@@ -19,8 +19,8 @@ class PromptClip(LearnedClip, AnomalibModule):
     """AnomalyCLIP, Crane, Crane+, AdaCLIP or APRIL-GAN: learned on an auxiliary data set, zero-shot on every other one.
 
     Args:
-        adapters: File of ``anoclip train prompts`` or ``anoclip convert``, or ``demo`` for the bundled ones of the small demo
-            encoder. There is no default: what a model was trained on is the user's choice.
+        adapters: File of ``anoclip train prompts`` or ``anoclip convert``. There is no default: what a model was trained on is
+            the user's choice.
         method: ``anomalyclip``, ``crane``, ``crane-plus``, ``adaclip`` or ``april-gan``; ``None`` for that of the file.
         backbone: The one that the adapters were trained for; ``None`` takes it from their file.
         pretrained: Its weights, for instance where they lie on this machine; ``None`` likewise.

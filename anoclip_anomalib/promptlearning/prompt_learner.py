@@ -9,6 +9,7 @@ from torch import nn
 
 from anoclip_anomalib.clip import Hook, LoadedClip, TextEncoder, embed_tokens, walk_text
 from anoclip_anomalib.clip.state_dict import state_dict_digest
+from anoclip_anomalib.clip.text_tower import is_causal_tower
 from anoclip_anomalib.promptlearning.methods import CONTEXT_TOKENS, DEEP_BLOCKS, DEEP_TOKENS, WORDS
 from anoclip_anomalib.zeroshot.buffers import FloatWeights
 
@@ -83,9 +84,25 @@ class PromptLearner(FloatWeights):
         return before_block
 
 
+def causal_tower(clip: LoadedClip) -> nn.Module:
+    """The text tower, into which tokens can be put.
+
+    Raises:
+        ValueError: If it is not the causal transformer of CLIP.
+    """
+    if not is_causal_tower(clip.text_tower):
+        msg = f"The text tower of {clip.backbone} is not CLIP's causal transformer, into which learned tokens go"
+        raise ValueError(msg)
+    return clip.text_tower
+
+
 def new_prompt_learner(clip: LoadedClip) -> PromptLearner:
-    """Initial prompts for a CLIP; towers of fewer than 9 blocks get deep tokens in all of them."""
-    tower = clip.text_tower
+    """Initial prompts for a CLIP; towers of fewer than 9 blocks get deep tokens in all of them.
+
+    Raises:
+        ValueError: If the text tower is not the causal transformer of CLIP.
+    """
+    tower = causal_tower(clip)
     depth = len(tower.transformer.resblocks)
     return PromptLearner(tower.ln_final.weight.shape[0], deep_sets=min(DEEP_BLOCKS, depth) - 1)
 

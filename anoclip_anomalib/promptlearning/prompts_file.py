@@ -12,33 +12,36 @@ from anoclip_anomalib.clip.state_dict import WeightFileError
 from anoclip_anomalib.promptlearning.hybrid_prompts import HybridLearner
 from anoclip_anomalib.promptlearning.linear_heads import LinearHeads
 from anoclip_anomalib.promptlearning.methods import METHODS, PromptMethod, find_method
-from anoclip_anomalib.promptlearning.prompt_learner import PromptLearner
+from anoclip_anomalib.promptlearning.prompt_learner import PromptLearner, causal_tower
 from anoclip_anomalib.zeroshot.learned_weights import DEMO, LearnedWeights, TrainingFacts, load_learned, save_learned
 
 Learner: TypeAlias = PromptLearner | HybridLearner | LinearHeads
-DEMO_METHOD = "anomalyclip"
-"""What ``demo`` stands for without a method."""
 
 
 def load_prompts(path: str | Path, method: str | None = None) -> tuple[LearnedWeights, PromptMethod, Learner]:
     """Read what was learned.
 
     Args:
-        path: A ``.safetensors`` of ours, or ``"demo"``.
+        path: A ``.safetensors`` of ours.
         method: What it must be for; ``None`` for any method of the table.
 
     Returns:
         The file's content, its method, and the module with its weights.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: If there is no such file; none come with the package.
         ValueError: If there is no such method.
         WeightFileError: If the file is damaged, of another method, or its tensors do not fit each other.
     """
     if method is not None:
         find_method(method)
-    wanted = (DEMO_METHOD if str(path) == DEMO else tuple(METHODS)) if method is None else method
-    learned = load_learned(path, wanted)
+    if str(path) == DEMO:
+        msg = (
+            "No prompts come with the package; for the demo encoder they are trained by `anoclip train prompts --backbone demo "
+            "--image-size 128 --source configs/sources/demo.yaml --out FILE`"
+        )
+        raise FileNotFoundError(msg)
+    learned = load_learned(path, method or tuple(METHODS))
     own = METHODS[learned.facts.method]
     return learned, own, build(own, learned.tensors, learned.facts.settings.get("taps") or (), learned.origin)
 
@@ -99,10 +102,11 @@ def _empty(method: PromptMethod, shapes: Mapping[str, tuple[int, ...]], taps: tu
 def check_fit(learned: LearnedWeights, learner: Learner, clip: LoadedClip) -> None:
     """Raise a ``ValueError`` if what was learned does not fit a CLIP: its weights by the header, its towers by their shapes."""
     learned.check_clip(clip)
-    visual, tower = clip.model.visual, clip.text_tower
-    depth, text_depth = len(visual.transformer.resblocks), len(tower.transformer.resblocks)
-    width, text_width = visual.ln_post.weight.shape[0], tower.ln_final.weight.shape[0]
-    faults = []
+    visual, faults = clip.model.visual, []
+    depth, width = len(visual.transformer.resblocks), visual.ln_post.weight.shape[0]
+    if isinstance(learner, PromptLearner | HybridLearner):
+        tower = causal_tower(clip)
+        text_depth, text_width = len(tower.transformer.resblocks), tower.ln_final.weight.shape[0]
     if isinstance(learner, PromptLearner):
         faults += _differs("a text tower of width", learner.context.shape[2], text_width)
         faults += _exceeds("tokens in text block", len(learner.deep) + 1, text_depth)

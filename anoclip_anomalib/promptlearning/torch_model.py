@@ -33,8 +33,8 @@ from anoclip_anomalib.zeroshot.method import NO_CLASS, MethodFacts, weights_dige
 from anoclip_anomalib.zeroshot.tiling import Tiling
 
 NO_ADAPTERS = (
-    "PromptClip needs adapters: a file that `anoclip train prompts` or `anoclip convert` wrote (adapters=FILE), or "
-    "adapters=demo for those that come with the package, which belong to the small demo encoder"
+    "PromptClip needs adapters: a file that `anoclip train prompts` or `anoclip convert` wrote (adapters=FILE). None come with "
+    "the package"
 )
 
 
@@ -60,7 +60,7 @@ class PromptClipModel(FloatBuffers):
     """A method of :mod:`anoclip_anomalib.promptlearning.methods` with learned weights.
 
     Args:
-        adapters: File of ``anoclip train prompts`` or ``anoclip convert``, or ``"demo"`` for the bundled ones.
+        adapters: File of ``anoclip train prompts`` or ``anoclip convert``.
         method: ``"anomalyclip"``, ``"crane"``, ``"crane-plus"``, ``"adaclip"`` or ``"april-gan"``; ``None`` for the file's.
         backbone: See :func:`anoclip_anomalib.clip.load_clip`; ``None`` for the one that the adapters were made for.
         pretrained: See there; ``None`` likewise.

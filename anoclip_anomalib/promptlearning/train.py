@@ -11,7 +11,7 @@ from anoclip_anomalib.clip import LoadedClip, TextEncoder, load_clip
 from anoclip_anomalib.promptlearning.hybrid_prompts import HybridLearner
 from anoclip_anomalib.promptlearning.linear_heads import LinearHeads
 from anoclip_anomalib.promptlearning.methods import HYBRID_BLOCKS
-from anoclip_anomalib.promptlearning.prompt_learner import PromptLearner, new_prompt_learner
+from anoclip_anomalib.promptlearning.prompt_learner import PromptLearner, causal_tower, new_prompt_learner
 from anoclip_anomalib.promptlearning.prompts_file import Learner, save_prompts
 from anoclip_anomalib.promptlearning.second_encoder import DINO, SecondEncoder
 from anoclip_anomalib.promptlearning.settings import PromptRecipe
@@ -87,7 +87,7 @@ def new_learner(recipe: PromptRecipe, clip: LoadedClip) -> Learner:
     joint = visual.proj.shape[1] if visual.proj is not None else width
     if method.learned == "projections":
         return LinearHeads(width, joint, taps)
-    tower = clip.text_tower
+    tower = causal_tower(clip)
     blocks = min(HYBRID_BLOCKS, depth), min(HYBRID_BLOCKS, len(tower.transformer.resblocks))
     return HybridLearner(width, tower.ln_final.weight.shape[0], joint, taps, blocks)
 

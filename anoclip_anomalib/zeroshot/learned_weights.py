@@ -151,7 +151,7 @@ def load_learned(path: str | Path, method: str | Collection[str]) -> LearnedWeig
 
     Args:
         path: A ``.safetensors`` file that this package wrote, or ``"demo"`` for those bundled for the demo encoder.
-        method: What they must be for, or several of which one; ``"demo"`` needs one.
+        method: What they must be for, or several of which one.
 
     Raises:
         FileNotFoundError: If there is no such file.

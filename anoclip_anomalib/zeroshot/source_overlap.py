@@ -16,7 +16,8 @@ def source_overlap(facts: TrainingFacts, datamodule: Any, images: Sequence[str])
     """What a test has in common with a source, if anything.
 
     A data set is recognised by its datamodule's class or name, whatever the category: its other categories were taken by
-    the same camera. Under another name, and in a plain folder, its images are recognised by the digest of their files.
+    the same camera. A source of several data sets is written "MVTec AD + ColonDB". Under another name, and in a plain
+    folder, images are recognised by the digest of their files.
 
     Args:
         facts: What the weights were trained on.
@@ -26,7 +27,7 @@ def source_overlap(facts: TrainingFacts, datamodule: Any, images: Sequence[str])
     Returns:
         The overlap in words; ``None`` if there is none that could be seen.
     """
-    sources = {_plain(facts.source)} if facts.source != NOT_KNOWN else set()
+    sources = {_plain(name) for name in re.split(r"[+,;&]| and ", facts.source)} if facts.source != NOT_KNOWN else set()
     for one in facts.data_sets:
         sources |= {_plain(str(one.get("class", "")).rpartition(".")[2]), _plain(str(one.get("name", "")))}
     tested = (

@@ -29,8 +29,10 @@ def scores(results) -> dict[str, float]:
 
 def test_anomalib_knows_it(prompts_file):
     assert isinstance(get_model("PromptClip", adapters=prompts_file("crane")), PromptClip)
-    with pytest.raises(ValueError, match="adapters=demo"):
+    with pytest.raises(ValueError, match="None come with the package"):
         PromptClip()
+    with pytest.raises(FileNotFoundError, match="trained by `anoclip train prompts --backbone demo"):
+        PromptClip(adapters="demo")
 
 
 @pytest.mark.parametrize("method", ["crane", "adaclip"])

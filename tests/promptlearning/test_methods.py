@@ -45,3 +45,14 @@ def test_sentences_of_april_gan_and_adaclip():
     assert "a low resolution photo of the cashew without defect." in normal
     with pytest.raises(ValueError, match="class name is empty"):
         sentences(" ")
+
+
+def test_constants_are_the_authors():
+    from anoclip_anomalib.promptlearning import methods, scoring, second_encoder
+
+    assert (methods.CONTEXT_TOKENS, methods.DEEP_BLOCKS, methods.DEEP_TOKENS) == (12, 9, 4)
+    assert (methods.HYBRID_BLOCKS, methods.HYBRID_TOKENS, methods.LOCAL_SHARE * 24) == (4, 5, 19)
+    assert methods.WORDS == ("object.", "damaged object.")
+    assert (scoring.SIGMA * 518, scoring.CLUSTERS, scoring.PATCHES_OF_A_CLUSTER) == (4, 20, 5)
+    assert (second_encoder.BETA, second_encoder.SCALE) == (1.2, 3)
+    assert second_encoder.DINO == "vit_base_patch14_reg4_dinov2.lvd142m"

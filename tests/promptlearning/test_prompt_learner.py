@@ -119,6 +119,11 @@ def test_towers_of_few_blocks_get_deep_tokens_in_all_but_the_first(tiny_clip):
     assert new_prompt_learner(tiny_clip()).deep.shape == (1, 4, 64)
 
 
+def test_text_towers_of_another_kind_are_refused(tiny_clip):
+    with pytest.raises(ValueError, match="text tower of tiny-text-not-causal is not CLIP's causal"):
+        new_prompt_learner(tiny_clip("tiny-text-not-causal"))
+
+
 def test_overwriting_keeps_the_rest():
     x = torch.arange(24.0).view(2, 6, 2)
     found = overwrite(x, torch.zeros(2, 2))

@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from anoclip_anomalib.cli.main import main
 from anoclip_anomalib.demo.dataset import CATEGORIES
@@ -74,5 +75,5 @@ def test_the_command_shows_them(capsys):
 
 def test_the_ensemble_of_anoclip_changes_on_the_abnormal_side(anoclip_model):
     plain, knowing = anoclip_model(), anoclip_model(prompts={"knowledge": True})
-    assert (plain.text_embeddings[0] == knowing.text_embeddings[0]).all()
-    assert (plain.text_embeddings[1] != knowing.text_embeddings[1]).any()
+    torch.testing.assert_close(plain.text_embeddings[0], knowing.text_embeddings[0])
+    assert not torch.allclose(plain.text_embeddings[1], knowing.text_embeddings[1], atol=1e-4)

@@ -22,6 +22,9 @@ def named(class_name, **attributes):
         ("folder", named("Folder", name="mine"), False),
         ("not known", named("Visa"), False),
         ("VisA", None, False),
+        ("MVTec AD + ColonDB", named("MVTecAD"), True),
+        ("VisA, ClinicDB and BTAD", named("BTech", name="BTAD"), True),
+        ("MVTec AD + ColonDB", named("MVTecAD2"), False),
     ],
 )
 def test_data_sets_are_known_by_name(facts, source, datamodule, overlap):
