@@ -18,6 +18,12 @@ def test_sentences_written_out():
     assert abnormal[-1] == "a photo of a dark bottle with damage."
 
 
+def test_the_authors_own_full_stop_stays():
+    (text,) = described("01")
+    assert len(text.split()) == 23
+    assert sentences(text)[0][0].endswith("radiating outward..")
+
+
 def test_braces_in_a_description_are_text():
     assert sentences("{0} box")[0][0] == "{0} box."
 
