@@ -189,6 +189,16 @@ def test_the_epoch_with_the_lowest_held_out_loss_is_taken(recipe, tmp_path):
     assert torch.equal(weights(out)["image.detection.weight"], contents[best]["state_dict"]["part.detection.weight"])
 
 
+def test_the_class_token_and_random_projections_are_asked_for(recipe, tmp_path, tiny_clip):
+    own = recipe(class_share=0.25, projections="random", image=StageSettings(epochs=1, batch_size=4, lr=1e-9))
+    out = train(own, data(), tmp_path / "a.safetensors", stages=("image",), text_from="clip", machine=MACHINE)
+    half = load_adapters(out).image
+    assert half.class_share == 0.25
+    proj = tiny_clip().model.visual.proj.T
+    torch.testing.assert_close(half.class_detection.weight, proj, atol=1e-5, rtol=0)
+    assert (half.detection.weight - proj).abs().max() > 0.05
+
+
 def test_files_of_a_data_set_are_a_source(recipe, tmp_path):
     root = write_mvtec(tmp_path / "mvtec", ("bottle",))
     samples = [Sample(str(path), None, "bottle") for path in sorted((root / "bottle/test/good").glob("*.png"))]
