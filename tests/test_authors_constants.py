@@ -12,6 +12,7 @@ from anoclip_anomalib import AaClip, AnoClip, AnoClipModel, TestTimeAdaptation
 from anoclip_anomalib.aaclip.adapters import SLOPE, default_taps
 from anoclip_anomalib.aaclip.scoring import BLUR_KERNEL, BLUR_SIGMA, TEMPERATURE
 from anoclip_anomalib.aaclip.settings import Recipe
+from anoclip_anomalib.aaclip.torch_model import IMAGE_WEIGHT
 from anoclip_anomalib.aaclip.training import DISENTANGLING, LOCAL_SHARE
 from anoclip_anomalib.anoclip.adapter import AdaptationSettings
 from anoclip_anomalib.anoclip.torch_model import DEFAULT_WEIGHTS
@@ -173,7 +174,8 @@ def test_aaclip_model():
     assert default_taps(24) == (6, 12, 18, 24)
     assert (TEMPERATURE, BLUR_KERNEL, BLUR_SIGMA, SLOPE) == (100.0, 7, 1.0, 0.01)
     defaults = {name: p.default for name, p in inspect.signature(AaClip).parameters.items()}
-    assert defaults.items() >= {"image_weight": 0.5, "blur_kernel": 7, "blur_sigma": 1.0, "adapters": None}.items()
+    assert IMAGE_WEIGHT == 0.5
+    assert defaults.items() >= {"image_weight": None, "blur_kernel": 7, "blur_sigma": 1.0, "adapters": None}.items()
     resize, normalise = AaClip.configure_pre_processor().transform.transforms
     assert (list(resize.size), resize.interpolation.value) == ([518, 518], "bicubic")
     assert (tuple(normalise.mean), tuple(normalise.std)) == (CLIP_MEAN, CLIP_STD)

@@ -32,7 +32,8 @@ class AaClip(LearnedClip, AnomalibModule):
         mode: ``clean``: a score depends on its image alone. ``reference``: the authors' scores, whose class-wise
             normalisation needs all test images, in a pass of its own. ``None`` for the mode of the training.
         activation: Of CLIP's MLPs, as in the training; ``None`` takes it from the adapters' file.
-        image_weight: Share of the detection vector in the image score; the map's maximum has the rest.
+        image_weight: Share of the detection vector in the image score; the map's maximum has the rest. ``None`` for 0.5, or
+            in mode ``"clean"`` for what the adapters were trained to.
         blur_kernel: Side of the Gaussian on the patch grid, in patches, odd; 1 for none.
         blur_sigma: Its standard deviation, in patches.
         precision: Of the image encoder. Scores are always computed in float32.
@@ -63,7 +64,7 @@ class AaClip(LearnedClip, AnomalibModule):
         image_size: int | tuple[int, int] | None = None,
         mode: Mode | None = None,
         activation: Activation | None = None,
-        image_weight: float = 0.5,
+        image_weight: float | None = None,
         blur_kernel: int = 7,
         blur_sigma: float = 1.0,
         precision: Precision = "float32",

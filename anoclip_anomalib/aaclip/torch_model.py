@@ -27,6 +27,10 @@ NO_ADAPTERS = (
 )
 
 
+IMAGE_WEIGHT = 0.5
+"""The authors' share of the detection vector in the image score."""
+
+
 class AaClipFeatures(NamedTuple):
     """What is read from a batch of images.
 
@@ -77,8 +81,8 @@ class AaClipModel(FloatBuffers):
         image_size: Side of the square, or (height, width); ``None`` for the size of the training.
         mode: ``"clean"`` or ``"reference"``; ``None`` for the mode of the training.
         activation: See :func:`load_clip`; ``None`` for that of the training.
-        image_weight: Share of the detection vector in the image score; the map's maximum has the rest (1 to medical images'
-            0 in the authors' code).
+        image_weight: Share of the detection vector in the image score; the map's maximum has the rest (the authors' code: 0.5,
+            medical images 0). ``None`` for 0.5, or in mode ``"clean"`` for what the adapters were trained to.
         blur_kernel: Side of the Gaussian on the patch grid, in patches, odd; 1 for none.
         blur_sigma: Its standard deviation, in patches.
         precision: Of the image encoder; what follows it is computed in float32.
@@ -112,7 +116,7 @@ class AaClipModel(FloatBuffers):
         image_size: int | tuple[int, int] | None = None,
         mode: Mode | None = None,
         activation: str | None = None,
-        image_weight: float = 0.5,
+        image_weight: float | None = None,
         blur_kernel: int = BLUR_KERNEL,
         blur_sigma: float = BLUR_SIGMA,
         precision: str = "float32",
@@ -143,7 +147,9 @@ class AaClipModel(FloatBuffers):
         self.provenance = {**clip.provenance, "adapters": loaded.origin, "adapters_digest": loaded.digest, "mode": self.mode}
         self.weights_digest = weights_digest(clip, loaded.tensors)
         self.description = description
-        self.image_weight, self.blur_kernel, self.blur_sigma = image_weight, blur_kernel, blur_sigma
+        trained = loaded.facts.settings.get("image_weight", IMAGE_WEIGHT) if self.mode == "clean" else IMAGE_WEIGHT
+        self.image_weight = float(trained) if image_weight is None else image_weight
+        self.blur_kernel, self.blur_sigma = blur_kernel, blur_sigma
         self.encode_batch_size = encode_batch_size
         self.text_cache_dir = text_cache_dir
         self.image_adapters = loaded.image.requires_grad_(requires_grad=False)
@@ -254,10 +260,10 @@ class AaClipModel(FloatBuffers):
         return self.score(self.encode(images))
 
 
-def _check(mode: str | None, image_weight: float, blur_kernel: int, blur_sigma: float, encode_batch_size: int) -> None:
+def _check(mode: str | None, image_weight: float | None, blur_kernel: int, blur_sigma: float, encode_batch_size: int) -> None:
     faults = {
         f"mode={mode!r} is unknown; choose 'clean' or 'reference'": mode not in (None, *get_args(Mode)),
-        f"image_weight={image_weight} must lie in [0, 1]": not 0 <= image_weight <= 1,
+        f"image_weight={image_weight} must lie in [0, 1]": image_weight is not None and not 0 <= image_weight <= 1,
         f"blur_kernel={blur_kernel} must be an odd number of patches, 1 for no blur": blur_kernel < 1 or blur_kernel % 2 == 0,
         f"blur_sigma={blur_sigma} must be greater than 0": not blur_sigma > 0,
         f"encode_batch_size={encode_batch_size} must be at least 1": encode_batch_size < 1,

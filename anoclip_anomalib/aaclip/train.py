@@ -9,6 +9,7 @@ from lightning.pytorch import Callback
 
 from anoclip_anomalib.aaclip.adapters import ImageAdapters, TextAdapters, new_image_adapters, new_text_adapters
 from anoclip_anomalib.aaclip.adapters_file import METHOD, load_text_half, save_adapters, text_digest
+from anoclip_anomalib.aaclip.scoring import TEMPERATURE
 from anoclip_anomalib.aaclip.settings import Recipe, StageName, StageSettings
 from anoclip_anomalib.aaclip.text import embed_anchors
 from anoclip_anomalib.aaclip.training import ImageStage, Stage, TextStage
@@ -179,4 +180,14 @@ class _Run(TrainingRun):
             return
         used = self._images(self.recipe.image if image is not None else self.recipe.text, None)
         settings = {"descriptions": {name: self._described(name) for name in used.categories}}
+        if self.recipe.image.loss == "balanced" and not self.recipe.reference:
+            settings["image_weight"] = trained_image_weight(self.recipe.image)
         save_adapters(self.out, text, image, self.facts(METHOD, used, settings, self.recipe.mode))
+
+
+def trained_image_weight(settings: StageSettings) -> float:
+    """Share of the detection vector in the image score: both verdicts at the temperatures that ``"balanced"`` trains them at.
+
+    Near 0.5 the sigmoid is a line, so that the shares do what another temperature would do.
+    """
+    return round(settings.detection_scale / (settings.detection_scale + TEMPERATURE), 4)

@@ -66,6 +66,14 @@ def test_clean_scores_are_sigmoids_of_differences(model):
     torch.testing.assert_close(weighted.pred_score, 0.75 * maps.amax(dim=(1, 2, 3)) + 0.25 * score)
 
 
+def test_the_share_that_the_adapters_were_trained_to_is_used_in_clean_mode(adapters_file, model):
+    assert model().image_weight == 0.5
+    path = adapters_file("weighted", settings={"image_weight": 0.2})
+    assert model(adapters=path).image_weight == 0.2
+    assert model(adapters=path, image_weight=0.7).image_weight == 0.7
+    assert model(adapters=path, mode="reference").image_weight == 0.5
+
+
 def test_in_clean_mode_a_score_depends_on_its_image_only(model):
     own, batch = model(), images(5)
     whole = own(batch)

@@ -170,6 +170,7 @@ def test_the_loss_falls_and_the_header_says_how(recipe, tmp_path):
     assert facts.settings["image"]["lr"] == 3e-3
     assert facts.settings["image"]["losses"]["loss"] == pytest.approx(losses[-1], abs=1e-5)
     assert facts.settings["image"]["chosen"] == "last epoch"
+    assert "image_weight" not in facts.settings
     assert {"torch", "open_clip_torch", "anomalib"} <= set(facts.versions)
     state = torch.load(folder / "0000.ckpt", weights_only=True)["state_dict"]
     assert all(name.startswith("part.") for name in state), "the frozen towers are not in checkpoints"
@@ -194,6 +195,11 @@ def test_the_class_token_and_random_projections_are_asked_for(recipe, tmp_path, 
     out = train(own, data(), tmp_path / "a.safetensors", stages=("image",), text_from="clip", machine=MACHINE)
     half = load_adapters(out).image
     assert half.class_share == 0.25
+    balanced = StageSettings(epochs=1, batch_size=4, lr=1e-9, loss="balanced", detection_scale=25.0)
+    other = train(
+        recipe(image=balanced), data(), tmp_path / "b.safetensors", stages=("image",), text_from="clip", machine=MACHINE
+    )
+    assert load_adapters(other).facts.settings["image_weight"] == 0.2  # 25 to 100
     proj = tiny_clip().model.visual.proj.T
     torch.testing.assert_close(half.class_detection.weight, proj, atol=1e-5, rtol=0)
     assert (half.detection.weight - proj).abs().max() > 0.05
