@@ -179,7 +179,7 @@ class _Run(TrainingRun):
         if not writes_results():
             return
         used = self._images(self.recipe.image if image is not None else self.recipe.text, None)
-        settings: dict[str, Any] = {"descriptions": {name: self._described(name) for name in used.categories}}
+        settings: dict[str, object] = {"descriptions": {name: self._described(name) for name in used.categories}}
         if self.recipe.image.loss == "balanced" and not self.recipe.reference:
             settings["image_weight"] = trained_image_weight(self.recipe.image)
         save_adapters(self.out, text, image, self.facts(METHOD, used, settings, self.recipe.mode))
