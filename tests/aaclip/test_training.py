@@ -153,9 +153,10 @@ def test_the_balanced_loss_is_of_every_level_and_of_the_map_of_test_time(image_s
     torch.testing.assert_close(own["detection"], F.binary_cross_entropy_with_logits(products, batch["label"]))
 
 
-def test_pairs_are_compared_in_maps_and_verdicts(image_stage, batch):
+@pytest.mark.parametrize("order", [[0, 1, 2], [0, 2, 1]])  # either image of the pair may be the hotter one
+def test_pairs_are_compared_in_maps_and_verdicts(image_stage, batch, order):
     own = {"epochs": 1, "batch_size": 1, "lr": 1.0, "loss": "balanced", "detection_scale": 20.0}
-    batch = {**batch, "pair": torch.tensor([-1, 5, 5])}
+    batch = {**batch, "image": batch["image"][order], "pair": torch.tensor([-1, 5, 5])}
     plain, compared = (image_stage(settings=StageSettings(**own, pairs=weight)) for weight in (0.0, 0.5))
     before, after = (stage.losses(batch, stage.part) for stage in (plain, compared))
     assert after.keys() - before.keys() == {"twin", "order"}
