@@ -143,5 +143,7 @@ def _check_count(images: int) -> None:
 def peaks(patches: torch.Tensor, grid: tuple[int, int], tile: tuple[int, int]) -> torch.Tensor:
     """The highest value of each upsampled map: (N, T, L) -> (N,)."""
     maps = patches.flatten(0, 1).unflatten(1, grid)
-    highest = [upsample(part.unsqueeze(1), tile).flatten(1).amax(dim=1) for part in maps.split(64)]
+    # A graph may not fix the number of images; otherwise only some maps are upsampled at once.
+    parts = (maps,) if torch.compiler.is_compiling() else maps.split(64)
+    highest = [upsample(part.unsqueeze(1), tile).flatten(1).amax(dim=1) for part in parts]
     return torch.cat(highest).unflatten(0, patches.shape[:2]).amax(dim=1)

@@ -186,7 +186,7 @@ def rescored(
     spread = torch.where(spread == 0, torch.inf, spread)  # all become 0; an exported graph cannot branch on values
     known, scores = ((values.double() - low) / spread for values in (known, scores))
     own, other = (F.normalize(values.double(), dim=-1) for values in (class_tokens, tokens))
-    weights, values = own @ other.T, known.expand(len(scores), -1)
+    weights, values = own @ other.T, known.expand(scores.shape[0], -1)
     if pool is not None:  # itself first
         weights = torch.cat([torch.ones_like(weights[:, :1]), weights], dim=1)
         values = torch.cat([scores[:, None], values], dim=1)
