@@ -175,18 +175,18 @@ def started(*words):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_run_that_was_stopped_goes_on(place, capsys, number):
     """After Ctrl-C, and after kill -9; the results are those of a run that nothing disturbed."""
-    for index in range(400):
+    for index in range(200):
         draw(place / "many" / f"{index:03}.png", index)
     words = ["many", *SMALL, "--batch-size", "2", "--no-pictures"]
     process = started(*words)
     os.killpg(process.pid, number)
     _, errors = process.communicate(timeout=120)
-    assert 10 < len(rows()) < 400
+    assert 10 < len(rows()) < 200
     assert "Traceback" not in errors
     if number == signal.SIGINT:
         assert process.returncode == 130, errors
-        left = 400 - len(rows())
-        assert f"{400 - left} of 400 photographs are done, {left} are left" in errors
+        left = 200 - len(rows())
+        assert f"{200 - left} of 200 photographs are done, {left} are left" in errors
         assert "anoclip inspect --resume results/inspect/001" in errors
         assert json.loads(Path("results/inspect/001/run.json").read_text())["complete"] is False
     assert main(["inspect", "--resume", "--product", "bottle"]) == 2
