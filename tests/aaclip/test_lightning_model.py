@@ -200,5 +200,6 @@ def test_a_submission_from_the_command_line(tmp_path, capsys):
     provenance = json.loads((tmp_path / "out/aa.provenance.json").read_text())
     assert provenance["settings"]["configuration"]["model"]["class_path"].endswith(".AaClip")
     assert provenance["settings"]["configuration"]["model"]["init_args"]["adapters"] == "demo"
+    assert provenance["objects"]["sheet_metal"]["method"]["auxiliary_data"].endswith("with masks")
     assert main([*command, "--evaluate-public"]) == 0
     assert 0 <= json.loads((tmp_path / "out/aa.public.json").read_text())["mean"]["au_pro"] <= 1

@@ -127,3 +127,10 @@ def test_smoothing_is_scipys(sigma, side):
         maps if sigma == 0 else torch.stack([torch.from_numpy(gaussian_filter(one.numpy(), sigma)) for one in maps[:, 0]])
     )
     torch.testing.assert_close(smooth(maps, sigma), expected.view_as(maps), atol=1e-6, rtol=0)
+
+
+def test_adaclips_image_feature_is_a_fifth_of_the_clusters(made):
+    levels, token, text = made
+    feature = F.normalize(0.2 * cluster_pooled(levels, text) + 0.8 * token, dim=-1)
+    expected = (feature @ text.T / 0.01).softmax(dim=-1)[:, 1]
+    torch.testing.assert_close(image_score(METHODS["adaclip"], levels, token, text), expected, atol=1e-5, rtol=0)

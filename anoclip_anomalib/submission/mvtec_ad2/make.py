@@ -183,18 +183,18 @@ def _make_object(submission: Submission, object_name: str, progress: Steps, say:
     normal = images_of(root, object_name, "validation")
     test = [(split, image) for split in SPLIT_SUFFIXES for image in images_of(root, object_name, split)]
     progress.start(f"{object_name}: predicting", len(normal) + len(test))
-    digest_path = store.folder / "weights.json"
-    digest = predict_object(submission.predict, object_name, ["validation", *SPLIT_SUFFIXES], store, progress.advance)
-    if digest is not None:
-        if digest_path.is_file() and read_json(digest_path) != digest:
+    model_path = store.folder / "model.json"
+    model = predict_object(submission.predict, object_name, ["validation", *SPLIT_SUFFIXES], store, progress.advance)
+    if model is not None:
+        if model_path.is_file() and read_json(model_path) != plain(model):
             raise ValueError(f"the weights changed since the first maps in {store.folder}; delete it to predict them anew")
-        write_json(digest_path, digest)
+        write_json(model_path, model)
     raw = (store.read(image) for _, image in test)
     fit = fit_object(map(store.read, normal), raw, submission.threshold, submission.linear_share)
     progress.start(f"{object_name}: writing", len(test))
     raw_of_splits = ((split, store.read(image)) for split, image in test)
     figures = write_object(submission.folder, object_name, raw_of_splits, *fit, submission.compression, progress.advance)
-    figures["weights_digest"] = read_json(digest_path) if digest_path.is_file() else None
+    figures |= read_json(model_path) if model_path.is_file() else {"weights_digest": None}
     figures["seconds"] = round(time.monotonic() - begun, 1)
     write_json(submission.figures_path(object_name), figures)
     if not submission.keep_raw:

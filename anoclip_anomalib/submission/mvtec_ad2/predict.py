@@ -1,8 +1,9 @@
 """Predicting the images of one object with any anomalib model, as raw maps on disk."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from anoclip_anomalib.running.collect import Collect
 from anoclip_anomalib.running.engine import build_engine, learns, strip, undisturbed
@@ -29,7 +30,7 @@ class PredictSettings:
 
 def predict_object(
     settings: PredictSettings, object_name: str, parts: Sequence[str], store: RawMapStore, progress: Callable[[int], None]
-) -> str | None:
+) -> dict[str, Any] | None:
     """Predict those images of an object that the store does not hold yet, with an engine and a model of their own.
 
     Args:
@@ -40,7 +41,8 @@ def predict_object(
         progress: Called with numbers of finished images.
 
     Returns:
-        The digest of the model's weights; None if there was nothing to do.
+        The digest of the model's weights, and the facts that it states about its method (what it was trained on); None if there
+        was nothing to do.
 
     Raises:
         ValueError: If a model that learns is given neither a checkpoint nor ``fit``, or gives no finite map.
@@ -75,4 +77,6 @@ def predict_object(
     missing = [image for image in left if not store.has(image)]
     if missing:
         raise ValueError(f"{type(model).__name__} left out {len(missing)} images, {missing[0]} among them")
-    return weights_digest(model)
+    facts = getattr(model, "method_facts", None)
+    changed = {key: value for callback in callbacks for key, value in getattr(callback, "changed_facts", {}).items()}
+    return {"weights_digest": weights_digest(model), "method": (asdict(facts) if facts is not None else {}) | changed}
