@@ -44,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="auto: from the good ones, without any there is no verdict; natural: where the model is undecided, which "
         "promises nothing; a number: scores above it are defects (default: auto)",
     )  # fmt: skip
-    add("--false-alarms", type=_share, metavar="SHARE", help="of good parts that may be called defects (default: 0.05)")
+    add("--false-alarms", type=_share, metavar="SHARE", help="of good parts that may be called defects (default: 0.1)")
     add("--fail-on-defect", action="store_true", help="exit code 4 if a defect was found")
     add = parser.add_argument_group("the model").add_argument
     add("--model", metavar="NAME", help=f"{', '.join(registry.MODELS)} (default: AnoClip)")

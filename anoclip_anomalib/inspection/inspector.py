@@ -85,7 +85,7 @@ class Inspector:
         threshold: str | float = "auto",
         image_size: int | tuple[int, int] | None = None,
         batch_size: int | None = None,
-        false_alarms: float = 0.05,
+        false_alarms: float = 0.1,
         **settings: Any,
     ) -> None:
         from anoclip_anomalib.inspection.decision import check_threshold

@@ -24,7 +24,7 @@ DEFAULTS: dict[str, Any] = {
     "adapters": None,
     "device": "auto",
     "threshold": "auto",
-    "false_alarms": 0.05,
+    "false_alarms": 0.1,
     "image_size": None,
     "batch_size": None,
     "adapt": False,
