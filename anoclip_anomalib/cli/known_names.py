@@ -2,6 +2,7 @@
 
 import ast
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -107,9 +108,10 @@ def known(kind: Kind) -> dict[str, Known]:
     return ours | {name: Known(name, file, ours=False) for name, file in sorted(_derived(kind)) if name not in ours}
 
 
-@cache
 def backbones() -> tuple[str, ...]:
-    """The architectures that open_clip has, and ours."""
+    """The architectures that open_clip has, those added to it in this process among them, and ours."""
+    if "open_clip" in sys.modules:
+        return ("demo", *sys.modules["open_clip"].list_models())
     return ("demo", *sorted(path.stem for path in (package_folder("open_clip") / "model_configs").glob("*.json")))
 
 

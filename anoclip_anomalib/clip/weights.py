@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 import open_clip
 import torch
 from open_clip.model import convert_to_custom_text_state_dict
-from open_clip.pretrained import download_pretrained, download_pretrained_from_url, get_pretrained_cfg
+from open_clip.pretrained import download_pretrained_from_url, get_pretrained_cfg
 from open_clip.transformer import QuickGELU
 from open_clip.version import __version__ as open_clip_version
 from torch import nn
@@ -203,7 +203,7 @@ def _named_model(backbone: str, pretrained: str, activation: Activation) -> nn.M
         with hub_if_reachable(HUB if address == HUB else None):
             if own_file:
                 return _load_into(partial(_untrained, backbone), Path(download_pretrained_from_url(address)), backbone)
-            download_pretrained(config)  # before a large model is built
+            open_clip.factory.download_pretrained(config)  # before a large model is built
             return open_clip.create_model(
                 backbone, pretrained=pretrained, force_quick_gelu=bool(config.get("quick_gelu", False))
             )

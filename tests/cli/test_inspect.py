@@ -135,7 +135,7 @@ def test_bad_input_gets_one_line_and_leaves_nothing(place, capsys, words, said):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["photos", "--treshold", "1"], "unrecognized arguments: --treshold; did you mean --threshold?"),
+        (["photos", "--treshold", "1"], "unrecognized arguments: --treshold 1; did you mean --threshold?"),
         (["photos", "--batch-size", "0"], "0 is no number from 1 on"),
         (["photos", "--set", "tiling"], "KEY=VALUE"),
         (["photos", "--false-alarms", "5"], "no share"),

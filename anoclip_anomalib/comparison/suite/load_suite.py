@@ -74,6 +74,8 @@ class _Reader:
             if isinstance(item, dict) and "spec" in item:
                 self.doc.fault((key, index, "spec"), f'an entry of {key} has no option "spec"')
             entry = self._valid(kind, _flat(item, key), (key, index))
+            if kind is DataEntry and isinstance(item, dict) and "generate" in item:
+                continue  # another class is told to be written: faults of this one would mislead
             entry = entry and read(entry, (key, index))
             if entry and entry.name in [one.name for one in entries]:
                 self.doc.fault((key, index, "name"), f'the name "{entry.name}" is used twice in {key}')
