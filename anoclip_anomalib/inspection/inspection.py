@@ -94,6 +94,10 @@ class Inspection:
             raise OSError(self.fault or "There is no photograph")
         return self._photograph() if callable(self._photograph) else self._photograph
 
+    def hold(self) -> None:
+        """Keep the pixels of a file in memory until :meth:`release`; errors as :attr:`photograph`."""
+        self._photograph = self.photograph
+
     def release(self) -> None:
         """Let go of the pixels of a file; :attr:`photograph` reads them again."""
         if self.path is not None and self._photograph is not None:

@@ -192,7 +192,7 @@ def _embed(path: Path, small: bool) -> str | None:
             with Image.open(path) as picture:
                 if small:
                     picture.thumbnail((EMBEDDED_SIDE, EMBEDDED_SIDE))
-                picture.save(made, "WEBP", quality=82)
+                picture.save(made, "WEBP", quality=82, method=1)  # a third of the time, little larger
         except OSError:
             return None
         content, kind = made.getvalue(), "webp"

@@ -33,9 +33,10 @@ def write_pictures(inspection: "Inspection", contrast: "Contrast", picture: Path
     """
     picture.parent.mkdir(parents=True, exist_ok=True)
     page.parent.mkdir(parents=True, exist_ok=True)
-    _write(picture, np.asarray(composite(inspection, contrast)), _QUALITY)
+    heat = overlay(inspection, contrast)
+    _write(picture, np.asarray(composite(inspection, contrast, heat=heat)), _QUALITY)
     _write(page.with_name(f"{page.name}.photo.jpg"), _for_page(inspection.photograph), _QUALITY)
-    _write(page.with_name(f"{page.name}.heat.png"), _for_page(overlay(inspection, contrast)), [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    _write(page.with_name(f"{page.name}.heat.png"), _for_page(heat), [cv2.IMWRITE_PNG_COMPRESSION, 1])
 
 
 def add_line(picture: Path, text: str) -> None:

@@ -53,7 +53,9 @@ def overlay(inspection: "Inspection", contrast: Contrast | None = None) -> np.nd
     return layer
 
 
-def composite(inspection: "Inspection", contrast: Contrast | None = None, caption: str | None = None) -> Image.Image:
+def composite(
+    inspection: "Inspection", contrast: Contrast | None = None, caption: str | None = None, heat: np.ndarray | None = None
+) -> Image.Image:
     """The photograph, beside it the photograph under its heat, the scale, and below what is said.
 
     Panels have the photograph's size; wide ones are stacked.
@@ -62,6 +64,7 @@ def composite(inspection: "Inspection", contrast: Contrast | None = None, captio
         inspection: A result without fault.
         contrast: Of the run; ``None`` for the result's.
         caption: What to say besides score and verdict, such as "rank 3 of 212".
+        heat: From :func:`overlay`, if it is made already.
 
     Returns:
         An RGB picture.
@@ -83,7 +86,7 @@ def composite(inspection: "Inspection", contrast: Contrast | None = None, captio
     picture = Image.new("RGB", whole, _PAPER)
     original = Image.fromarray(photograph)
     heated = original.convert("RGBA")
-    heated.alpha_composite(Image.fromarray(overlay(inspection, limits)))
+    heated.alpha_composite(Image.fromarray(overlay(inspection, limits) if heat is None else heat))
     picture.paste(original, (0, 0))
     picture.paste(heated.convert("RGB"), (0, height + gap) if stacked else (width + gap, 0))
     draw = ImageDraw.Draw(picture)

@@ -223,11 +223,12 @@ def _finished(photo: Photo, inspection: "Inspection | None", folder: Path | None
         from anoclip_anomalib.inspection.picture_files import write_pictures
 
         try:
-            _ = inspection.photograph
+            inspection.hold()
         except OSError as error:  # gone since it was scored
             return fault_row(photo.path, str(error))
         picture = f"{PICTURES}/{photo.name.as_posix()}.jpg"
         write_pictures(inspection, contrast, folder / picture, folder / PAGE / photo.name)
+        inspection.release()
     return row_of(photo.path, inspection, picture)
 
 
