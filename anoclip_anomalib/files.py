@@ -98,3 +98,28 @@ def set_aside(folder: Path, *patterns: str) -> None:
         earlier.mkdir()
         for path in found:
             path.rename(earlier / path.name)
+
+
+def read_yaml(path: Path, what: str, hint: str) -> dict:
+    """A mapping from a YAML file.
+
+    Args:
+        path: The file.
+        what: What it should be, for errors.
+        hint: What it looks like, for errors.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no YAML, or no mapping.
+    """
+    import yaml
+
+    if not path.is_file():
+        raise FileNotFoundError(f"No such {what}: {path} ({hint})")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is no YAML: {error}") from error
+    if not isinstance(content, dict) or not content:
+        raise ValueError(f"{path} is no {what}: it must hold a mapping ({hint})")
+    return content

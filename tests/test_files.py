@@ -3,7 +3,7 @@ import stat
 
 import pytest
 
-from anoclip_anomalib.files import atomic_write, csv_safe, printable, set_aside
+from anoclip_anomalib.files import atomic_write, csv_safe, printable, read_yaml, set_aside
 
 
 def test_the_file_appears_whole_and_with_the_usual_permissions(tmp_path):
@@ -76,3 +76,22 @@ def test_an_earlier_run_is_put_aside_whole_and_nothing_else(tmp_path):
         assert (tmp_path / folder / "rows.csv").read_text() == content
         assert os.listdir(tmp_path / folder / "images") == [f"{content}.png"]
     set_aside(tmp_path / "missing", "*")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "No such list: .* \\(names\\)"), ("a: [", "is no YAML"), ("- a", "is no list: it must hold a mapping \\(names\\)")],
+)
+def test_a_yaml_that_cannot_be_used_is_named(tmp_path, content, message):
+    path = tmp_path / "list.yaml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises((FileNotFoundError, ValueError), match=message):
+        read_yaml(path, "list", "names")
+
+
+def test_a_yaml_is_read_as_data_only(tmp_path):
+    path = tmp_path / "list.yaml"
+    path.write_text("a: !!python/object/apply:os.getcwd []")
+    with pytest.raises(ValueError, match="is no YAML"):
+        read_yaml(path, "list", "names")

@@ -20,7 +20,8 @@ from anoclip_anomalib.cli.train_shared import (
     images_of,
     run_training,
 )
-from anoclip_anomalib.data.sources import Source, read_yaml
+from anoclip_anomalib.data.sources import Source
+from anoclip_anomalib.files import read_yaml
 from anoclip_anomalib.running.signals import run_command
 
 HELP = "Train adapters for AaClip on labelled images of another data set; resumable."
@@ -155,7 +156,7 @@ def _value(args: argparse.Namespace, stage: str, field: Any) -> Any:
 def _descriptions(path: str | None) -> dict[str, str | list[str]]:
     if path is None:
         return {}
-    content = read_yaml(Path(path), "file of descriptions")
+    content = read_yaml(Path(path), "file of descriptions", "configs/ has examples")
     for name, texts in content.items():
         if not isinstance(name, str) or not (isinstance(texts, str) or (isinstance(texts, list) and texts)):
             msg = f"{path}: {name!r} must be a class with a description or a list of them; got {texts!r}"

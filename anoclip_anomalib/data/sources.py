@@ -5,7 +5,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import yaml
+from anoclip_anomalib.files import read_yaml
 
 _KEYS = ("name", "split", "data", "generated", "shots", "class_balanced", "held_out", "seed")
 
@@ -77,7 +77,7 @@ def read_source(path: str | Path, *, root: str | Path | None = None) -> Source:
         ValueError: If it is no source; the message says where.
     """
     path = Path(path)
-    content = read_yaml(path, "source")
+    content = read_yaml(path, "source", "configs/ has examples")
     _check_keys(path, content, _KEYS)
     if not content.get("data") and not content.get("generated"):
         msg = f"{path} names no data: it needs `data` (a list of data sets) or `generated`"
@@ -98,31 +98,6 @@ def read_source(path: str | Path, *, root: str | Path | None = None) -> Source:
     )
     _check_values(path, source)
     return source
-
-
-def read_yaml(path: Path, what: str) -> dict:
-    """A mapping from a YAML file.
-
-    Args:
-        path: The file.
-        what: What it should be, for errors.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is no YAML, or no mapping.
-    """
-    if not path.is_file():
-        msg = f"No such {what}: {path} (configs/ has examples)"
-        raise FileNotFoundError(msg)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        msg = f"{path} is no YAML: {error}"
-        raise ValueError(msg) from error
-    if not isinstance(content, dict) or not content:
-        msg = f"{path} is no {what}: it must hold a mapping"
-        raise ValueError(msg)
-    return content
 
 
 def _data_spec(path: Path, entry: Any, root: str | Path | None) -> DataSpec:

@@ -11,7 +11,7 @@ from anoclip_anomalib.promptlearning.second_encoder import DINO, SimilarityMean
 from anoclip_anomalib.promptlearning.torch_model import PromptClipModel
 from anoclip_anomalib.registry import register_model
 from anoclip_anomalib.zeroshot.learned_method import LearnedClip
-from anoclip_anomalib.zeroshot.lightning import COMPONENTS
+from anoclip_anomalib.zeroshot.lightning import COMPONENTS, taken_by
 
 
 @register_model
@@ -77,24 +77,7 @@ class PromptClip(LearnedClip, AnomalibModule):
         visualizer: Visualizer | bool = True,
         raw_evaluator: Evaluator | bool = True,
     ) -> None:
-        model = PromptClipModel(
-            adapters=adapters,
-            method=method,
-            backbone=backbone,
-            pretrained=pretrained,
-            class_name=class_name,
-            image_size=image_size,
-            activation=activation,
-            precision=precision,
-            encode_batch_size=encode_batch_size,
-            smoothing=smoothing,
-            rounded_tokens=rounded_tokens,
-            similarity_mean=similarity_mean,
-            second_encoder=second_encoder,
-            second_pretrained=second_pretrained,
-            seed=seed,
-            text_cache_dir=text_cache_dir,
-        )
+        model = PromptClipModel(**taken_by(PromptClipModel, locals()))
         super().__init__(
             pre_processor=self.pre_processor_for(model, pre_processor),
             post_processor=post_processor,

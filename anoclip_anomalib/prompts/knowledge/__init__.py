@@ -11,6 +11,8 @@ from pathlib import Path
 
 import yaml
 
+from anoclip_anomalib.files import read_yaml
+
 
 def read_knowledge(source: str | Path | bool) -> dict[str, tuple[str, ...]]:  # noqa: FBT001
     """Class -> phrases of everything that can be wrong with it.
@@ -39,17 +41,7 @@ def _bundled() -> Mapping[str, tuple[str, ...]]:
 
 
 def _checked(path: Path) -> dict[str, tuple[str, ...]]:
-    if not path.is_file():
-        msg = f"No such file of knowledge prompts: {path}"
-        raise FileNotFoundError(msg)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        msg = f"{path} is no YAML: {error}"
-        raise ValueError(msg) from error
-    if not isinstance(content, dict) or not content:
-        msg = f"{path} is no file of knowledge prompts: it must map classes to lists of phrases (bottle: ['cracked {{}}'])"
-        raise ValueError(msg)
+    content = read_yaml(path, "file of knowledge prompts", "classes with lists of phrases, such as bottle: ['cracked {}']")
     for name, phrases in content.items():
         fits = isinstance(name, str) and isinstance(phrases, list) and phrases
         if not fits or not all(isinstance(phrase, str) and "{}" in phrase for phrase in phrases):
