@@ -1,6 +1,5 @@
 """AA-CLIP's two stages as Lightning modules: text anchors first, then patch features towards them."""
 
-import copy
 from collections.abc import Sequence
 
 import torch
@@ -23,7 +22,7 @@ from anoclip_anomalib.zeroshot.balanced_loss import (
 )
 from anoclip_anomalib.zeroshot.losses import segmentation_loss
 from anoclip_anomalib.zeroshot.scoring import upsample
-from anoclip_anomalib.zeroshot.training import Batch, Levels, Training
+from anoclip_anomalib.zeroshot.training import Batch, Levels, Training, own_tower
 
 DISENTANGLING = 0.1
 """Weight of the squared mean cosine of the two anchors in the first stage."""
@@ -136,9 +135,7 @@ class TextStage(Stage):
     def setup(self, stage: str) -> None:
         """Give the text tower a copy of its own where it has to move to another device."""
         del stage
-        device = self.trainer.strategy.root_device
-        if device.type != "cpu":
-            self.anchors.tower = copy.deepcopy(self.anchors.tower).to(device)
+        own_tower(self.anchors, self.trainer)
 
     @torch.no_grad()
     def features(self, images: torch.Tensor) -> Levels:

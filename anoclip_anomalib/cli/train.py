@@ -16,13 +16,13 @@ from anoclip_anomalib.cli.train_shared import (
     add_field,
     add_machine,
     add_source,
+    check_and_train,
     checked_source,
     images_of,
     run_training,
 )
 from anoclip_anomalib.data.sources import Source
 from anoclip_anomalib.files import read_yaml
-from anoclip_anomalib.running.signals import run_command
 
 HELP = "Train adapters for AaClip on labelled images of another data set; resumable."
 METHODS = ("aaclip", "prompts")
@@ -106,13 +106,7 @@ def main(argv: list[str]) -> int:
             file=sys.stderr,
         )
         return 2
-    args = build_parser().parse_args(argv[1:])
-    try:
-        recipe, source = _checked(args)
-    except (ValueError, FileNotFoundError) as error:
-        print(f"anoclip train: {error}", file=sys.stderr)
-        return 2
-    return run_command("anoclip train", lambda: _train(args, recipe, source))
+    return check_and_train(build_parser().parse_args(argv[1:]), _checked, _train)
 
 
 def _checked(args: argparse.Namespace) -> tuple[Recipe, Source]:

@@ -1,7 +1,6 @@
 """``anoclip train prompts``: learned prompts or projections from a source of labelled images."""
 
 import argparse
-import sys
 from dataclasses import fields, replace
 from typing import Any
 
@@ -12,6 +11,7 @@ from anoclip_anomalib.cli.train_shared import (
     add_field,
     add_machine,
     add_source,
+    check_and_train,
     checked_source,
     images_of,
     run_training,
@@ -19,7 +19,6 @@ from anoclip_anomalib.cli.train_shared import (
 from anoclip_anomalib.data.sources import Source
 from anoclip_anomalib.promptlearning.methods import METHODS
 from anoclip_anomalib.promptlearning.settings import TRAINING, PromptRecipe
-from anoclip_anomalib.running.signals import run_command
 from anoclip_anomalib.zeroshot.training_settings import TrainingSettings
 
 HELP = "Train prompts for PromptClip on labelled images of another data set; resumable."
@@ -74,13 +73,7 @@ def main(argv: list[str]) -> int:
     Returns:
         The exit code.
     """
-    args = build_parser().parse_args(argv)
-    try:
-        recipe, source = _checked(args)
-    except (ValueError, FileNotFoundError) as error:
-        print(f"anoclip train: {error}", file=sys.stderr)
-        return 2
-    return run_command("anoclip train", lambda: _train(args, recipe, source))
+    return check_and_train(build_parser().parse_args(argv), _checked, _train)
 
 
 def _checked(args: argparse.Namespace) -> tuple[PromptRecipe, Source]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from anoclip_anomalib.data.sources import DataSpec, Source, read_source
+from anoclip_anomalib.running.signals import run_command
 
 if TYPE_CHECKING:
     from anoclip_anomalib.zeroshot.train import Data, Machine
@@ -87,6 +88,29 @@ def checked_source(args: argparse.Namespace) -> Source:
         msg = f"--root: no such folder: {args.root}"
         raise ValueError(msg)
     return read_source(args.source, root=args.root)
+
+
+def check_and_train(
+    args: argparse.Namespace,
+    check: Callable[[argparse.Namespace], tuple[Any, Source]],
+    train: Callable[[argparse.Namespace, Any, Source], int],
+) -> int:
+    """Check without torch, one line for what is wrong, then train.
+
+    Args:
+        args: As they were given.
+        check: Arguments -> recipe and source.
+        train: Trains, and returns the exit code.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        recipe, source = check(args)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"anoclip train: {error}", file=sys.stderr)
+        return 2
+    return run_command("anoclip train", lambda: train(args, recipe, source))
 
 
 def run_training(args: argparse.Namespace, call: Callable[["Machine"], Path]) -> int:

@@ -1,6 +1,5 @@
 """What the methods minimise, as Lightning modules: learned prompts, and linear heads with or without AdaCLIP's prompts."""
 
-import copy
 from collections.abc import Sequence
 
 import torch
@@ -20,7 +19,7 @@ from anoclip_anomalib.promptlearning.settings import LossChoice, PromptRecipe
 from anoclip_anomalib.prompts.april_gan import ADACLIP_TEMPLATES, sentences
 from anoclip_anomalib.zeroshot.losses import dice_loss, focal_loss
 from anoclip_anomalib.zeroshot.scoring import upsample
-from anoclip_anomalib.zeroshot.training import Batch, Levels, Training
+from anoclip_anomalib.zeroshot.training import Batch, Levels, Training, own_tower
 
 
 def segmentation_loss(
@@ -106,9 +105,7 @@ class PromptTraining(Training):
     def setup(self, stage: str) -> None:
         """Give the text tower a copy of its own where it has to move to another device."""
         del stage
-        device = self.trainer.strategy.root_device
-        if device.type != "cpu":
-            self.text.tower = copy.deepcopy(self.text.tower).to(device)
+        own_tower(self.text, self.trainer)
 
     @torch.no_grad()
     def features(self, images: torch.Tensor) -> Levels:

@@ -1,10 +1,11 @@
 """Training a small part beside a frozen CLIP: optimiser, schedule, moving average, and what checkpoints hold."""
 
+import copy
 from math import cos, pi
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -144,3 +145,15 @@ def rate(settings: TrainingSettings, step: int, total: int) -> float:
         fallen = max(0.0, (min(step / max(total, 1), 1.0) - settings.hold) / (1 - settings.hold))
         return share * (LOWEST_RATE + (1 - LOWEST_RATE) * (1 + cos(pi * fallen)) / 2)
     return share
+
+
+def own_tower(text: Any, trainer: Trainer) -> None:
+    """Give a text tower, which others share, a copy of its own where it has to move to another device.
+
+    Args:
+        text: Encodes text during the training, with the attribute ``tower``.
+        trainer: Of the training.
+    """
+    device = trainer.strategy.root_device
+    if device.type != "cpu":
+        text.tower = copy.deepcopy(text.tower).to(device)

@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import weakref
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -216,3 +217,18 @@ def test_no_more_than_a_few_results_are_held(inspector, photos, tmp_path):
 
     assert sum(1 for _ in rows_of(watched(), tmp_path, (0.0, 1.0))) == 200
     assert most <= 16
+
+
+def test_a_photograph_is_read_once_more_for_all_its_pictures(inspector, photos, tmp_path, monkeypatch):
+    from anoclip_anomalib.inspection import inspection
+
+    read, again = Counter(), inspection._read_again
+
+    def counted(path):
+        read[path] += 1
+        return again(path)
+
+    monkeypatch.setattr(inspection, "_read_again", counted)
+    run(inspector, photos, tmp_path / "out")
+    assert read
+    assert max(read.values()) == 1

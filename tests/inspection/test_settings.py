@@ -20,6 +20,21 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
+def test_the_command_and_python_have_the_same_defaults(capsys):
+    from inspect import signature
+
+    from anoclip_anomalib import Inspector
+    from anoclip_anomalib.cli.main import main
+
+    given = signature(Inspector).parameters
+    shared = {"false_alarms", "threshold", "model", "good", "product", "adapters"} & DEFAULTS.keys()
+    assert {name: DEFAULTS[name] for name in shared} == {name: given[name].default for name in shared}
+    assert DEFAULTS["false_alarms"] == 0.1  # one in ten
+    with pytest.raises(SystemExit):
+        main(["inspect", "--help"])
+    assert "may be called defects (default: 0.1)" in " ".join(capsys.readouterr().out.split())
+
+
 def test_what_is_not_given_has_its_default_and_places_are_absolute(place):
     settings = settings_of({"photos": ["photos"], "good": "good", "weights": "w.safetensors", "json": True})
     expected = {
