@@ -1,7 +1,9 @@
 """What every test gets: no network, no writing into the user's home folder, and tiny CLIPs instead of downloads."""
 
 import os
+import shutil
 import socket
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -92,6 +94,24 @@ def open_clip_224(request: pytest.FixtureRequest) -> str:
     if not (folder / "open_clip").is_dir():
         pytest.skip(f"open_clip 2.24 is not at {folder}: pip install --target FOLDER --no-deps open_clip_torch==2.24.0")
     return str(folder)
+
+
+@pytest.fixture
+def in_browser(tmp_path: Path) -> Callable[[Path], str]:
+    """A page -> its document after its scripts have run. Skips where there is no browser."""
+    if shutil.which("chromium") is None:
+        pytest.skip("no chromium: apt-get install chromium")
+    # Chromium writes beside its profile, too.
+    home = {**os.environ, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    flags += ["--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}"]
+    flags += ["--virtual-time-budget=2000", "--dump-dom"]
+
+    def show(page: Path) -> str:
+        command = ["chromium", *flags, page.as_uri()]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, env=home, check=False).stdout
+
+    return show
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,11 @@
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, overload
 
 from anoclip_anomalib.files import printable
@@ -110,6 +112,7 @@ class Inspector:
             self.module, self.device = on_device(module, device)
         self.batch_size = batch_size or (1 if self.device == "cpu" else GPU_BATCH)
         self._needs_class = getattr(self.module, "needs_class", False)
+        self._alone = Lock()
         self._prepared: dict[tuple[str | None, str], _Prepared] = {}
         self._current: _Prepared
         self._select(product, None, images)
@@ -322,7 +325,9 @@ class Inspector:
                 if not faults:
                     break
         filled = images + images[-1:] * (self.batch_size - len(images)) if fill else images
-        scored = iter(zip(images, score_images(self.module, filled)[: len(images)], strict=True))
+        # A GPU has room for one batch, and an adapter for one image.
+        with nullcontext() if self.device == "cpu" and self._current.adaptation is None else self._alone:
+            scored = iter(zip(images, score_images(self.module, filled)[: len(images)], strict=True))
         # As it is now: between two results somebody may turn to another product.
         decision, contrast, seen = self.decision, self._current.contrast, self._seen
         for index, photo in enumerate(photos):
@@ -335,8 +340,9 @@ class Inspector:
             image, (score, anomaly_map, fault) = next(scored)
             if fault is not None and not faults:
                 raise ValueError(f"{printable(path) if path else 'The photograph'}: {fault}")
-            if fault is None:
-                seen.update(anomaly_map)
+            if fault is None and contrast is None:
+                with self._alone:
+                    seen.update(anomaly_map)
             yield Inspection(
                 path,
                 score,

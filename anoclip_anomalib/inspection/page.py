@@ -46,7 +46,7 @@ class Row:
         regions: What stands below the score.
         name: Its path below the folder that all photographs share.
         photo: Address of its picture for the page.
-        heat: Address of the heat to lay over it.
+        heat: Address of the photograph under its heat, to lay over it.
         composite: Address of the picture that the run wrote for people.
     """
 
@@ -166,7 +166,7 @@ def _pictures(folder: Path, composite: str | None) -> tuple[Path | None, Path | 
         return None, None, None
     stem = Path(composite).with_suffix("")
     own = Path("page", *stem.parts[1:])
-    names = (f"{own}.photo.jpg", f"{own}.heat.png", composite)
+    names = (f"{own}.photo.jpg", f"{own}.heat.jpg", composite)
     photo, heat, whole = (_inside(folder, name) for name in names)
     return photo, heat, whole
 
@@ -185,17 +185,16 @@ def _link(folder: Path, path: Path) -> str:
 
 def _embed(path: Path, small: bool) -> str | None:
     """A picture as a data URI; None if it is damaged."""
-    content, kind = path.read_bytes(), "jpeg"
-    if small or path.suffix == ".png":  # heat as WebP is a tenth of the PNG
-        made = io.BytesIO()
-        try:
-            with Image.open(path) as picture:
-                if small:
-                    picture.thumbnail((EMBEDDED_SIDE, EMBEDDED_SIDE))
+    try:
+        with Image.open(path) as picture:
+            content, kind = path.read_bytes(), "jpeg"
+            if small:
+                made = io.BytesIO()
+                picture.thumbnail((EMBEDDED_SIDE, EMBEDDED_SIDE))
                 picture.save(made, "WEBP", quality=82, method=1)  # a third of the time, little larger
-        except OSError:
-            return None
-        content, kind = made.getvalue(), "webp"
+                content, kind = made.getvalue(), "webp"
+    except OSError:
+        return None
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 

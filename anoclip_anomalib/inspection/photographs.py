@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -55,8 +56,7 @@ def as_tensor(photo: Any) -> torch.Tensor:
 
 def to_bytes(image: torch.Tensor) -> np.ndarray:
     """(3, H, W) in [0, 1] -> (H, W, 3) uint8, for people to look at."""
-    pixels: np.ndarray = image.permute(1, 2, 0).mul(255).add_(0.5).clamp_(0, 255).to(torch.uint8).numpy()
-    return np.ascontiguousarray(pixels)
+    return np.asarray(cv2.merge([cv2.convertScaleAbs(plane, alpha=255) for plane in image.numpy()]))
 
 
 def _channels_last(values: np.ndarray, *, first: bool) -> np.ndarray:

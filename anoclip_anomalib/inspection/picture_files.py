@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from anoclip_anomalib.inspection.pictures import composite, overlay
+from anoclip_anomalib.inspection.pictures import composite, heated
 
 if TYPE_CHECKING:
     from anoclip_anomalib.inspection.contrast import Contrast
@@ -18,7 +18,7 @@ _QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 92]
 
 
 def write_pictures(inspection: "Inspection", contrast: "Contrast", picture: Path, page: Path) -> None:
-    """Write `picture`, `<page>.photo.jpg` and `<page>.heat.png`; what is there is overwritten.
+    """Write `picture`, `<page>.photo.jpg` and `<page>.heat.jpg`; what is there is overwritten.
 
     Pictures are JPEG: as PNG those of ten thousand photographs of a telephone would take some hundred gigabytes.
 
@@ -33,10 +33,11 @@ def write_pictures(inspection: "Inspection", contrast: "Contrast", picture: Path
     """
     picture.parent.mkdir(parents=True, exist_ok=True)
     page.parent.mkdir(parents=True, exist_ok=True)
-    heat = overlay(inspection, contrast)
-    _write(picture, np.asarray(composite(inspection, contrast, heat=heat)), _QUALITY)
-    _write(page.with_name(f"{page.name}.photo.jpg"), _for_page(inspection.photograph), _QUALITY)
-    _write(page.with_name(f"{page.name}.heat.png"), _for_page(heat), [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    heat = heated(inspection, contrast)
+    _write(picture, np.asarray(composite(inspection, contrast, heat=heat)))
+    _write(page.with_name(f"{page.name}.photo.jpg"), _for_page(inspection.photograph))
+    # Not the heat alone: transparency needs PNG, which takes longer to write than all the rest.
+    _write(page.with_name(f"{page.name}.heat.jpg"), _for_page(heat))
 
 
 def add_line(picture: Path, text: str) -> None:
@@ -51,7 +52,7 @@ def add_line(picture: Path, text: str) -> None:
         taller = Image.new("RGB", (width, height + round(1.35 * size)), "white")
         taller.paste(image, (0, 0))
     ImageDraw.Draw(taller).text((size // 2, height), text, fill=(20, 20, 20), font=ImageFont.load_default(size))
-    _write(picture, np.asarray(taller), _QUALITY)
+    _write(picture, np.asarray(taller))
 
 
 def _for_page(pixels: np.ndarray) -> np.ndarray:
@@ -63,10 +64,9 @@ def _for_page(pixels: np.ndarray) -> np.ndarray:
     return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
 
 
-def _write(path: Path, pixels: np.ndarray, options: list[int]) -> None:
-    """RGB or RGBA pixels to a file. OpenCV encodes without holding up the other threads, the encoder's among them."""
-    order = cv2.COLOR_RGBA2BGRA if pixels.shape[2] == 4 else cv2.COLOR_RGB2BGR
-    encoded, content = cv2.imencode(path.suffix, cv2.cvtColor(pixels, order), options)
+def _write(path: Path, pixels: np.ndarray) -> None:
+    """RGB pixels to a JPEG. OpenCV encodes without holding up the other threads, the encoder's among them."""
+    encoded, content = cv2.imencode(path.suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), _QUALITY)
     if not encoded:
         msg = f"{path} cannot be encoded: {pixels.shape[1]} x {pixels.shape[0]} pixels"
         raise OSError(msg)

@@ -1,5 +1,6 @@
 """Pictures of results: heat and outline over the photograph, at its size and aspect, with a scale and what is said of it."""
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import cv2
@@ -16,41 +17,64 @@ if TYPE_CHECKING:
 _STOPS = np.array([(255, 236, 110), (255, 176, 30), (240, 90, 20), (205, 10, 45), (120, 0, 95)], dtype=np.float32)
 _OPAQUE = 0.72  # of the highest heat; what is below must still be seen
 _LINE, _CASING = (0, 255, 255), (10, 10, 10)
-_PAPER, _INK, _DIM = (255, 255, 255), (20, 20, 20), (110, 110, 110)
+_PAPER = 255
+_INK, _DIM = (20, 20, 20), (110, 110, 110)
 _VERDICTS = {"defect": (190, 20, 30), "good": (20, 120, 60), "": _INK}
 _SMALLEST = 11  # pixels of text, to be read on a photograph of 200
 
 
-def heat_colours(values: np.ndarray, contrast: Contrast) -> np.ndarray:
-    """Values (H, W) -> RGBA (H, W, 4) uint8: nothing up to the contrast's low end, full colour from its high end on."""
-    low, high = contrast
-    share = np.clip((values - low) / max(high - low, 1e-12), 0, 1)
+@lru_cache(maxsize=1)
+def _table() -> np.ndarray:
+    """RGBA (256, 4) uint8 of the shares 0 to 1."""
     table = np.linspace(0, 1, 256, dtype=np.float32)
     colours = np.stack([np.interp(table, np.linspace(0, 1, len(_STOPS)), _STOPS[:, channel]) for channel in range(3)], axis=1)
     alpha = 255 * _OPAQUE * table**1.4  # ordinary places stay as they are
-    lookup = np.concatenate([colours, alpha[:, None]], axis=1).round().astype(np.uint8)
-    return lookup[(share * 255).astype(np.uint8)]
+    return np.concatenate([colours, alpha[:, None]], axis=1).round().astype(np.uint8)
 
 
-def overlay(inspection: "Inspection", contrast: Contrast | None = None) -> np.ndarray:
-    """What is laid over a photograph: heat, and an outline around what is above the pixel threshold.
+@lru_cache(maxsize=1)
+def _blending() -> tuple[np.ndarray, np.ndarray]:
+    """What the heat adds to a photograph, and the 255ths that it leaves of it; each (256, 1, 3) uint8."""
+    colours, alpha = _table()[:, None, :3], _table()[:, None, 3:]
+    added = (colours * (alpha / 255)).round().astype(np.uint8)
+    return added, (255 - alpha).repeat(3, axis=2)
+
+
+def _steps(values: np.ndarray, contrast: Contrast) -> np.ndarray:
+    """Values to the table's 256 steps, uint8."""
+    low, high = contrast
+    steps = np.asarray(values, np.float32) - np.float32(low)
+    steps *= np.float32(255 / max(high - low, 1e-12))
+    return np.clip(steps, 0, 255, out=steps).astype(np.uint8)
+
+
+def heat_colours(values: np.ndarray, contrast: Contrast) -> np.ndarray:
+    """Values (H, W) -> RGBA (H, W, 4) uint8: nothing up to the contrast's low end, full colour from its high end on."""
+    return _table()[_steps(values, contrast)]
+
+
+def heated(inspection: "Inspection", contrast: Contrast | None = None) -> np.ndarray:
+    """The photograph under its heat, with an outline around what is above the pixel threshold.
 
     Args:
         inspection: A result without fault.
         contrast: Of the run; ``None`` for the result's.
 
     Returns:
-        RGBA (H, W, 4) uint8 at the photograph's size.
+        RGB (H, W, 3) uint8 at the photograph's size.
     """
     heatmap = inspection.heatmap
-    layer = heat_colours(heatmap, contrast or inspection.contrast)
+    steps = _steps(heatmap, contrast or inspection.contrast)
+    # OpenCV neither holds up the other threads, the encoder's among them, nor makes copies in floats.
+    added, left = (cv2.applyColorMap(steps, table) for table in _blending())
+    shown = cv2.add(cv2.multiply(inspection.photograph, left, scale=1 / 255), added)
     if inspection.pixel_threshold is not None:
         above = (heatmap > inspection.pixel_threshold).astype(np.uint8)
         contours, _ = cv2.findContours(above, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
         width = max(1, round(max(heatmap.shape) / 350))
         for colour, thickness in ((_CASING, 3 * width), (_LINE, width)):
-            cv2.drawContours(layer, contours, -1, (*colour, 255), thickness)
-    return layer
+            cv2.drawContours(shown, contours, -1, colour, thickness)
+    return np.asarray(shown)
 
 
 def composite(
@@ -64,7 +88,7 @@ def composite(
         inspection: A result without fault.
         contrast: Of the run; ``None`` for the result's.
         caption: What to say besides score and verdict, such as "rank 3 of 212".
-        heat: From :func:`overlay`, if it is made already.
+        heat: From :func:`heated`, if it is made already.
 
     Returns:
         An RGB picture.
@@ -83,12 +107,11 @@ def composite(
         max(panels[0] + gap + scale, *(round(measure.textlength(line, font)) + 2 * gap for line, _ in lines)),
         max(panels[1], 5 * text) + gap + round(len(lines) * text * 1.35),
     )
-    picture = Image.new("RGB", whole, _PAPER)
-    original = Image.fromarray(photograph)
-    heated = original.convert("RGBA")
-    heated.alpha_composite(Image.fromarray(overlay(inspection, limits) if heat is None else heat))
-    picture.paste(original, (0, 0))
-    picture.paste(heated.convert("RGB"), (0, height + gap) if stacked else (width + gap, 0))
+    pixels = np.full((whole[1], whole[0], 3), _PAPER, np.uint8)
+    pixels[:height, :width] = photograph
+    top, left = (height + gap, 0) if stacked else (0, width + gap)
+    pixels[top : top + height, left : left + width] = heated(inspection, limits) if heat is None else heat
+    picture = Image.fromarray(pixels)
     draw = ImageDraw.Draw(picture)
     _draw_scale(picture, draw, font, (panels[0] + gap, 0, max(panels[1], 5 * text)), limits, inspection.pixel_threshold)
     top = max(panels[1], 5 * text) + gap
@@ -97,8 +120,13 @@ def composite(
     return picture
 
 
+@lru_cache(maxsize=16)
+def _font_of(size: int) -> ImageFont.ImageFont:
+    return ImageFont.load_default(size)  # type: ignore[return-value]
+
+
 def _font(side: int) -> ImageFont.ImageFont:
-    return ImageFont.load_default(max(_SMALLEST, round(side / 40)))  # type: ignore[return-value]
+    return _font_of(max(_SMALLEST, round(side / 40)))
 
 
 def _lines(inspection: "Inspection", caption: str | None, contrast: Contrast) -> list[tuple[str, tuple[int, int, int]]]:

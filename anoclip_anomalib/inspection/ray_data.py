@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from anoclip_anomalib.files import atomic_write, printable
 from anoclip_anomalib.inspection.photos import Photo
 from anoclip_anomalib.inspection.results import COLUMNS, Row
-from anoclip_anomalib.inspection.run import rows_of, scored
+from anoclip_anomalib.inspection.run import inspected
 from anoclip_anomalib.inspection.run_folder import RESULTS, changed
 from anoclip_anomalib.inspection.settings import inspector_of
 from anoclip_anomalib.running.ray_cluster import connect, import_ray
@@ -138,5 +138,5 @@ class _Scorer:
             Photo(os.fsdecode(path), os.fsdecode(file), Path(name), fault)
             for path, file, name, fault in zip(*columns, strict=True)
         ]
-        rows = list(rows_of(scored(self.inspector, photos), self.folder, self.contrast))
+        rows = list(inspected(self.inspector, iter(photos), self.folder, self.contrast))
         return {column: [row[column] for row in rows] for column in COLUMNS}

@@ -31,9 +31,8 @@ SAMPLE = 24
 """Without good images the contrast of all pictures comes from so many photographs, spread over the whole list."""
 RANKED = 200
 """Without verdicts the pictures of so many, the most unusual ones, have their rank on them."""
-WRITERS = 2
-"""Threads that draw and write pictures beside the encoder."""
-_AHEAD = 8  # results that wait for a writer
+WORKERS = 4
+"""Photographs that are read, scored and drawn side by side, at most; each may take a gigabyte."""
 _TOLD = 20  # faults that are logged one by one
 
 Scored = tuple[Photo, "Inspection | None"]
@@ -132,11 +131,11 @@ class FolderRun:
         done.update(path_cell(photo.path) for photo, _ in first)
         left = (photo for photo in self.photos if not _take(done, path_cell(photo.path)))
         folder = self.folder.path if self.content["settings"]["pictures"] else None
-        yield from rows_of(first, folder, contrast)
+        yield from rows_of(([one] for one in first), folder, contrast)
         if self.execute is not None:
             yield from self.execute(left, contrast)
         else:
-            yield from rows_of(scored(self.inspector, left), folder, contrast)
+            yield from inspected(self.inspector, left, folder, contrast)
 
     def _end(self, results: Results, *, complete: bool) -> None:
         counts = results.finish()
@@ -186,13 +185,48 @@ def scored(inspector: "Inspector", photos: Iterable[Photo]) -> Iterator[Scored]:
     yield from ((photo, None) for photo in faults)
 
 
-def rows_of(results: Iterable[Scored], folder: Path | None, contrast: "Contrast | None") -> Iterator[Row]:
-    """Draw results; a few threads do while the encoder goes on, and memory stays constant.
+def inspected(
+    inspector: "Inspector", photos: Iterator[Photo], folder: Path | None, contrast: "Contrast | None"
+) -> Iterator[Row]:
+    """Score and draw photographs, several of them side by side.
+
+    On the CPU each has a core for itself from reading to drawing: cores that work on one photograph together would wait for
+    each other, and for what only one of them can do.
 
     Args:
-        results: Any number.
+        inspector: Scores them.
+        photos: The photographs.
         folder: Results folder for the pictures; ``None`` for none.
         contrast: Of all pictures.
+
+    Yields:
+        A row for each, in order but for files that cannot be opened, once its pictures are written.
+
+    Raises:
+        OSError: If pictures cannot be written.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    workers = min(WORKERS, threads)
+    batches = iter(lambda: list(islice(photos, inspector.batch_size)), [])
+    torch.set_num_threads(threads // workers)  # of each worker
+    try:
+        yield from rows_of((scored(inspector, batch) for batch in batches), folder, contrast, workers)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def rows_of(
+    batches: Iterable[Iterable[Scored]], folder: Path | None, contrast: "Contrast | None", workers: int = 2
+) -> Iterator[Row]:
+    """Draw results, each batch in a thread, which also makes its results if they come from a generator; in constant memory.
+
+    Args:
+        batches: Any number.
+        folder: Results folder for the pictures; ``None`` for none.
+        contrast: Of all pictures.
+        workers: Threads.
 
     Yields:
         A row for each, in order, once its pictures are written.
@@ -200,15 +234,19 @@ def rows_of(results: Iterable[Scored], folder: Path | None, contrast: "Contrast 
     Raises:
         OSError: If pictures cannot be written.
     """
-    pending: deque[Future[Row]] = deque()
-    with ThreadPoolExecutor(WRITERS) as pool:
+
+    def work(batch: Iterable[Scored]) -> list[Row]:
+        return [_finished(photo, inspection, folder, contrast) for photo, inspection in batch]
+
+    pending: deque[Future[list[Row]]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
         try:
-            for photo, inspection in results:
-                pending.append(pool.submit(_finished, photo, inspection, folder, contrast))
-                if len(pending) > _AHEAD:
-                    yield pending.popleft().result()
+            for batch in batches:
+                pending.append(pool.submit(work, batch))
+                if len(pending) > 2 * workers:
+                    yield from pending.popleft().result()
             while pending:
-                yield pending.popleft().result()
+                yield from pending.popleft().result()
         finally:
             for future in pending:
                 future.cancel()

@@ -5,8 +5,6 @@ import csv
 import hashlib
 import json
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
@@ -95,9 +93,9 @@ def write_run(folder: Path, rows, decision=DECISION, complete=True, side=8, **fa
             writer.writerow(dict(zip(COLUMNS, cells, strict=True)))
             if picture.startswith("pictures/") and not re.search(r"\.\.|link", picture):
                 name = picture.removeprefix("pictures/").removesuffix(".png")
-                for target, bands in ((picture, 3), (f"page/{name}.photo.jpg", 3), (f"page/{name}.heat.png", 4)):
+                for target in (picture, f"page/{name}.photo.jpg", f"page/{name}.heat.jpg"):
                     (folder / target).parent.mkdir(parents=True, exist_ok=True)
-                    Image.fromarray(rng.integers(0, 255, (side, 2 * side, bands), dtype=np.uint8)).save(folder / target)
+                    Image.fromarray(rng.integers(0, 255, (side, 2 * side, 3), dtype=np.uint8)).save(folder / target)
     run = {"facts": {"product": "cookie", "model": "AnoClip"} | facts, "decision": decision, "contrast": [0.2, 0.9]}
     run |= {
         "counts": {},
@@ -281,9 +279,12 @@ def test_a_page_that_cannot_be_finished_leaves_the_old_one(tmp_path, monkeypatch
 
 
 def test_a_damaged_picture_is_left_out(tmp_path):
-    folder = write_run(tmp_path, some(2))
-    (folder / "page/line 0/0.heat.png").write_bytes(b"no picture")
+    folder = write_run(tmp_path, some(3))
+    (folder / "page/line 0/0.heat.jpg").write_bytes(b"no picture")
+    (folder / "page/line 1/1.photo.jpg").write_bytes(b"no picture")
     page = Page(write_page(folder))
+    shown = {attributes["alt"]: attributes["src"][:16] for attributes, _ in page.all("img", class_="photo")}
+    assert sorted(shown.values()) == ["data:image/jpeg;", "data:image/jpeg;", "pictures/line%20"]
     assert len(page.all("img", class_="heat")) == 1
 
 
@@ -301,8 +302,7 @@ def test_hardly_any_photographs(tmp_path, scores):
     assert len(page.cells("rank")) == len(scores)
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs a browser")
-def test_the_slider_counts_and_the_filter_hides(tmp_path):
+def test_the_slider_counts_and_the_filter_hides(tmp_path, in_browser):
     path = write_page(write_run(tmp_path, some(4)))
     act = """
       const element = id => document.getElementById(id);
@@ -316,9 +316,7 @@ def test_the_slider_counts_and_the_filter_hides(tmp_path):
     """
     source = re.sub(r'<meta http-equiv="Content-Security-Policy".*', "", path.read_text(encoding="utf-8"))
     path.write_text(source.replace("</body>", f"<script>{act}</script></body>"), encoding="utf-8")
-    browser = ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/x", "--dump-dom"]
-    shown = subprocess.run([*browser, path.as_uri()], capture_output=True, text=True, timeout=100).stdout
-    title = re.search(r"<title>(.*?)</title>", shown)
+    title = re.search(r"<title>(.*?)</title>", in_browser(path))
     assert title is not None
     expected = "2 of 4 photographs are defects; 3 of 4 good examples would be false alarms · use it with --threshold 0.5"
     assert title[1] == f"{expected}|line 1/3.jpg"

@@ -3,7 +3,7 @@ import pytest
 
 from anoclip_anomalib.inspection.decision import Decision
 from anoclip_anomalib.inspection.inspection import Inspection
-from anoclip_anomalib.inspection.pictures import composite, heat_colours, overlay
+from anoclip_anomalib.inspection.pictures import composite, heat_colours, heated
 
 CYAN = (0, 255, 255)
 
@@ -26,19 +26,30 @@ def test_colours_follow_the_contrast():
 
 
 def test_the_same_value_has_the_same_colour_in_every_picture_of_a_run():
-    one, other = (overlay(result(hot=hot), (1.0, 9.0)) for hot in (8.0, 80.0))
-    own = overlay(result(hot=8.0), (1.0, 80.0))
+    one, other = (heated(result(hot=hot), (1.0, 9.0)) for hot in (8.0, 80.0))
+    own = heated(result(hot=8.0), (1.0, 80.0))
     assert (one[150, 250] == other[150, 250]).all()
     assert (one[65, 85] != other[65, 85]).any()
     assert (one[65, 85] != own[65, 85]).any()
 
 
+def test_heat_is_laid_over_the_photograph_as_its_colours_say():
+    random = np.random.default_rng(0)
+    photograph = random.integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    anomaly_map = random.uniform(-3, 12, (40, 60)).astype(np.float32)
+    shown = heated(Inspection(None, 0.0, anomaly_map, contrast=(1.0, 9.0), photograph=photograph))
+    colours = heat_colours(anomaly_map, (1.0, 9.0)).astype(float)
+    share = colours[..., 3:] / 255
+    assert shown.dtype == np.uint8
+    assert np.abs(shown - (photograph * (1 - share) + colours[..., :3] * share)).max() <= 1.5
+    assert (shown[anomaly_map <= 1] == photograph[anomaly_map <= 1]).all()
+
+
 @pytest.mark.parametrize("size", [(40, 60), (200, 300), (1200, 1800)])
-def test_the_overlay_has_the_photographs_size_and_an_outline_around_what_is_hot(size):
-    layer = overlay(result(size))
-    assert layer.shape == (*size, 4)
-    assert layer.dtype == np.uint8
-    rows, columns = np.nonzero((layer[..., :3] == CYAN).all(axis=2) & (layer[..., 3] == 255))
+def test_heat_has_the_photographs_size_and_an_outline_around_what_is_hot(size):
+    shown = heated(result(size))
+    assert shown.shape == (*size, 3)
+    rows, columns = np.nonzero((shown == CYAN).all(axis=2))
     scale = size[0] / 40
     margin = scale + size[1] / 100
     assert abs(rows.min() - 10 * scale) <= margin
@@ -49,9 +60,9 @@ def test_the_overlay_has_the_photographs_size_and_an_outline_around_what_is_hot(
 
 @pytest.mark.parametrize("arguments", [{"score": 1.0}, {"decision": None}])
 def test_nothing_is_outlined_on_what_is_good_or_not_judged(arguments):
-    layer = overlay(result(**arguments))
-    assert not (layer[..., :3] == CYAN).all(axis=2).any()
-    assert layer[65, 85, 3] > 0, "heat there is all the same"
+    shown = heated(result(**arguments))
+    assert not (shown == CYAN).all(axis=2).any()
+    assert (shown[65, 85] != 90).any(), "heat there is all the same"
 
 
 @pytest.mark.parametrize("size", [(150, 200), (200, 150), (300, 900), (1600, 1200)])

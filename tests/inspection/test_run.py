@@ -3,19 +3,21 @@
 import csv
 import errno
 import json
+import time
 import weakref
 from collections import Counter
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from anoclip_anomalib import Inspector
-from anoclip_anomalib.inspection import picture_files
+from anoclip_anomalib.inspection import picture_files, scores
 from anoclip_anomalib.inspection.photos import Photos
-from anoclip_anomalib.inspection.run import SAMPLE, FolderRun, rows_of, scored
+from anoclip_anomalib.inspection.run import SAMPLE, FolderRun, inspected, rows_of, scored
 from anoclip_anomalib.inspection.run_folder import RunFolder, RunFolderError
 from anoclip_anomalib.inspection.settings import DEFAULTS
 
@@ -137,7 +139,7 @@ def test_without_verdicts_pictures_have_their_rank(undisturbed, inspector, photo
     path = next(iter(ranked))
     line0 = [photo for photo in Photos([photos]) if photo.path == path]
     assert len(line0) == 1
-    list(rows_of(scored(inspector, line0), tmp_path / "plain", tuple(content["contrast"])))
+    list(inspected(inspector, iter(line0), tmp_path / "plain", tuple(content["contrast"])))
     plain = Image.open(tmp_path / "plain" / "pictures" / f"{line0[0].name}.jpg")
     assert ranked[path].width == plain.width
     assert ranked[path].height > plain.height + 10
@@ -189,7 +191,7 @@ def test_a_photograph_that_goes_while_the_run_is_on_is_a_fault(inspector, photos
     for _, inspection in results:
         inspection.release()
     (copy / "02.png").unlink()
-    found = list(rows_of(results, tmp_path / "out", (0.0, 1.0)))
+    found = list(rows_of(([one] for one in results), tmp_path / "out", (0.0, 1.0)))
     assert [bool(row["fault"]) for row in found] == [False, False, True, False]
 
 
@@ -208,15 +210,68 @@ def test_no_more_than_a_few_results_are_held(inspector, photos, tmp_path):
         for number in range(200):
             yield listing[number % 20]._replace(name=Path(str(number)))
 
-    def watched():
+    def watched(batch):
         nonlocal most
-        for photo, inspection in scored(inspector, endless()):
+        for photo, inspection in scored(inspector, batch):
             alive.add(inspection)
             most = max(most, len(alive))
             yield photo, inspection
 
-    assert sum(1 for _ in rows_of(watched(), tmp_path, (0.0, 1.0))) == 200
+    source = endless()
+    batches = iter(lambda: list(islice(source, 4)), [])
+    assert sum(1 for _ in rows_of(map(watched, batches), tmp_path, (0.0, 1.0))) == 200
     assert most <= 16
+
+
+@pytest.mark.parametrize("good", [False, True])
+def test_several_at_a_time_give_what_one_after_the_other_does(photos, tmp_path, monkeypatch, good):
+    good_ones = sorted((photos / "line0").glob("*.png"))[:5] if good else None
+    inspector = Inspector(product="cookie", good=good_ones, backbone="demo", image_size=64, device="cpu")
+    at_once, most, score = Counter(), [], scores.score_images
+
+    def counted(module, images):
+        at_once[0] += 1
+        most.append((at_once[0], torch.get_num_threads()))
+        time.sleep(0.01)
+        try:
+            return score(module, images)
+        finally:
+            at_once[0] -= 1
+
+    monkeypatch.setattr(scores, "score_images", counted)
+    run(inspector, photos, tmp_path / "one")
+    assert set(most) == {(1, 1)}
+    torch.set_num_threads(7)
+    try:
+        run(inspector, photos, tmp_path / "more")
+        assert torch.get_num_threads() == 7
+    finally:
+        torch.set_num_threads(1)
+    assert max(most)[0] in (3, 4)
+    assert {threads for _, threads in most} == {1, 7 // 4, 7} - ({7} if good else set())
+    assert left_behind(tmp_path / "one") == left_behind(tmp_path / "more")
+
+
+def test_adapted_photographs_are_scored_one_at_a_time(photos, tmp_path, monkeypatch):
+    inspector = Inspector(product="cookie", backbone="demo", image_size=64, device="cpu").adapt(steps=1)
+    at_once, score = Counter(), scores.score_images
+
+    def counted(module, images):
+        at_once["now"] += 1
+        at_once["most"] = max(at_once["most"], at_once["now"])
+        try:
+            return score(module, images)
+        finally:
+            at_once["now"] -= 1
+
+    monkeypatch.setattr(scores, "score_images", counted)
+    torch.set_num_threads(4)
+    try:
+        run(inspector, photos / "line0", tmp_path / "out")
+    finally:
+        torch.set_num_threads(1)
+    assert at_once["most"] == 1
+    assert len(rows(tmp_path / "out")) == 16
 
 
 def test_a_photograph_is_read_once_more_for_all_its_pictures(inspector, photos, tmp_path, monkeypatch):

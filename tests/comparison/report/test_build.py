@@ -1,9 +1,7 @@
 import csv
 import json
-import os
 import re
 import shutil
-import subprocess
 import time
 from html.parser import HTMLParser
 
@@ -240,23 +238,12 @@ def test_a_large_report_is_fast_and_small(tmp_path, models, categories, seeds):
     assert path.stat().st_size < 20e6
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium: apt-get install chromium")
-def test_scripts_run_in_a_browser(tmp_path):
+def test_scripts_run_in_a_browser(tmp_path, in_browser):
     write_results(tmp_path, models=2, categories=2, seeds=1)
     path = build_report(tmp_path)[0]
-    # Chromium writes beside its profile, too.
-    home = {**os.environ, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-    flags += ["--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}"]
-    run = subprocess.run(
-        ["chromium", *flags, "--virtual-time-budget=2000", "--dump-dom", path.as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=home,
-    )
+    shown = in_browser(path)
     # One metric of each choice is shown.
-    hidden = len(re.findall('data-choice="[^"]*" hidden', run.stdout))
+    hidden = len(re.findall('data-choice="[^"]*" hidden', shown))
     assert hidden == 2 * (len(METRIC_TITLES) - 1) + 1
     # A click on a heading sorts, another choice shows another table, Escape puts an enlarged picture back.
     act = (
@@ -267,17 +254,11 @@ def test_scripts_run_in_a_browser(tmp_path):
     )
     clicked = tmp_path / "clicked.html"
     clicked.write_text(path.read_text().replace("</body>", act + "</body>"))
-    run = subprocess.run(
-        ["chromium", *flags, "--virtual-time-budget=2000", "--dump-dom", clicked.as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=home,
-    )
-    assert "<title>truefalse</title>" in run.stdout
-    shown = [words for words in METRIC_TITLES.values() if f'data-choice="{words}"><table' in run.stdout.split("By defect")[0]]
+    document = in_browser(clicked)
+    assert "<title>truefalse</title>" in document
+    shown = [words for words in METRIC_TITLES.values() if f'data-choice="{words}"><table' in document.split("By defect")[0]]
     assert shown == [list(METRIC_TITLES.values())[2]]
-    table = run.stdout.split('<table class="sortable">')[1].split("</table>")[0]
+    table = document.split('<table class="sortable">')[1].split("</table>")[0]
     values = [float(row.split('data-value="')[2].split('"')[0]) for row in table.split("<tbody>")[1].split("<tr>")[1:]]
     assert len(values) == 2
     assert values == sorted(values, reverse=True)
