@@ -26,7 +26,7 @@ from anoclip_anomalib.files import atomic_write, printable
 from anoclip_anomalib.inspection.pictures import heat_colours
 
 EMBEDDED = 300  # photographs in one file; with more their pictures stay beside it
-EMBEDDED_BYTES = 64 * 2**20  # of their photographs; above it they are made smaller
+EMBEDDED_BYTES = 64 * 2**20  # of their pictures; above it they are made smaller
 EMBEDDED_SIDE = 900  # pixels
 SHOWN = 20_000  # rows; browsers get slow
 BINS = 60
@@ -83,7 +83,7 @@ def write_page(folder: str | Path) -> Path:
     pictures = {id(row): _pictures(folder, row.composite) for row in rows}
     _name(rows)
     together = len(rows) <= EMBEDDED
-    small = together and sum(own[0].stat().st_size for own in pictures.values() if own[0]) > EMBEDDED_BYTES
+    small = together and sum(one.stat().st_size for own in pictures.values() for one in own[:2] if one) > EMBEDDED_BYTES
     for row in rows:
         photo, heat, composite = pictures[id(row)]
         if photo is not None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from anoclip_anomalib.inspection.inspection import Inspection
 
 PAGE_SIDE = 1600  # pixels of the longer side, on the page
-_QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 92]
+_QUALITY, _UNDER_HEAT = 92, 75  # of JPEG; the photograph without heat is there to be looked at closely
 
 
 def write_pictures(inspection: "Inspection", contrast: "Contrast", picture: Path, page: Path) -> None:
@@ -37,7 +37,7 @@ def write_pictures(inspection: "Inspection", contrast: "Contrast", picture: Path
     _write(picture, np.asarray(composite(inspection, contrast, heat=heat)))
     _write(page.with_name(f"{page.name}.photo.jpg"), _for_page(inspection.photograph))
     # Not the heat alone: transparency needs PNG, which takes longer to write than all the rest.
-    _write(page.with_name(f"{page.name}.heat.jpg"), _for_page(heat))
+    _write(page.with_name(f"{page.name}.heat.jpg"), _for_page(heat), _UNDER_HEAT)
 
 
 def add_line(picture: Path, text: str) -> None:
@@ -64,9 +64,9 @@ def _for_page(pixels: np.ndarray) -> np.ndarray:
     return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
 
 
-def _write(path: Path, pixels: np.ndarray) -> None:
+def _write(path: Path, pixels: np.ndarray, quality: int = _QUALITY) -> None:
     """RGB pixels to a JPEG. OpenCV encodes without holding up the other threads, the encoder's among them."""
-    encoded, content = cv2.imencode(path.suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), _QUALITY)
+    encoded, content = cv2.imencode(path.suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not encoded:
         msg = f"{path} cannot be encoded: {pixels.shape[1]} x {pixels.shape[0]} pixels"
         raise OSError(msg)
