@@ -26,6 +26,7 @@ SETTINGS_HELP = {
     "warmup": "steps over which the rate rises",
     "hold": "part of the steps that schedule cosine waits before the rate falls",
     "average": "decay of a moving average of the weights, which is then kept; 0 for none",
+    "normal_aware": "weight of a loss by which every normal text of a batch is right for every normal image; 0 for none",
 }
 """Of the fields of :class:`anoclip_anomalib.zeroshot.training_settings.TrainingSettings`."""
 

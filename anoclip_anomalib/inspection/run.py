@@ -208,7 +208,7 @@ def inspected(
     import torch
 
     threads = torch.get_num_threads()
-    workers = min(WORKERS, threads)
+    workers = min(WORKERS if inspector.batch_size == 1 else 2, threads)
     batches = iter(lambda: list(islice(photos, inspector.batch_size)), [])
     torch.set_num_threads(threads // workers)  # of each worker
     try:

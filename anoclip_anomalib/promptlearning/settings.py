@@ -102,6 +102,8 @@ class PromptRecipe:
             f"knowledge_margin={self.knowledge_margin} must lie in [-1, 1]": not -1 <= self.knowledge_margin <= 1,
             f"Knowledge prompts regularise learned prompts, which {method.title} does not have": bool(self.knowledge)
             and has_taps,
+            f"{method.title} has no image loss that normal_aware could be added to": self.training.normal_aware > 0
+            and not self.loss.image,
             f"{method.title} has no taps to choose": self.taps is not None and not has_taps,
             f"taps={self.taps} must be a rising list of blocks, counted from 1": self.taps is not None
             and (not self.taps or list(self.taps) != sorted(set(self.taps)) or self.taps[0] < 1),

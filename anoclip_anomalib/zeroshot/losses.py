@@ -1,4 +1,4 @@
-"""Segmentation losses of the methods that learn from masks (AA-CLIP, AnomalyCLIP and relatives). Always in float32."""
+"""Losses of the methods that learn from masks and labels (AA-CLIP, AnomalyCLIP and relatives). Always in float32."""
 
 import torch
 
@@ -48,3 +48,29 @@ def segmentation_loss(probability: torch.Tensor, mask: torch.Tensor) -> torch.Te
     """
     dice = dice_loss(probability[:, 0], 1 - mask) + dice_loss(probability[:, 1], mask)
     return focal_loss(probability, mask) + dice
+
+
+def normal_aware_loss(
+    feature: torch.Tensor, text: torch.Tensor, label: torch.Tensor, index: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """Every normal text of a batch is right for every normal image of it, whatever the class.
+
+    Ours, after the off-diagonal term of OFF-CLIP (MICCAI 2025), whose formula is not public. With the logit ``s_ij`` between
+    image i and the text that is right for image j, the mean over i of ``log sum_j exp s_ij - log sum_(j in P_i) exp s_ij``. P_i
+    are the normal images if image i is normal, else the anomalous ones of its class: all texts but theirs are wrong for it.
+
+    Args:
+        feature: (B, E) of the images.
+        text: (2, E), or (B, 2, E) of each image, normal then anomalous.
+        label: (B,) 1 where anomalous.
+        index: (B,) class of each image.
+        temperature: That the products are divided by.
+
+    Returns:
+        A scalar, at least 0; 0 for a batch of normal images alone.
+    """
+    label = label.long()
+    own = text.expand(len(label), 2, -1)[torch.arange(len(label), device=label.device), label]
+    logits = feature @ own.mT / temperature
+    alike = (label[:, None] == label) & ((label[:, None] == 0) | (index[:, None] == index))
+    return (logits.logsumexp(dim=1) - logits.masked_fill(~alike, -torch.inf).logsumexp(dim=1)).mean()

@@ -20,6 +20,7 @@ class TrainingSettings:
         warmup: Steps over which the rate rises to its value.
         hold: Part of the steps that ``"cosine"`` waits before it falls.
         average: Decay of the moving average over the steps that is kept instead of the last weights; 0 for none.
+        normal_aware: Weight of :func:`anoclip_anomalib.zeroshot.losses.normal_aware_loss` on the image's feature; 0 for none.
     """
 
     epochs: int
@@ -31,6 +32,7 @@ class TrainingSettings:
     warmup: int = 0
     hold: float = 0.0
     average: float = 0.0
+    normal_aware: float = 0.0
 
     def faults(self) -> dict[str, bool]:
         """What would be wrong -> whether it is."""
@@ -45,6 +47,7 @@ class TrainingSettings:
             f"warmup={self.warmup} must not be negative": self.warmup < 0,
             f"hold={self.hold} must lie in [0, 1)": not 0 <= self.hold < 1,
             f"average={self.average} must lie in [0, 1)": not 0 <= self.average < 1,
+            f"normal_aware={self.normal_aware} must not be negative": not self.normal_aware >= 0,
         }
 
     def check(self, stage: str) -> None:

@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +14,7 @@ from anoclip_anomalib.aaclip.training import ImageStage, TextStage, batch_axis_v
 from anoclip_anomalib.clip import Tap, walk_image
 from anoclip_anomalib.clip.blocks import project_out, project_qkv
 from anoclip_anomalib.zeroshot.balanced_loss import balanced_segmentation_loss, peak_loss, peaks, twin_heat_loss
-from anoclip_anomalib.zeroshot.losses import segmentation_loss
+from anoclip_anomalib.zeroshot.losses import normal_aware_loss, segmentation_loss
 from anoclip_anomalib.zeroshot.training import LOWEST_RATE, rate
 
 CLASSES = [["bottle"], ["pill", "white pill"]]
@@ -269,3 +270,16 @@ def test_new_halves_fit_their_stages(tiny_clip, batch):
         anchors = text.anchors(text.part, torch.tensor([0, 1])).detach()
         image = ImageStage(clip, new_image_adapters(clip, reference=reference), anchors, IMAGE_STAGE)
         assert all(torch.isfinite(term) for term in image.losses(batch, image.part).values())
+
+
+def test_the_normal_aware_term_is_of_the_detection_vector(image_stage, batch):
+    settings = StageSettings(epochs=1, batch_size=3, lr=1e-3, detection_scale=5.0, normal_aware=0.5)
+    own = image_stage(settings=settings)
+    before = image_stage(settings=replace(settings, normal_aware=0.0)).losses(batch, own.part)
+    found = own.losses(batch, own.part)
+    assert {name: found[name] for name in before} == before
+    tapped, _ = walk_image(own.visual_encoder.visual, batch["image"], own.part.reads, after_block=own.part.adapters)
+    _, vector = own.part.project(tapped)
+    anchors = own.anchors[batch["class_index"]]
+    expected = normal_aware_loss(vector, anchors, batch["label"], batch["class_index"], 0.2)
+    torch.testing.assert_close(found["normal_aware"], 0.5 * expected)

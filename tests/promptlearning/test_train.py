@@ -21,8 +21,8 @@ from tests.aaclip.conftest import Squares
 MACHINE = Machine(accelerator="cpu", progress=False)
 
 
-def recipe(method="anomalyclip", *, epochs=2, lr=1e-2, **changes) -> PromptRecipe:
-    training = replace(TRAINING[method], epochs=epochs, batch_size=4, lr=lr)
+def recipe(method="anomalyclip", *, epochs=2, lr=1e-2, normal_aware=0.0, **changes) -> PromptRecipe:
+    training = replace(TRAINING[method], epochs=epochs, batch_size=4, lr=lr, normal_aware=normal_aware)
     own = {"backbone": "demo", "pretrained": "random", "image_size": 64}
     second = {"second_encoder": "test_vit4", "second_pretrained": "random"} if method == "crane-plus" else {}
     return PromptRecipe(**{"method": method, "training": training, **own, **second, **changes})
@@ -125,6 +125,8 @@ def test_knowledge_stands_in_the_header_and_changes_the_result(tmp_path):
         ({"knowledge_weight": 0.0}, "knowledge_weight"),
         ({"knowledge_margin": 2.0}, "knowledge_margin"),
         ({"method": "april-gan", "knowledge": True}, "which APRIL-GAN does not have"),
+        ({"method": "april-gan", "normal_aware": 1.0}, "APRIL-GAN has no image loss"),
+        ({"normal_aware": -1.0}, "normal_aware=-1.0 must not be negative"),
         ({"taps": (3, 6)}, "no taps"),
         ({"method": "adaclip", "taps": (6, 3)}, "rising"),
         ({"method": "adaclip", "taps": (13,)}, "12 blocks"),

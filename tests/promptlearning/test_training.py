@@ -1,6 +1,7 @@
 """Losses against the same written out, and where gradients go."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from anoclip_anomalib.promptlearning.second_encoder import SecondEncoder
 from anoclip_anomalib.promptlearning.settings import LOSSES, TRAINING, PromptRecipe
 from anoclip_anomalib.promptlearning.train import knowledge_embeddings, new_learner
 from anoclip_anomalib.promptlearning.training import HeadTraining, PromptTraining, knowledge_loss, segmentation_loss
+from anoclip_anomalib.zeroshot.losses import normal_aware_loss
 
 SIZE = (64, 64)
 
@@ -39,7 +41,7 @@ def clip():
 @pytest.fixture
 def stage(clip):
     def make(method, **options):
-        recipe = PromptRecipe(method=method, training=TRAINING[method], **options)
+        recipe = PromptRecipe(**{"method": method, "training": TRAINING[method], **options})
         with torch.random.fork_rng():
             torch.manual_seed(1)
             learner = new_learner(recipe, clip)
@@ -202,6 +204,19 @@ def test_the_knowledge_term_is_of_the_images_classes(stage, batch, clip):
     plain = copy.deepcopy(own)
     plain.knowledge = None
     assert "knowledge" not in plain.losses(batch, plain.part)
+
+
+@pytest.mark.parametrize("method", ["anomalyclip", "crane", "adaclip"])
+def test_the_normal_aware_term_is_added_to_the_others(stage, batch, method):
+    plain, own = stage(method), stage(method, training=replace(TRAINING[method], normal_aware=2.0))
+    before, found = plain.losses(batch, plain.part), own.losses(batch, own.part)
+    assert {name: found[name] for name in before} == before
+    if method == "anomalyclip":
+        _, class_token, _ = own.features(batch["image"])
+        expected = normal_aware_loss(class_token, own.text(own.part), batch["label"], torch.zeros(3), 0.07)
+        torch.testing.assert_close(found["normal_aware"], 2 * expected)
+    found["normal_aware"].backward()
+    assert any(one.grad is not None and one.grad.abs().sum() > 0 for one in own.part.parameters())
 
 
 def test_classes_that_nobody_described_get_the_mean_of_those_that_somebody_did(clip):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from anoclip_anomalib.zeroshot.losses import dice_loss, focal_loss, segmentation_loss
+from anoclip_anomalib.zeroshot.losses import dice_loss, focal_loss, normal_aware_loss, segmentation_loss
 
 
 @pytest.fixture
@@ -42,3 +42,27 @@ def test_certain_and_wrong_is_finite_with_gradients():
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.isfinite(logits.grad).all()
+
+
+def test_the_normal_aware_loss_in_closed_form():
+    feature = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [0.8, 0.6]])
+    text = torch.randn(4, 2, 2, generator=torch.Generator().manual_seed(0))
+    label, index = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 0, 1])
+    own = torch.stack([text[0, 0], text[1, 0], text[2, 1], text[3, 1]])
+    weights = (feature @ own.T / 0.5).exp()
+    right = [weights[0, :2].sum(), weights[1, :2].sum(), weights[2, 2], weights[3, 3]]
+    expected = torch.stack([-(one / row.sum()).log() for one, row in zip(right, weights, strict=True)]).mean()
+    torch.testing.assert_close(normal_aware_loss(feature, text, label, index, 0.5), expected)
+    one_class = normal_aware_loss(feature, text, label, torch.zeros_like(index), 0.5)
+    right = [weights[0, :2].sum(), weights[1, :2].sum(), weights[2, 2:].sum(), weights[3, 2:].sum()]
+    torch.testing.assert_close(
+        one_class, torch.stack([-(r / w.sum()).log() for r, w in zip(right, weights, strict=True)]).mean()
+    )
+
+
+def test_the_normal_aware_loss_of_shared_text_and_of_normal_images_alone():
+    feature, text = torch.randn(3, 4), torch.randn(2, 4)
+    label, index = torch.tensor([0, 1, 0]), torch.tensor([0, 1, 2])
+    shared = normal_aware_loss(feature, text, label, index, 0.1)
+    torch.testing.assert_close(shared, normal_aware_loss(feature, text.expand(3, 2, 4), label, index, 0.1))
+    assert normal_aware_loss(feature, text, torch.zeros(3), index, 0.1).abs() < 1e-6
