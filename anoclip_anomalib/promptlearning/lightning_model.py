@@ -19,9 +19,10 @@ class PromptClip(LearnedClip, AnomalibModule):
     """AnomalyCLIP, Crane, Crane+, AdaCLIP or APRIL-GAN: learned on an auxiliary data set, zero-shot on every other one.
 
     Args:
-        adapters: File of ``anoclip train prompts`` or ``anoclip convert``. There is no default: what a model was trained on is
-            the user's choice.
-        method: ``anomalyclip``, ``crane``, ``crane-plus``, ``adaclip`` or ``april-gan``; ``None`` for that of the file.
+        adapters: File of ``anoclip train prompts`` or ``anoclip convert``, or ``demo`` for those that come with the package for
+            the demo encoder. There is no default: what a model was trained on is the user's choice.
+        method: ``anomalyclip``, ``crane``, ``crane-plus``, ``adaclip`` or ``april-gan``; ``None`` for that of the file, of the
+            bundled ones AnomalyCLIP.
         backbone: The one that the adapters were trained for; ``None`` takes it from their file.
         pretrained: Its weights, for instance where they lie on this machine; ``None`` likewise.
         class_name: The product, for the methods whose prompts name it (AdaCLIP, APRIL-GAN). ``None`` takes the datamodule's

@@ -16,31 +16,32 @@ from anoclip_anomalib.promptlearning.prompt_learner import PromptLearner, causal
 from anoclip_anomalib.zeroshot.learned_weights import DEMO, LearnedWeights, TrainingFacts, load_learned, save_learned
 
 Learner: TypeAlias = PromptLearner | HybridLearner | LinearHeads
+BUNDLED = ("anomalyclip", "crane", "adaclip", "april-gan")
+"""Methods whose learned weights come with the package, for the demo encoder; Crane+ needs a second encoder's weights."""
 
 
 def load_prompts(path: str | Path, method: str | None = None) -> tuple[LearnedWeights, PromptMethod, Learner]:
     """Read what was learned.
 
     Args:
-        path: A ``.safetensors`` of ours.
-        method: What it must be for; ``None`` for any method of the table.
+        path: A ``.safetensors`` of ours, or ``"demo"`` for those bundled for the demo encoder.
+        method: What it must be for; ``None`` for any method of the table, of the bundled ones AnomalyCLIP.
 
     Returns:
         The file's content, its method, and the module with its weights.
 
     Raises:
-        FileNotFoundError: If there is no such file; none come with the package.
+        FileNotFoundError: If there is no such file; Crane+ does not come with the package.
         ValueError: If there is no such method.
         WeightFileError: If the file is damaged, of another method, or its tensors do not fit each other.
     """
     if method is not None:
         find_method(method)
     if str(path) == DEMO:
-        msg = (
-            "No prompts come with the package; for the demo encoder they are trained by `anoclip train prompts --backbone demo "
-            "--image-size 128 --source configs/sources/demo.yaml --out FILE`"
-        )
-        raise FileNotFoundError(msg)
+        method = method or BUNDLED[0]
+        if method not in BUNDLED:
+            msg = f"No adapters of {METHODS[method].title} come with the package; there are those of {', '.join(BUNDLED)}"
+            raise FileNotFoundError(msg)
     learned = load_learned(path, method or tuple(METHODS))
     own = METHODS[learned.facts.method]
     return learned, own, build(own, learned.tensors, learned.facts.settings.get("taps") or (), learned.origin)

@@ -33,8 +33,8 @@ from anoclip_anomalib.zeroshot.method import NO_CLASS, MethodFacts, weights_dige
 from anoclip_anomalib.zeroshot.tiling import Tiling
 
 NO_ADAPTERS = (
-    "PromptClip needs adapters: a file that `anoclip train prompts` or `anoclip convert` wrote (adapters=FILE). None come with "
-    "the package"
+    "PromptClip needs adapters: a file that `anoclip train prompts` or `anoclip convert` wrote (adapters=FILE), or "
+    "adapters='demo' for those that come with the package for the demo encoder"
 )
 
 
@@ -60,8 +60,9 @@ class PromptClipModel(FloatBuffers):
     """A method of :mod:`anoclip_anomalib.promptlearning.methods` with learned weights.
 
     Args:
-        adapters: File of ``anoclip train prompts`` or ``anoclip convert``.
-        method: ``"anomalyclip"``, ``"crane"``, ``"crane-plus"``, ``"adaclip"`` or ``"april-gan"``; ``None`` for the file's.
+        adapters: File of ``anoclip train prompts`` or ``anoclip convert``, or ``"demo"`` for the bundled ones.
+        method: ``"anomalyclip"``, ``"crane"``, ``"crane-plus"``, ``"adaclip"`` or ``"april-gan"``; ``None`` for the
+            file's, of the bundled ones AnomalyCLIP.
         backbone: See :func:`anoclip_anomalib.clip.load_clip`; ``None`` for the one that the adapters were made for.
         pretrained: See there; ``None`` likewise.
         class_name: The product; AnomalyCLIP and Crane do without. ``None``: :meth:`set_class` must be called before use.
