@@ -120,7 +120,7 @@ def cluster_pooled(levels: Sequence[torch.Tensor], text: torch.Tensor, seed: int
         seed: Of k-means (the authors have none).
         clusters: How many, if there are as many patches.
     """
-    from sklearn.cluster import KMeans  # an optional dependency
+    from sklearn.cluster import KMeans  # slow to load, and only AdaCLIP needs it
 
     logits = torch.stack([differences(level, text) for level in levels]).mean(dim=0)
     count = min(logits.shape[1], PATCHES_OF_A_CLUSTER * clusters)
