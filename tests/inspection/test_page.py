@@ -212,9 +212,11 @@ def test_three_hundred_are_embedded_and_one_more_is_not():
 
 
 def test_large_photographs_are_made_smaller_when_they_are_embedded(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "EMBEDDED_BYTES", 1000)
+    folder = write_run(tmp_path, some(2), side=40)
+    photographs = sum(path.stat().st_size for path in folder.rglob("*.photo.jpg"))
+    monkeypatch.setattr(module, "EMBEDDED_BYTES", photographs + 1)  # their heat counts too
     monkeypatch.setattr(module, "EMBEDDED_SIDE", 16)
-    page = Page(write_page(write_run(tmp_path, some(2), side=40)))
+    page = Page(write_page(folder))
     for attributes, _ in page.all("img"):
         content = base64.b64decode(attributes["src"].partition("data:image/webp;base64,")[2])
         (tmp_path / "one.webp").write_bytes(content)

@@ -259,6 +259,7 @@ def test_adapted_photographs_are_scored_one_at_a_time(photos, tmp_path, monkeypa
     def counted(module, images):
         at_once["now"] += 1
         at_once["most"] = max(at_once["most"], at_once["now"])
+        time.sleep(0.01)
         try:
             return score(module, images)
         finally:
@@ -267,11 +268,35 @@ def test_adapted_photographs_are_scored_one_at_a_time(photos, tmp_path, monkeypa
     monkeypatch.setattr(scores, "score_images", counted)
     torch.set_num_threads(4)
     try:
-        run(inspector, photos / "line0", tmp_path / "out")
+        found = list(inspected(inspector, iter(Photos([photos / "line0"])), None, None))
     finally:
         torch.set_num_threads(1)
     assert at_once["most"] == 1
-    assert len(rows(tmp_path / "out")) == 16
+    assert len(found) == 16
+
+
+def test_a_run_that_is_left_is_not_far_ahead_and_does_no_more(inspector, photos):
+    listing, asked, drawn = list(Photos([photos])), [], []
+
+    def batches():
+        for number in range(1000):
+            asked.append(number)
+            yield one(number)
+
+    def one(number):
+        time.sleep(0.01)
+        drawn.append(number)
+        yield listing[0]._replace(fault="gone"), None
+
+    found = rows_of(batches(), None, None)
+    for _ in range(3):
+        assert next(found)["fault"] == "gone"
+    assert len(asked) <= 10
+    found.close()
+    assert len(drawn) < len(asked)
+    before = len(drawn)
+    time.sleep(0.05)
+    assert len(drawn) == before
 
 
 def test_a_photograph_is_read_once_more_for_all_its_pictures(inspector, photos, tmp_path, monkeypatch):

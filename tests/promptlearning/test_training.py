@@ -208,6 +208,7 @@ def test_the_knowledge_term_is_of_the_images_classes(stage, batch, clip):
 
 @pytest.mark.parametrize("method", ["anomalyclip", "crane", "adaclip"])
 def test_the_normal_aware_term_is_added_to_the_others(stage, batch, method):
+    batch["class_index"] = torch.tensor([1, 0, 0])
     plain, own = stage(method), stage(method, training=replace(TRAINING[method], normal_aware=2.0))
     before, found = plain.losses(batch, plain.part), own.losses(batch, own.part)
     assert {name: found[name] for name in before} == before
