@@ -3,8 +3,8 @@
     python benchmarks/learned_seeds.py -o results/learned              # trains what is not there yet, hours on one core
     python benchmarks/learned_seeds.py -o results/learned --only crane # a part of it; several processes may share the folder
 
-Trains on generated parts alone (configs/sources/demo.yaml), with and without the normal-aware loss and the knowledge term. Data,
-sizes and metrics are those of configs/suites/demo.yaml; the table has mean and standard deviation over the seeds.
+Trains on generated parts alone (configs/sources/demo.yaml), with and without the normal-aware loss and the knowledge term.
+Data, sizes and metrics are those of configs/suites/demo.yaml; the table has mean and standard deviation over the seeds.
 """
 
 import argparse

@@ -126,7 +126,7 @@ def run_training(args: argparse.Namespace, call: Callable[["Machine"], Path]) ->
     """
     from anoclip_anomalib.clip import WeightsUnavailableError
     from anoclip_anomalib.running.quiet import log_to_stderr, quiet
-    from anoclip_anomalib.zeroshot.train import Machine
+    from anoclip_anomalib.zeroshot.train import Machine, writes_results
 
     log_to_stderr()
     with quiet():
@@ -148,7 +148,8 @@ def run_training(args: argparse.Namespace, call: Callable[["Machine"], Path]) ->
         except (ValueError, OSError, RuntimeError, WeightsUnavailableError) as error:
             print(f"anoclip train: {error}", file=sys.stderr)
             return 2
-    print(f"Adapters: {out}")
+    if writes_results():  # of several processes one says so
+        print(f"Adapters: {out}")
     return 0
 
 
