@@ -41,5 +41,6 @@ def source_overlap(facts: TrainingFacts, datamodule: Any, images: Sequence[str])
 
 
 def _plain(name: str) -> str:
-    """Letters and digits alone: "MVTec AD" is MVTecAD."""
-    return re.sub(r"[^a-z0-9]", "", name.lower())
+    """Letters and digits alone: "MVTec AD" is MVTecAD, and "MVTec", as papers say, too."""
+    plain = re.sub(r"[^a-z0-9]", "", name.lower())
+    return "mvtecad" if plain == "mvtec" else plain

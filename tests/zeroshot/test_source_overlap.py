@@ -16,6 +16,7 @@ def named(class_name, **attributes):
     [
         ("VisA", named("Visa"), True),
         ("MVTec AD", named("MVTecAD"), True),
+        ("MVTec", named("MVTecAD"), True),
         ("MVTec AD", named("MVTecAD2"), False),
         ("VisA", named("Folder", name="visa"), True),
         ("VisA", named("Folder", name="mine"), False),
