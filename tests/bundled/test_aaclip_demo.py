@@ -10,10 +10,9 @@ import torch
 from anoclip_anomalib.aaclip.adapters_file import load_adapters
 from anoclip_anomalib.aaclip.torch_model import AaClipModel
 from anoclip_anomalib.clip import load_clip
-from anoclip_anomalib.clip.constants import CLIP_MEAN, CLIP_STD
 from anoclip_anomalib.data.sources import read_source
-from anoclip_anomalib.demo.dataset import draw_sample
 from anoclip_anomalib.demo.photo_textures import PACKAGES
+from tests.bundled.held_out import pixel_auroc, read
 
 FILE = files("anoclip_anomalib") / "bundled" / "weights" / "aaclip_demo.safetensors"
 
@@ -35,23 +34,11 @@ def test_the_file_is_small_and_says_what_it_was_trained_on() -> None:
 @pytest.mark.parametrize(("category", "defect", "least"), [("snakeskin", "scuff", 0.97), ("herringbone", "burn", 0.9)])
 def test_heat_lies_on_defects_of_held_out_parts_and_good_parts_stay_cooler(category: str, defect: str, least: float) -> None:
     model = AaClipModel(adapters="demo", class_name=category)
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
-
-    def read(kind: str, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        image, mask, _ = draw_sample(category, kind, model.image_size[0], [5, index])
-        return (torch.from_numpy(image).permute(2, 0, 1) / 255 - mean) / std, torch.from_numpy(mask)
-
-    bad, good = ([read(kind, index) for index in range(4)] for kind in (defect, "good"))
+    size = model.image_size[0]
+    (bad, masks), (good, _) = read(category, defect, size), read(category, "good", size)
     with torch.no_grad():
-        hot, cool = (model(torch.stack([image for image, _ in group])) for group in (bad, good))
-    auroc = _auroc(hot.anomaly_map[:, 0], torch.stack([mask for _, mask in bad]))
+        hot, cool = model(bad), model(good)
+    auroc = pixel_auroc(hot.anomaly_map[:, 0], masks)
     assert auroc > least
     assert hot.anomaly_map.amax(dim=(1, 2, 3)).min() > cool.anomaly_map.amax(dim=(1, 2, 3)).mean()
     assert hot.pred_score.mean() > cool.pred_score.mean()
-
-
-def _auroc(maps: torch.Tensor, masks: torch.Tensor) -> float:
-    ranks = maps.flatten().argsort().argsort().double() + 1
-    inside = masks.flatten()
-    n, m = int(inside.sum()), int((~inside).sum())
-    return float((ranks[inside].sum() - n * (n + 1) / 2) / (n * m))
