@@ -176,7 +176,7 @@ class TrainingRun:
         machine, folder = self.machine, self.folder / name
         run = {"devices": machine.devices, "precision": machine.precision, "accumulate": machine.accumulate}
         own = {"image_size": self.image_size, "seed": self.seed}
-        setting = setting | own | run | asdict(stage.settings) | self.data_setting()
+        setting = setting | own | run | stage.settings.as_dict() | self.data_setting()
         open_folder(folder, setting)
         found = checkpoints(folder)
         newest = found[-1] if found else None
@@ -191,7 +191,7 @@ class TrainingRun:
         stage.load_state_dict(content["state_dict"], strict=False)
         chosen = "lowest loss on held-out images" if module.held is not None else "last epoch"
         losses = {key: round(value, 6) for key, value in content["losses"].items()}
-        self.kept[name] = {**asdict(stage.settings), **run, "epoch": epoch_of(kept), "chosen": chosen, "losses": losses}
+        self.kept[name] = {**stage.settings.as_dict(), **run, "epoch": epoch_of(kept), "chosen": chosen, "losses": losses}
         return stage.result.cpu()
 
     def _trainer(self, name: str, folder: Path, epochs: int, callbacks: Sequence[Callback]) -> Trainer:

@@ -1,7 +1,7 @@
 """How a part of a model is trained on a source, checked without importing torch."""
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
 
 Schedule = Literal["milestones", "cosine", "constant"]
 
@@ -33,6 +33,11 @@ class TrainingSettings:
     hold: float = 0.0
     average: float = 0.0
     normal_aware: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """For headers and checkpoints; what is younger than some of them stands in it only where it is used."""
+        own = asdict(self)
+        return own if self.normal_aware else {name: value for name, value in own.items() if name != "normal_aware"}
 
     def faults(self) -> dict[str, bool]:
         """What would be wrong -> whether it is."""

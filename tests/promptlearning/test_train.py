@@ -53,6 +53,14 @@ def test_what_is_trained_is_a_model(tmp_path, method):
     assert torch.isfinite(result.pred_score).all()
 
 
+def test_the_normal_aware_loss_stands_in_the_header_where_it_is_used(tmp_path):
+    plain = train(recipe(epochs=1), data(), tmp_path / "a.safetensors", machine=MACHINE)
+    aware = train(recipe("crane", epochs=1, normal_aware=0.5), data(), tmp_path / "b.safetensors", machine=MACHINE)
+    headers = [load_prompts(file)[0].facts.settings["prompts"] for file in (plain, aware)]
+    assert [header.get("normal_aware") for header in headers] == [None, 0.5]
+    assert "normal_aware_loss" in headers[1]["losses"]
+
+
 def test_two_trainings_are_equal_and_another_seed_is_not(tmp_path):
     first = train(recipe(), data(), tmp_path / "a.safetensors", machine=MACHINE)
     torch.manual_seed(99)
