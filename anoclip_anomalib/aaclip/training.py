@@ -20,7 +20,7 @@ from anoclip_anomalib.zeroshot.balanced_loss import (
     ranking_loss,
     twin_heat_loss,
 )
-from anoclip_anomalib.zeroshot.losses import normal_aware_loss, segmentation_loss
+from anoclip_anomalib.zeroshot.losses import segmentation_loss
 from anoclip_anomalib.zeroshot.scoring import upsample
 from anoclip_anomalib.zeroshot.training import Batch, Levels, Training, own_tower
 
@@ -86,10 +86,7 @@ class Stage(Training):
         if own.pairs:
             verdict = own.detection_scale * (vector * (anchors[:, 1] - anchors[:, 0])).sum(dim=-1)
             terms["order"] = own.pairs * ranking_loss(verdict, good_twins(batch["pair"]))
-        if own.normal_aware:
-            both = normal_aware_loss(vector, anchors, batch["label"], batch["class_index"], 1 / own.detection_scale)
-            terms["normal_aware"] = own.normal_aware * both
-        return terms
+        return terms | self.normal_aware_terms(vector, anchors, batch["label"], batch["class_index"], 1 / own.detection_scale)
 
 
 def scaled(batch: Batch, side: int) -> Batch:

@@ -17,7 +17,7 @@ from anoclip_anomalib.promptlearning.scoring import cluster_pooled, differences,
 from anoclip_anomalib.promptlearning.second_encoder import SecondEncoder
 from anoclip_anomalib.promptlearning.settings import LossChoice, PromptRecipe
 from anoclip_anomalib.prompts.april_gan import ADACLIP_TEMPLATES, sentences
-from anoclip_anomalib.zeroshot.losses import dice_loss, focal_loss, normal_aware_loss
+from anoclip_anomalib.zeroshot.losses import dice_loss, focal_loss
 from anoclip_anomalib.zeroshot.scoring import upsample
 from anoclip_anomalib.zeroshot.training import Batch, Levels, Training, own_tower
 
@@ -129,10 +129,8 @@ class PromptTraining(Training):
             # The cross-entropy of two logits is that of their difference.
             image = F.binary_cross_entropy_with_logits(logits, batch["label"].float())
             terms = {"segmentation": torch.stack(own).sum(), "image": choice.image * image}
-            if self.settings.normal_aware:  # the prompts know no classes
-                one = torch.zeros_like(batch["class_index"])
-                both = normal_aware_loss(feature, text, batch["label"], one, choice.image_temperature)
-                terms["normal_aware"] = self.settings.normal_aware * both
+            one = torch.zeros_like(batch["class_index"])  # the prompts know no classes
+            terms |= self.normal_aware_terms(feature, text, batch["label"], one, choice.image_temperature)
             if self.knowledge is not None:
                 known = self.knowledge.float()[batch["class_index"]]
                 terms["knowledge"] = self.recipe.knowledge_weight * knowledge_loss(text, known, self.recipe.knowledge_margin)
@@ -207,9 +205,8 @@ class HeadTraining(Training):
                 anomalous = (differences(feature, text) / choice.image_temperature).sigmoid()
                 probability = torch.stack([1 - anomalous, anomalous], dim=1)[..., None, None]
                 terms["image"] = choice.image * focal_loss(probability, batch["label"].float()[:, None, None])
-                if self.settings.normal_aware:
-                    both = normal_aware_loss(feature, text, batch["label"], batch["class_index"], choice.image_temperature)
-                    terms["normal_aware"] = self.settings.normal_aware * both
+                temperature = choice.image_temperature
+                terms |= self.normal_aware_terms(feature, text, batch["label"], batch["class_index"], temperature)
         return terms
 
     def _text(self, part: LinearHeads, condition: torch.Tensor | None, index: torch.Tensor) -> torch.Tensor:

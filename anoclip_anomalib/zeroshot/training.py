@@ -11,6 +11,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from anoclip_anomalib.clip import LoadedClip, VisualEncoder
 from anoclip_anomalib.clip.state_dict import check_finite
+from anoclip_anomalib.zeroshot.losses import normal_aware_loss
 from anoclip_anomalib.zeroshot.training_settings import TrainingSettings
 
 LOWEST_RATE = 0.02
@@ -66,6 +67,13 @@ class Training(LightningModule):
             return self.features(batch["image"])
         height, width = batch["grid"][0].tolist()
         return list(batch["levels"].float().unbind(1)), batch["class_token"], (height, width)
+
+    def normal_aware_terms(
+        self, feature: torch.Tensor, text: torch.Tensor, label: torch.Tensor, index: torch.Tensor, temperature: float
+    ) -> dict[str, torch.Tensor]:
+        """The weighted term of :func:`anoclip_anomalib.zeroshot.losses.normal_aware_loss`, if the settings ask for it."""
+        weight = self.settings.normal_aware
+        return {"normal_aware": weight * normal_aware_loss(feature, text, label, index, temperature)} if weight else {}
 
     def prepared(self, batch: Batch, batch_idx: int) -> Batch:
         """The batch as it is trained on; nothing is changed here."""

@@ -1,9 +1,29 @@
-"""Held-out parts as the bundled weights are to score them."""
+"""What the bundled weights say they were trained on, and held-out parts as they are to score them."""
+
+from dataclasses import asdict
+from pathlib import Path
 
 import torch
 
+from anoclip_anomalib.clip import load_clip
 from anoclip_anomalib.clip.constants import CLIP_MEAN, CLIP_STD
+from anoclip_anomalib.data.sources import read_source
 from anoclip_anomalib.demo.dataset import draw_sample
+from anoclip_anomalib.demo.photo_textures import PACKAGES
+from anoclip_anomalib.zeroshot.learned_weights import TrainingFacts
+
+
+def check_source(facts: TrainingFacts) -> None:
+    """The header is about the bundled encoder and the generated parts of configs/sources/demo.yaml, with their photographs."""
+    assert facts.backbone_digest == load_clip("demo").digest
+    assert facts.auxiliary_data == "generated training parts, with masks"
+    photographs = facts.settings["generated"]["photographs"]
+    assert set(photographs) == set(PACKAGES)
+    assert all(entry["version"] and entry["licences"] for entry in photographs.values())
+    source = read_source(Path(__file__).parents[2] / "configs/sources/demo.yaml")
+    assert source.name == facts.source
+    assert {**asdict(source.generated), "photographs": photographs} == facts.settings["generated"]
+    assert facts.images == source.generated.images
 
 
 def read(category: str, kind: str, size: int, count: int = 4) -> tuple[torch.Tensor, torch.Tensor]:

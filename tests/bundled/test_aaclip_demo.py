@@ -1,34 +1,20 @@
 """The adapters that come with the package: what their file says, and that they find defects of parts they never saw."""
 
-from dataclasses import asdict
 from importlib.resources import files
-from pathlib import Path
 
 import pytest
 import torch
 
 from anoclip_anomalib.aaclip.adapters_file import load_adapters
 from anoclip_anomalib.aaclip.torch_model import AaClipModel
-from anoclip_anomalib.clip import load_clip
-from anoclip_anomalib.data.sources import read_source
-from anoclip_anomalib.demo.photo_textures import PACKAGES
-from tests.bundled.held_out import pixel_auroc, read
+from tests.bundled.held_out import check_source, pixel_auroc, read
 
 FILE = files("anoclip_anomalib") / "bundled" / "weights" / "aaclip_demo.safetensors"
 
 
 def test_the_file_is_small_and_says_what_it_was_trained_on() -> None:
     assert len(FILE.read_bytes()) < 3_000_000
-    facts = load_adapters("demo").facts
-    assert facts.backbone_digest == load_clip("demo").digest
-    assert facts.auxiliary_data == "generated training parts, with masks"
-    photographs = facts.settings["generated"]["photographs"]
-    assert set(photographs) == set(PACKAGES)
-    assert all(entry["version"] and entry["licences"] for entry in photographs.values())
-    source = read_source(Path(__file__).parents[2] / "configs/sources/demo.yaml")
-    assert source.name == facts.source
-    assert {**asdict(source.generated), "photographs": photographs} == facts.settings["generated"]
-    assert facts.images == source.generated.images
+    check_source(load_adapters("demo").facts)
 
 
 @pytest.mark.parametrize(("category", "defect", "least"), [("snakeskin", "scuff", 0.97), ("herringbone", "burn", 0.9)])
