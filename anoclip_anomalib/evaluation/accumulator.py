@@ -58,8 +58,7 @@ class PixelAccumulator:
         maps, masks = np.asarray(maps), np.asarray(masks)
         if maps.shape != masks.shape or maps.ndim not in (2, 3):
             raise ValueError(f"map {maps.shape} and mask {masks.shape} must have the same shape, (B, H, W) or (H, W)")
-        found = [region_weights(mask) for mask in masks.reshape(-1, *masks.shape[-2:])]
-        if found:
+        if found := [region_weights(mask) for mask in masks.reshape(-1, *masks.shape[-2:])]:
             size = maps.shape[-2] * maps.shape[-1]
             index = np.concatenate([index + number * size for number, (index, _, _) in enumerate(found)])
             weight = np.concatenate([weight for _, weight, _ in found])
@@ -97,12 +96,6 @@ def counts_from_rows(rows: np.ndarray) -> ScoreCounts:
         bins = bins[np.argsort(bins[:, 0], kind="stable")]
         first = np.flatnonzero(np.append(True, np.diff(bins[:, 0]) > 0))
         bins = np.column_stack([bins[first, 0], np.add.reduceat(bins[:, 1:], first, axis=0)])
-    return ScoreCounts(
-        score=bins[:, 0],
-        normal=bins[:, 1] - bins[:, 2],
-        anomalous=bins[:, 2],
-        overlap=bins[:, 3],
-        regions=float(headers[:, 2].sum()),
-        minimum=float(headers[:, 0].min()),
-        maximum=float(headers[:, 1].max()),
-    )
+    score, total, anomalous, overlap = bins.T
+    minimum, maximum, regions = float(headers[:, 0].min()), float(headers[:, 1].max()), float(headers[:, 2].sum())
+    return ScoreCounts(score, total - anomalous, anomalous, overlap, regions, minimum, maximum)

@@ -167,8 +167,7 @@ def aupro(curve: Curve, fpr_limit: float = 0.3) -> float:
     if not 0 < fpr_limit <= 1:
         raise ValueError(f"fpr_limit must lie in (0, 1], got {fpr_limit}")
     fpr, overlap = pro_curve(curve)
-    inside = fpr <= fpr_limit
-    last = int(np.flatnonzero(inside)[-1])
+    last = int(np.flatnonzero(fpr <= fpr_limit)[-1])
     x, y = fpr[: last + 1], overlap[: last + 1]
     if x[-1] < fpr_limit and last + 1 < len(fpr):
         part = (fpr_limit - fpr[last]) / (fpr[last + 1] - fpr[last])

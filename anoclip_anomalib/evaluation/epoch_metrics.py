@@ -85,8 +85,7 @@ class EpochMetrics:
 
     def update(self, batch: Any, loaders: Any, index: int = 0) -> None:
         """Add a batch; see :meth:`DistinctImages.of` for the arguments."""
-        distinct = self._distinct.of(batch, loaders, index)
-        if distinct is not None:
+        if (distinct := self._distinct.of(batch, loaders, index)) is not None:
             for metric in self.metrics:
                 metric.update(distinct)
 

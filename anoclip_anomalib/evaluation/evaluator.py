@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partialmethod
-from typing import Any
+from typing import Any, TypeAlias
 
 from anomalib.metrics import Evaluator
 from anomalib.metrics.base import AnomalibMetric
@@ -10,6 +10,8 @@ from lightning.pytorch import LightningModule, Trainer
 
 from anoclip_anomalib.evaluation.epoch_metrics import DistinctImages
 from anoclip_anomalib.evaluation.metrics import PixelMetric, standard_metrics
+
+Metrics: TypeAlias = Sequence[AnomalibMetric] | AnomalibMetric | None
 
 
 class StreamingEvaluator(Evaluator):
@@ -24,21 +26,14 @@ class StreamingEvaluator(Evaluator):
         compute_on_cpu: as in anomalib.
     """
 
-    def __init__(
-        self,
-        val_metrics: Sequence[AnomalibMetric] | AnomalibMetric | None = None,
-        test_metrics: Sequence[AnomalibMetric] | AnomalibMetric | None = None,
-        compute_on_cpu: bool = True,
-    ) -> None:
+    def __init__(self, val_metrics: Metrics = None, test_metrics: Metrics = None, compute_on_cpu: bool = True) -> None:
         test_metrics = standard_metrics() if test_metrics is None else test_metrics
         super().__init__(val_metrics=val_metrics, test_metrics=test_metrics, compute_on_cpu=compute_on_cpu)
         for metrics in (self.val_metrics, self.test_metrics):
             leaders: dict[tuple, PixelMetric] = {}
             for metric in metrics:
-                if isinstance(metric, PixelMetric):
-                    leader = leaders.setdefault(metric.group, metric)
-                    if leader is not metric:
-                        metric.share(leader)
+                if isinstance(metric, PixelMetric) and (leader := leaders.setdefault(metric.group, metric)) is not metric:
+                    metric.share(leader)
         self._distinct = DistinctImages()
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -52,8 +47,7 @@ class StreamingEvaluator(Evaluator):
     ) -> None:
         """Add a batch to the metrics of its stage."""
         loaders = trainer.val_dataloaders if stage == "validation" else trainer.test_dataloaders
-        distinct = self._distinct.of(batch, loaders, loader)
-        if distinct is not None:
+        if (distinct := self._distinct.of(batch, loaders, loader)) is not None:
             getattr(super(), f"on_{stage}_batch_end")(trainer, pl_module, outputs, distinct, number, loader)
 
     on_validation_batch_end = partialmethod(_batch_end, "validation")

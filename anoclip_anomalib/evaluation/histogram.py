@@ -101,19 +101,15 @@ class ScoreHistogram:
         self.minimum, self.maximum = min(self.minimum, low), max(self.maximum, high)
         keys = float_to_key(values)
         cells = (keys >> np.uint32(CELL_BITS)).astype(np.int32)
-        added = np.zeros((self.channels, CELLS))
-        added[0] = np.bincount(cells, minlength=CELLS)
-        for row, (index, weight) in enumerate(channels, start=1):
-            added[row] = np.bincount(cells[index], weights=weight, minlength=CELLS)
-        self._cell_mass += added
+        weighted = ((slice(None), None), *channels)  # all scores, each once, and the further channels
+        for row, (index, weight) in enumerate(weighted):
+            self._cell_mass[row] += np.bincount(cells[index], weights=weight, minlength=CELLS)
         if self._needs_plan():
             self._replan()
         bins = ((keys & np.uint32(CELLS - 1)) >> self._shift[cells]).astype(np.int32)
         bins += self._offset[cells]
-        self._counts[0] += np.bincount(bins, minlength=self.bins)
-        for row, (index, weight) in enumerate(channels, start=1):
-            if len(index):
-                self._counts[row] += np.bincount(bins[index], weights=weight, minlength=self.bins)
+        for row, (index, weight) in enumerate(weighted):
+            self._counts[row] += np.bincount(bins[index], weights=weight, minlength=self.bins)
 
     def rows(self) -> np.ndarray:
         """Bins that hold something, ascending: (bins, 1 + channels) float64 of score (bin's lower end) and counters.
@@ -121,8 +117,6 @@ class ScoreHistogram:
         With the lower end, `score > threshold` is right for every bin that holds a single value, also where the threshold
         is that very value. Rows of several histograms may be concatenated and used as one: so processes are merged.
         """
-        if not self.bins:
-            return np.zeros((0, 1 + self.channels))
         kept = self._counts[0] > 0
         values: np.ndarray = key_to_float(self._bin_keys().astype(np.uint32)[kept]).astype(np.float64)
         return np.column_stack([values, self._counts[:, kept].T])
@@ -133,8 +127,7 @@ class ScoreHistogram:
         return (self._cell_mass / np.where(totals > 0, totals, 1)).sum(axis=0)
 
     def _needs_plan(self) -> bool:
-        touched = self._cell_mass[0] > 0
-        if (self._offset[touched] < 0).any():
+        if (self._offset[self._cell_mass[0] > 0] < 0).any():
             return True
         crowded = self._share()[self._cells] / np.left_shift(1, self._bits) > 4 * self._limit
         return bool(self._limit > 0 and (crowded & (self._bits < CELL_BITS)).any())
@@ -142,18 +135,16 @@ class ScoreHistogram:
     def _replan(self) -> None:
         """Choose all resolutions anew and carry the old bins over (into the new bin that holds their lower end)."""
         old_start = self._bin_keys()
-        old_counts = self._counts
         self._cells = np.flatnonzero(self._cell_mass[0] > 0)
         self._bits, self._limit = plan_bits(self._share()[self._cells], self.capacity)
         sizes = np.left_shift(1, self._bits)
         ends = np.cumsum(sizes)
         self._offset[self._cells] = ends - sizes
         self._shift[self._cells] = CELL_BITS - self._bits
-        self._counts = np.zeros((self.channels, int(ends[-1])))
         cells = old_start >> CELL_BITS
         target = self._offset[cells] + ((old_start & (CELLS - 1)) >> self._shift[cells].astype(np.int64))
-        for row in range(self.channels):
-            self._counts[row] = np.bincount(target, weights=old_counts[row], minlength=self.bins)
+        # Of nothing at all, numpy would count in whole numbers.
+        self._counts = np.array([np.bincount(target, old, minlength=int(ends[-1])) for old in self._counts], dtype=np.float64)
 
     def _bin_keys(self) -> np.ndarray:
         """First key of every bin, (bins,) int64."""

@@ -35,9 +35,7 @@ class MapWriter:
     def __init__(self, folder: str | Path, kind: str = "tiff", root: Path | None = None) -> None:
         if kind not in SUFFIXES:
             raise ValueError(f'maps are saved as {" or ".join(SUFFIXES)}, not as "{kind}"')
-        self.folder = Path(folder)
-        self.kind = kind
-        self.root = root
+        self.folder, self.kind, self.root = Path(folder), kind, root
         self._names = OutputNames()
 
     def write(self, anomaly_map: np.ndarray, image_path: str | Path, size: tuple[int, int]) -> Path:

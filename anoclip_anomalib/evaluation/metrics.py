@@ -15,7 +15,6 @@ A metric without a value (no masks, one class) is NaN and says why in `reason`; 
 import copy
 import itertools
 import logging
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -124,32 +123,28 @@ class ImageMetric(StreamingMetric):
     """Base of image metrics: keeps every image's score (exact)."""
 
     default_fields = ("pred_score", "gt_label")
-    scores: Any  # a list of tensors, or one tensor when it was gathered from several processes
-    labels: Any
+    scores: Any  # (B, 2) of score and label: a list of them, or one when they were gathered from several processes
 
     def __init__(self, fields: list[str] | None = None, **kwargs: Any) -> None:
         super().__init__(fields, **kwargs)
         self.add_state("scores", default=[], dist_reduce_fx="cat")
-        self.add_state("labels", default=[], dist_reduce_fx="cat")
 
     def update_batch(self, batch: Any) -> None:
         """Add (B,) scores and labels."""
-        score, label = (getattr(batch, field).detach().reshape(-1) for field in self.fields)
-        self.scores.append(score.double().cpu())
-        self.labels.append((label > 0).cpu())
+        score, label = (getattr(batch, field).detach().reshape(-1).cpu() for field in self.fields)
+        self.scores.append(torch.stack([score.double(), (label > 0).double()], dim=1))
 
     def prepare_exchange(self) -> None:
-        """One tensor of scores and one of labels, also where a process saw no image."""
-        self.scores, self.labels = ([whole.to(self.device)] for whole in self._whole())
+        """One tensor, also where a process saw no image."""
+        self.scores = [self._whole().to(self.device)]
 
     def counts(self) -> ScoreCounts:
         """Exact counts."""
-        return curves.count_scores(*(whole.numpy() for whole in self._whole()))
+        return curves.count_scores(*self._whole().numpy().T)
 
-    def _whole(self) -> Iterator[torch.Tensor]:
-        for state, dtype in ((self.scores, torch.float64), (self.labels, torch.uint8)):
-            parts = [state] if torch.is_tensor(state) else state
-            yield torch.cat([torch.empty(0, dtype=dtype), *(part.cpu() for part in parts)])
+    def _whole(self) -> torch.Tensor:
+        parts = [self.scores] if torch.is_tensor(self.scores) else self.scores
+        return torch.cat([torch.empty(0, 2, dtype=torch.float64), *(part.cpu() for part in parts)])
 
 
 class PixelMetric(StreamingMetric):

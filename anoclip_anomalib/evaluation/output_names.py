@@ -26,11 +26,8 @@ def prediction_root(trainer: Any) -> Path | None:
     from anoclip_anomalib.evaluation.resolution import datasets_of  # imports torch, which names do without
 
     loaders = trainer.predict_dataloaders if getattr(trainer, "predicting", False) else None
-    for dataset in datasets_of(loaders):
-        path = getattr(dataset, "path", None)
-        if isinstance(path, str | Path) and os.path.isdir(path):
-            return Path(path)
-    return None
+    paths = (getattr(dataset, "path", None) for dataset in datasets_of(loaders))
+    return next((Path(path) for path in paths if isinstance(path, str | Path) and os.path.isdir(path)), None)
 
 
 def below_root(image_path: str | Path, root: Path | None) -> Path:

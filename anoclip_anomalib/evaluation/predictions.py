@@ -68,8 +68,7 @@ class PredictionsCsv(RawPredictions):
         value: float | None = None,
     ) -> None:
         super().__init__()
-        self.folder = folder
-        self.save_maps = save_maps
+        self.folder, self.save_maps = folder, save_maps
         self.follow_post_processor = threshold is None
         self.rule = thresholds.ThresholdRule(threshold or "mean_std", k=k, q=q, value=value)
         self.path: Path | None = None  # of the file written last

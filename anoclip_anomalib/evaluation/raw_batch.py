@@ -40,8 +40,7 @@ def raw_maps(batch: Any, *, finite: bool = True) -> np.ndarray | None:
     if batch.anomaly_map is None:
         return None
     maps = squeeze_channel(to_numpy(batch.anomaly_map))
-    bad = [i for i, anomaly_map in enumerate(maps) if finite and not np.isfinite(anomaly_map).all()]
-    if bad:
+    if bad := [i for i, anomaly_map in enumerate(maps) if finite and not np.isfinite(anomaly_map).all()]:
         paths = path_list(batch.image_path, len(maps))
         raise ValueError(f"the model's map is not finite for {', '.join(str(paths[i]) for i in bad)}")
     return maps

@@ -39,9 +39,8 @@ class ScoreReference:
             self.histogram.update(np.concatenate(self._kept))
             self._kept = []
         mean, total = float(scores.mean()), self.count + len(scores)
-        squares = float(((scores - mean) ** 2).sum())
         gap = mean - self._mean
-        self._squares += squares + gap**2 * self.count * len(scores) / total
+        self._squares += float(((scores - mean) ** 2).sum()) + gap**2 * self.count * len(scores) / total
         self._mean += gap * len(scores) / total
         self.count = total
 
@@ -68,8 +67,8 @@ class ScoreReference:
             self.histogram.update(scores)
         self._kept = []
         rows = self.histogram.rows()
-        share = np.cumsum(rows[:, 1]) / self.count
-        return float(rows[min(int(np.searchsorted(share, q - 1e-12)), len(rows) - 1), 0])
+        place = int(np.searchsorted(np.cumsum(rows[:, 1]) / self.count, q - 1e-12))
+        return float(rows[min(place, len(rows) - 1), 0])
 
     def _require(self) -> None:
         if not self.count:

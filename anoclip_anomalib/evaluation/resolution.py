@@ -13,10 +13,8 @@ from PIL import Image
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:
     """Detach, bring to the CPU; floating dtypes numpy does not know (bfloat16) become float32."""
-    tensor = tensor.detach()
-    if tensor.is_floating_point():
-        tensor = tensor.float()
-    return tensor.cpu().numpy()
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
 
 
 def squeeze_channel(array: np.ndarray) -> np.ndarray:

@@ -171,12 +171,10 @@ def choose_threshold(
             return adaptive_threshold(*labelled)
         return rule.fit(reference, UNDECIDED if natural is None else natural)
     except UndefinedMetricError as error:
-        if own is not None:
-            return Threshold(own.value, f"{own.rule}; {rule.kind} not possible: {error}")
-        if natural is not None:
-            instead = ThresholdRule("natural").fit(reference, natural)
-            return Threshold(instead.value, f"{instead.rule}; {rule.kind} not possible: {error}")
-        return Threshold(float("nan"), f"none; {rule.kind} not possible: {error}")
+        if own is None and natural is not None:
+            own = ThresholdRule("natural").fit(reference, natural)
+        instead = own or Threshold(float("nan"), "none")
+        return Threshold(instead.value, f"{instead.rule}; {rule.kind} not possible: {error}")
 
 
 def is_held_out(datamodule: object | None) -> bool:
