@@ -44,13 +44,8 @@ class Entry:
 def folder_entries(folder: Path) -> Iterator[Entry]:
     """Everything below a folder in sorted order; links are reported and never followed."""
     for item in sorted(os.scandir(folder), key=lambda found: found.name):
-        kind: Kind = "special"
-        if item.is_symlink() or (hasattr(item, "is_junction") and item.is_junction()):
-            kind = "link"
-        elif item.is_dir(follow_symlinks=False):
-            kind = "folder"
-        elif item.is_file(follow_symlinks=False):
-            kind = "file"
+        is_link = item.is_symlink() or (hasattr(item, "is_junction") and item.is_junction())
+        kind = _kind(is_link, item.is_dir(follow_symlinks=False), item.is_file(follow_symlinks=False))
         size = item.stat(follow_symlinks=False).st_size if kind == "file" else 0
         yield Entry(item.name, kind, size, Path(item.path).read_bytes)
         if kind == "folder":
@@ -72,11 +67,7 @@ def archive_entries(archive: Path) -> Iterator[Entry]:
         for number, member in enumerate(members):
             if number == MAX_ENTRIES:
                 raise tarfile.ReadError(f"more than {MAX_ENTRIES} entries")
-            kind: Kind = "folder" if member.isdir() else "file"
-            if member.issym() or member.islnk():
-                kind = "link"
-            elif not member.isdir() and (not member.isfile() or member.issparse()):
-                kind = "special"
+            kind = _kind(member.issym() or member.islnk(), member.isdir(), member.isfile() and not member.issparse())
             yield Entry(member.name, kind, member.size, partial(_read, members, member))
         # Through tarfile's own buffer, which may hold what follows the end marker.
         while rest := cast(IO[bytes], members.fileobj).read(1 << 20):
@@ -115,6 +106,10 @@ def unsafe_name(name: str) -> str | None:
     if ".." in parts:
         return "'..' in the path leads out of the folder"
     return "an empty or '.' component in the path" if "" in parts or "." in parts else None
+
+
+def _kind(is_link: bool, is_folder: bool, is_file: bool) -> Kind:
+    return "link" if is_link else "folder" if is_folder else "file" if is_file else "special"
 
 
 def _read(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

@@ -48,14 +48,9 @@ class Report:
     found: Counter[tuple[str, bool]] = field(default_factory=Counter)
 
     @property
-    def errors(self) -> list[Fault]:
-        """The faults that make the submission invalid."""
-        return [fault for fault in self.faults if fault.is_error]
-
-    @property
     def ok(self) -> bool:
         """Whether the submission can be uploaded."""
-        return not self.errors
+        return not any(is_error for _, is_error in self.found)
 
     def add(self, rule: str, path: str, message: str, *, is_error: bool = True) -> None:
         """Note one fault."""
@@ -72,8 +67,7 @@ class Report:
         errors = sum(number for (_, is_error), number in self.found.items() if is_error)
         warnings = self.found.total() - errors
         verdict = "valid" if self.ok else f"NOT valid, {errors} error(s)"
-        shown = f"{_shown(self.path)}: {verdict}{f', {warnings} warning(s)' if warnings else ''}"
-        yield f"{shown}; {self.files} files checked"
+        yield f"{_shown(self.path)}: {verdict}{f', {warnings} warning(s)' if warnings else ''}; {self.files} files checked"
 
 
 def _shown(text: str) -> str:

@@ -89,8 +89,7 @@ def open_work_folder(work: Path, settings: dict[str, Any], target: Path) -> None
         write_json(path, settings)
         return
     before = read_json(path)
-    differing = sorted(key for key in {*settings, *before} if plain(settings.get(key)) != before.get(key))
-    if differing:
+    if differing := sorted(key for key in {*settings, *before} if plain(settings.get(key)) != before.get(key)):
         raise FileExistsError(
             f"{target} was begun with another {', '.join(differing)} (see {path}); finish it with the same settings, "
             f"choose another name, or delete {work}"

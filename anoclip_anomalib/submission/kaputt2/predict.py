@@ -36,8 +36,7 @@ def query_images(root: Path, parquet: Path, image_type: ImageType = "crop") -> d
     """
     table = pd.read_parquet(parquet)
     column = f"query_{image_type}"
-    absent = [name for name in ("capture_id", column) if name not in table.columns]
-    if absent:
+    if absent := [name for name in ("capture_id", column) if name not in table.columns]:
         raise ValueError(f"{parquet} lacks the column(s) {', '.join(absent)}")
     root = root.resolve()
     found: dict[str, Path] = {}
@@ -46,8 +45,7 @@ def query_images(root: Path, parquet: Path, image_type: ImageType = "crop") -> d
         places = [(base / relative).resolve() for base in (root, root / f"query-{image_type}")]
         if not all(path.is_relative_to(root) for path in places):
             raise ValueError(f"{parquet}: the path {relative} of {capture_id} leads out of {root}")
-        existing = [path for path in places if path.is_file()]
-        if existing:
+        if existing := [path for path in places if path.is_file()]:
             found[capture_id] = existing[0]
         else:
             missing.append(relative)
@@ -85,8 +83,7 @@ def predict_queries(
     model, callbacks, trainer = config.build()
     scores = {key: score for key, score in read_scores(path).items() if key in images}
     progress(len(scores))
-    left = {str(path): key for key, path in images.items() if key not in scores}
-    if left:
+    if left := {str(path): key for key, path in images.items() if key not in scores}:
         strip(model, keep={"post_processor"})
         resize = extract_transforms_by_type(getattr(model.pre_processor, "transform", None), Resize)
         loader = UnlabelledImages([images[key] for key in left.values()], next(iter(resize), None)).loader(**loading)

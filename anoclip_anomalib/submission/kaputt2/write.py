@@ -66,13 +66,11 @@ def write_zip(path: str | Path, scores: Mapping[str, float], expected: Iterable[
     missing, unknown = [key for key in expected if key not in scores], sorted(set(scores) - set(expected))
     if missing or unknown:
         raise ValueError(f"{len(missing)} capture_ids have no score {missing[:3]}, {len(unknown)} are unknown {unknown[:3]}")
-    outside = [key for key in expected if not 0.0 <= scores[key] <= 1.0]
-    if outside:
+    if outside := [key for key in expected if not 0.0 <= scores[key] <= 1.0]:
         raise ValueError(f"scores must lie in [0, 1]; {outside[0]} has {scores[outside[0]]}")
     # All digits are kept: scores of one object may differ in the sixth decimal alone.
-    text = pd.DataFrame(((key, float(scores[key])) for key in expected), columns=HEADER).to_csv(
-        index=False, lineterminator="\n"
-    )
+    rows = ((key, float(scores[key])) for key in expected)
+    text = pd.DataFrame(rows, columns=HEADER).to_csv(index=False, lineterminator="\n")
     with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         member = zipfile.ZipInfo(CSV_NAME)  # of 1980: not of the time when it was written
         member.external_attr = 0o644 << 16

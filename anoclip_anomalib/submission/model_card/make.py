@@ -54,8 +54,7 @@ def write_model_card(
     failed = [text for result in found for text in result.failed]
     if failed and not allow_failed:
         raise ValueError(f"{len(failed)} jobs failed ({failed[0]}, ...); run them again, or give --allow-failed")
-    unknown = sorted(set(hub_ids) - {result.data for result in found})
-    if unknown:
+    if unknown := sorted(set(hub_ids) - {result.data for result in found}):
         raise ValueError(f"--hub-dataset names {', '.join(unknown)}; there are {', '.join(r.data for r in found)}")
     name = name or model
     evals = cards.eval_results(found, dataset_types=hub_ids, **options)

@@ -1,7 +1,7 @@
 """A model's figures on each data set of a comparison, with their provenance, from its rows."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +48,7 @@ class DataResult:
 
 def models_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Names of the models in the rows, in order."""
-    return list(dict.fromkeys(str(row["job"]["model"]) for row in rows))
+    return list(_grouped(rows, "model"))
 
 
 def summarise(rows: Sequence[Mapping[str, Any]], model: str) -> list[DataResult]:
@@ -61,15 +61,16 @@ def summarise(rows: Sequence[Mapping[str, Any]], model: str) -> list[DataResult]
     Raises:
         ValueError: If there is no finished row of that model.
     """
-    mine = [row for row in rows if row["job"]["model"] == model]
-    if not any(row["status"] == "done" for row in mine):
-        known = ", ".join(models_of(rows)) or "nothing"
-        raise ValueError(f"there are no finished rows of '{model}'; there are rows of {known}")
-    by_data = _grouped(mine, "data")
-    return [_data_result(data, found) for data, found in by_data.items() if any(row["status"] == "done" for row in found)]
+    by_data = _grouped((row for row in rows if row["job"]["model"] == model), "data")
+    results = [_data_result(data, found) for data, found in by_data.items() if any(row["status"] == "done" for row in found)]
+    if not results:
+        raise ValueError(
+            f"there are no finished rows of '{model}'; there are rows of {', '.join(models_of(rows)) or 'nothing'}"
+        )
+    return results
 
 
-def _grouped(rows: Sequence[Mapping[str, Any]], key: str) -> dict[str, list[Mapping[str, Any]]]:
+def _grouped(rows: Iterable[Mapping[str, Any]], key: str) -> dict[str, list[Mapping[str, Any]]]:
     groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
         groups[str(row["job"][key])].append(row)
@@ -124,8 +125,7 @@ def _shared_facts(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def provenance_note(result: DataResult) -> str:
     """Provenance in one line, for formats that have room for a note."""
-    seeds = ", ".join(map(str, result.seeds))
-    head = f"mean of {len(result.categories)} categories, seeds {seeds}"
+    head = f"mean of {len(result.categories)} categories, seeds {', '.join(map(str, result.seeds))}"
     facts = [f"{key.replace('_', ' ')}: {value}" for key, value in result.facts.items()]
     failed = [f"{len(result.failed)} jobs failed and are not in the mean"] if result.failed else []
     return "; ".join([head, *failed, *facts])

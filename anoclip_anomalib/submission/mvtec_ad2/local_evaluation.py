@@ -1,7 +1,7 @@
 """The leaderboard's metrics on ``test_public``, so that a user sees where they stand before spending an upload."""
 
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -53,11 +53,7 @@ METRICS = ("seg_f1", "au_pro", "image_auroc", "model_image_auroc", "best_seg_f1"
 
 
 def evaluate_object(
-    object_name: str,
-    normal: Iterable[RawMap],
-    test: Iterable[tuple[RawMap, Path | None]],
-    rule: ThresholdRule,
-    progress: Callable[[int], None],
+    object_name: str, normal: Iterable[RawMap], test: Iterable[tuple[RawMap, Path | None]], rule: ThresholdRule, progress: Steps
 ) -> PublicResult:
     """Measure one object's predictions, image by image.
 
@@ -66,7 +62,7 @@ def evaluate_object(
         normal: Predictions of good validation images.
         test: Predictions of public test images with their mask files, None for good images.
         rule: The submission's rule.
-        progress: Called with 1 for each test image.
+        progress: Told of each test image.
 
     Raises:
         ValueError: If a mask has another size than its image, or one class is missing.
@@ -83,7 +79,7 @@ def evaluate_object(
         largest.append(float(scores.max()))
         own.append(prediction.image_score)
         labels.append(mask_path is not None)
-        progress(1)
+        progress.advance(1)
     counts = pixels.counts()
     return PublicResult(
         object_name=object_name,
@@ -98,13 +94,7 @@ def evaluate_object(
 
 
 def evaluate_public(
-    settings: PredictSettings,
-    objects: Sequence[str],
-    work: Path,
-    rule: ThresholdRule,
-    progress: Steps,
-    *,
-    keep_raw: bool = False,
+    settings: PredictSettings, objects: Sequence[str], work: Path, rule: ThresholdRule, progress: Steps, keep_raw: bool = False
 ) -> list[PublicResult]:
     """Predict and measure ``test_public`` of several objects; predictions that are there already are used.
 
@@ -128,11 +118,11 @@ def evaluate_public(
         masks = dict.fromkeys(images["test_public_good"]) | {image: _mask_of(image) for image in images["test_public_bad"]}
         store = RawMapStore(work / object_name, settings.root / object_name)
         progress.start(f"{object_name}: predicting", sum(map(len, images.values())))
-        predict_object(settings, object_name, PARTS, store, progress.advance)
+        predict_object(settings, object_name, [*images["validation"], *masks], store, progress.advance)
         progress.start(f"{object_name}: measuring", len(masks))
         normal = map(store.read, images["validation"])
         tested = ((store.read(image), mask) for image, mask in masks.items())
-        results.append(evaluate_object(object_name, normal, tested, rule, progress.advance))
+        results.append(evaluate_object(object_name, normal, tested, rule, progress))
         if not keep_raw:
             shutil.rmtree(store.folder, ignore_errors=True)
     return results
@@ -161,7 +151,7 @@ def write_public_figures(
     work, path = (place.with_name(f"{place.name}.public.{kind}") for kind in ("work", "json"))
     facts = {"configuration": settings.config.result_settings(), "fit": settings.fit}
     open_work_folder(work, facts, path)
-    results = evaluate_public(settings, objects, work, rule, progress, keep_raw=keep_raw)
+    results = evaluate_public(settings, objects, work, rule, progress, keep_raw)
     write_json(path, {"leaderboard": "MVTec AD 2, test_public", **facts, **as_table(results)})
     if not keep_raw:
         shutil.rmtree(work, ignore_errors=True)

@@ -1,5 +1,7 @@
-"""One object of an MVTec AD 2 submission: from raw maps to float16 TIFFs and thresholded PNGs."""
+"""One object of an MVTec AD 2 submission: its maps, as float16 TIFFs and thresholded PNGs."""
 
+import shutil
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,15 @@ from PIL import Image
 
 from anoclip_anomalib.evaluation.reference import ScoreReference
 from anoclip_anomalib.evaluation.thresholds import Threshold, ThresholdRule
-from anoclip_anomalib.files import atomic_write
+from anoclip_anomalib.files import atomic_write, plain
+from anoclip_anomalib.running.progress import Steps
 from anoclip_anomalib.submission.mvtec_ad2 import rank_float16 as ranks
-from anoclip_anomalib.submission.mvtec_ad2.layout import MAPS, MASKS, file_path
-from anoclip_anomalib.submission.mvtec_ad2.raw_maps import RawMap
+from anoclip_anomalib.submission.mvtec_ad2.data import images_of
+from anoclip_anomalib.submission.mvtec_ad2.layout import MAPS, MASKS, SPLIT_SUFFIXES, file_path
+from anoclip_anomalib.submission.mvtec_ad2.plan import Submission
+from anoclip_anomalib.submission.mvtec_ad2.predict import predict_object
+from anoclip_anomalib.submission.mvtec_ad2.raw_maps import RawMap, RawMapStore
+from anoclip_anomalib.submission.provenance import read_json, write_json
 
 MIN_TAU = 0.999
 """A written map whose ranks agree less than this with the model's is reported."""
@@ -27,70 +34,83 @@ def fit_threshold(rule: ThresholdRule, normal: Iterable[RawMap]) -> Threshold:
     return rule.fit(reference)
 
 
-def fit_object(
-    normal: Iterable[RawMap], test: Iterable[RawMap], rule: ThresholdRule, linear_share: float
-) -> tuple[ranks.RankMap, Threshold]:
-    """Find the float16 range on the test images and the threshold on good validation images.
+def make_object(submission: Submission, object_name: str, progress: Steps, say: Callable[[str], None]) -> None:
+    """Predict an object and write its files, and then its figures, which tell that it is done.
 
     Args:
-        normal: Predictions of good validation images; their maps are taken at original size, as the test maps are.
-        test: Predictions of both private splits. No label is used, and the range changes no rank.
-        rule: A rule that needs no labels.
-        linear_share: See ``fit_rank_map``.
+        submission: What and where.
+        object_name: Such as ``can``.
+        progress: Told about images.
+        say: Told about the object, one line each.
 
     Raises:
-        ValueError: If the rule needs labels, or the test maps are all equal.
+        ValueError: If the rule needs labels, a map is not finite, the test maps are all equal, or the weights changed since an
+            interrupted run.
     """
-    if rule.kind == "adaptive":
-        raise ValueError("the adaptive threshold needs labels, which the private splits do not have")
-    threshold = fit_threshold(rule, normal)
-    quantiles = np.stack([ranks.image_quantiles(prediction.scores) for prediction in test])
-    return ranks.fit_rank_map(quantiles, linear_share=linear_share), threshold
+    begun = time.monotonic()
+    root = submission.predict.root
+    store = RawMapStore(submission.work / "raw" / object_name, root / object_name)
+    normal = images_of(root, object_name, "validation")
+    test = [image for split in SPLIT_SUFFIXES for image in images_of(root, object_name, split)]
+    progress.start(f"{object_name}: predicting", len(normal) + len(test))
+    model_path = store.folder / "model.json"
+    model = predict_object(submission.predict, object_name, [*normal, *test], store, progress.advance)
+    if model is not None:
+        if model_path.is_file() and read_json(model_path) != plain(model):
+            raise ValueError(f"the weights changed since the first maps in {store.folder}; delete it to predict them anew")
+        write_json(model_path, model)
+    figures = _write_files(submission, store, normal, test, progress)
+    figures |= read_json(model_path) if model_path.is_file() else {"weights_digest": None}
+    figures["seconds"] = round(time.monotonic() - begun, 1)
+    write_json(submission.figures_path(object_name), figures)
+    if not submission.keep_raw:
+        shutil.rmtree(store.folder, ignore_errors=True)
+    say(
+        f"{object_name}: {figures['images']} images, threshold {figures['threshold']:.6g} ({figures['threshold_rule']}), "
+        f"{100 * figures['anomalous_pixels']:.2f} % of pixels above it, "
+        f"smallest Kendall tau {figures['smallest_kendall_tau']:.5f}"
+    )
+    for weak in figures["maps_below_tau_0.999"]:
+        say(f"warning: {object_name}/{weak['image']}: Kendall tau {weak['tau']:.4f} is below 0.999")
 
 
-def write_object(
-    folder: Path,
-    object_name: str,
-    predictions: Iterable[tuple[str, RawMap]],
-    rank_map: ranks.RankMap,
-    threshold: Threshold,
-    compression: str | None,
-    progress: Callable[[int], None],
+def _write_files(
+    submission: Submission, store: RawMapStore, normal: list[Path], test: list[Path], progress: Steps
 ) -> dict[str, Any]:
     """Write each image's TIFF and PNG at the original size, under the stem of the input image.
 
-    Args:
-        folder: The submission folder.
-        object_name: Such as ``can``.
-        predictions: (split, prediction) of every private image.
-        rank_map: The object's range.
-        threshold: Scores above it are anomalous.
-        compression: TIFF compression; None writes plain TIFFs, which every reader understands.
-        progress: Called with 1 for each image.
+    The float16 range is found on the test images (no label is used, and it changes no rank), the threshold on good ones.
 
     Returns:
         Figures for provenance: threshold, rule, score range, share of anomalous pixels, maps of weak ranks, and the smallest of
         Kendall's tau between a float32 map and what was written (at least; exact where it would be below 0.999).
     """
+    if submission.threshold.kind == "adaptive":
+        raise ValueError("the adaptive threshold needs labels, which the private splits do not have")
+    threshold = fit_threshold(submission.threshold, map(store.read, normal))
+    quantiles = np.stack([ranks.image_quantiles(store.read(image).scores) for image in test])
+    rank_map = ranks.fit_rank_map(quantiles, linear_share=submission.linear_share)
+    progress.start(f"{store.images.name}: writing", len(test))
     taus, shares, weak = [], [], []
-    for split, prediction in predictions:
+    for prediction in map(store.read, test):
         scores = prediction.at_original_size()
         values = rank_map(scores)
         # Checked on what the file will hold, not on what was meant.
         if values.dtype != np.float16 or values.shape != scores.shape or not np.isfinite(values).all():
             raise ValueError(f"the map of {prediction.image} could not be written as finite float16")
         mask = np.where(scores > threshold.value, np.uint8(255), np.uint8(0))
-        with atomic_write(folder / file_path(MASKS, object_name, split, prediction.image.stem)) as temporary:
+        place = (store.images.name, prediction.image.parent.name, prediction.image.stem)
+        with atomic_write(submission.folder / file_path(MASKS, *place)) as temporary:
             Image.fromarray(mask).save(temporary, "PNG")
         # The TIFF comes last: where it lies, the image is complete.
-        with atomic_write(folder / file_path(MAPS, object_name, split, prediction.image.stem)) as temporary:
-            tifffile.imwrite(temporary, values, compression=compression, metadata=None)
+        with atomic_write(submission.folder / file_path(MAPS, *place)) as temporary:
+            tifffile.imwrite(temporary, values, compression=submission.compression, metadata=None)
         tau = ranks.kendall_tau_at_least(values)
         taus.append(tau if tau >= MIN_TAU else ranks.kendall_tau(scores, values))
         shares.append(float((mask > 0).mean()))
         if not taus[-1] >= MIN_TAU:
-            weak.append({"image": f"{split}/{prediction.image.name}", "tau": taus[-1]})
-        progress(1)
+            weak.append({"image": f"{prediction.image.parent.name}/{prediction.image.name}", "tau": taus[-1]})
+        progress.advance(1)
     return {
         "images": len(taus),
         "threshold": threshold.value,

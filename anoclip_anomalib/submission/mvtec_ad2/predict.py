@@ -8,7 +8,7 @@ from typing import Any
 from anoclip_anomalib.running.collect import Collect
 from anoclip_anomalib.running.engine import build_engine, learns, strip, undisturbed
 from anoclip_anomalib.submission.model_config import ModelConfig
-from anoclip_anomalib.submission.mvtec_ad2.data import ObjectData, images_of
+from anoclip_anomalib.submission.mvtec_ad2.data import ObjectData
 from anoclip_anomalib.submission.mvtec_ad2.raw_maps import RawMapStore
 from anoclip_anomalib.versions import weights_digest
 
@@ -29,14 +29,14 @@ class PredictSettings:
 
 
 def predict_object(
-    settings: PredictSettings, object_name: str, parts: Sequence[str], store: RawMapStore, progress: Callable[[int], None]
+    settings: PredictSettings, object_name: str, images: Sequence[Path], store: RawMapStore, progress: Callable[[int], None]
 ) -> dict[str, Any] | None:
     """Predict those images of an object that the store does not hold yet, with an engine and a model of their own.
 
     Args:
         settings: Model, data and trainer.
         object_name: Such as ``can``; the data module's category, from which zero-shot models take the class name.
-        parts: Keys of ``data.FOLDERS``.
+        images: Those that are wanted.
         store: Where raw maps go.
         progress: Called with numbers of finished images.
 
@@ -48,7 +48,6 @@ def predict_object(
         ValueError: If a model that learns is given neither a checkpoint nor ``fit``, or gives no finite map.
         FileNotFoundError: If the checkpoint does not exist.
     """
-    images = [image for part in parts for image in images_of(settings.root, object_name, part)]
     left = [image for image in images if not store.has(image)]
     progress(len(images) - len(left))
     if not left:
@@ -74,8 +73,7 @@ def predict_object(
         # Zero-shot models are validated before they predict, to fit a normalisation that is not used here: no batches for it.
         engine = build_engine(folder, [keep, *callbacks], {**trainer, "limit_val_batches": 0})
         engine.predict(model, datamodule=data, ckpt_path=checkpoint, return_predictions=False)
-    missing = [image for image in left if not store.has(image)]
-    if missing:
+    if missing := [image for image in left if not store.has(image)]:
         raise ValueError(f"{type(model).__name__} left out {len(missing)} images, {missing[0]} among them")
     facts = getattr(model, "method_facts", None)
     changed = {key: value for callback in callbacks for key, value in getattr(callback, "changed_facts", {}).items()}

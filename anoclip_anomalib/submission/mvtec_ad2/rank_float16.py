@@ -92,8 +92,7 @@ def fit_rank_map(quantiles: NDArray[np.float64], *, linear_share: float = 0.5) -
     position = (1.0 - linear_share) * distribution + linear_share * (knots - low) / (high - low)
     position = (position - position[0]) / (position[-1] - position[0])
     steps = (np.arange(FLOAT16_ONE) + 0.5) / FLOAT16_ONE
-    edges = np.interp(steps, position, knots).astype(np.float32)
-    return RankMap(np.maximum.accumulate(edges))
+    return RankMap(np.maximum.accumulate(np.interp(steps, position, knots).astype(np.float32)))
 
 
 def kendall_tau(scores: NDArray[np.float32], values: NDArray[np.float16]) -> float:

@@ -51,8 +51,7 @@ def prepare(config: ModelConfig) -> AnomalibModule:
         FileNotFoundError: If the checkpoint does not exist.
     """
     model, callbacks, _ = config.build()
-    alien = [type(callback).__name__ for callback in callbacks if not hasattr(callback, "attach")]
-    if alien:
+    if alien := [type(callback).__name__ for callback in callbacks if not hasattr(callback, "attach")]:
         raise ValueError(f"{', '.join(alien)}: such callbacks run inside a trainer only and are not measured; leave them out")
     if checkpoint := config.checkpoint():
         model = type(model).load_from_checkpoint(checkpoint, map_location="cpu")

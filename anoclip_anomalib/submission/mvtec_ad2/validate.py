@@ -9,15 +9,7 @@ from anoclip_anomalib.submission.entries import DAMAGED_ARCHIVE, Entry, archive_
 from anoclip_anomalib.submission.faults import Report
 from anoclip_anomalib.submission.mvtec_ad2.archive import below_top_folder
 from anoclip_anomalib.submission.mvtec_ad2.contents import check_map, check_mask
-from anoclip_anomalib.submission.mvtec_ad2.layout import (
-    EXTENSIONS,
-    IMAGES_PER_SPLIT,
-    MAPS,
-    MASKS,
-    SPLIT_SUFFIXES,
-    expected_stems,
-    file_path,
-)
+from anoclip_anomalib.submission.mvtec_ad2.layout import EXTENSIONS, IMAGES_PER_SPLIT, MAPS, SPLIT_SUFFIXES, expected_stems
 
 MAX_FILE_BYTES = 1 << 28
 
@@ -94,8 +86,7 @@ class _Check:
     contents: bool
     progress: Callable[[str], None] | None
     prefix: str = ""
-    folders: set[tuple[str, ...]] = field(default_factory=set)
-    stems: dict[tuple[str, ...], list[str]] = field(default_factory=dict)  # of each split, "" for a wrong one
+    folders: dict[tuple[str, ...], list[str]] = field(default_factory=dict)  # stems in a split's folder, "" for a wrong one
     sizes: dict[tuple[str, ...], tuple[int, int]] = field(default_factory=dict)
 
     def entry(self, entry: Entry, path: str) -> None:
@@ -119,12 +110,9 @@ class _Check:
     def _folder(self, parts: tuple[str, ...]) -> None:
         if parts in self.folders:
             return
-        self.folders.add(parts)
-        if self._is_superfluous(parts):
-            if not self._is_superfluous(parts[:-1]):
-                self.report.add("extra-folder", self.prefix + "/".join(parts), "superfluous, with all that is in it")
-        elif len(parts) == 3:
-            self.stems[parts] = []
+        self.folders[parts] = []
+        if self._is_superfluous(parts) and not self._is_superfluous(parts[:-1]):
+            self.report.add("extra-folder", self.prefix + "/".join(parts), "superfluous, with all that is in it")
 
     def _is_superfluous(self, folder: tuple[str, ...]) -> bool:
         allowed: tuple[Container[str], ...] = (EXTENSIONS, {*self.counts, *IMAGES_PER_SPLIT}, SPLIT_SUFFIXES)
@@ -141,29 +129,29 @@ class _Check:
         if stem == name:
             self.report.add("extra-file", shown, f"superfluous file: only {EXTENSIONS[kind]} files may lie here")
             return
-        is_right = False
+        fault = None
         if not re.fullmatch(rf"[0-9]{{3}}_{suffix}", stem):
-            self.report.add("wrong-stem", shown, f"the name must be NNN_{suffix}{EXTENSIONS[kind]} with three digits")
+            fault = f"the name must be NNN_{suffix}{EXTENSIONS[kind]} with three digits"
         elif int(stem[:3]) >= count:
-            self.report.add("wrong-stem", shown, f"numbers run from 000 to {count - 1:03d} in {object_name}/{split}")
-        else:
-            is_right = True
-        self.stems[parts[:3]].append(stem if is_right else "")
+            fault = f"numbers run from 000 to {count - 1:03d} in {object_name}/{split}"
+        if fault:
+            self.report.add("wrong-stem", shown, fault)
+        self.folders[parts[:3]].append("" if fault else stem)
         if self.contents and entry.size > MAX_FILE_BYTES:
             self.report.add("implausible-size", shown, f"{entry.size} bytes are too many for one image")
         elif self.contents:
             size, faults = (check_map if kind == MAPS else check_mask)(entry.read())
             for rule, message in faults:
                 self.report.add(rule, shown, message)
-            original = self.image_size(object_name, split, stem) if self.image_size and size else None
             if size is not None:
                 self.sizes[kind, object_name, split, stem] = size
+                original = self.image_size(object_name, split, stem) if self.image_size else None
                 if original not in (None, size):
                     self.report.add("wrong-size", shown, f"{_by(size)}, but the original image is {_by(original)}")
 
     def finish(self) -> None:
         """Report what is missing, and masks whose size differs from their map's."""
-        for kind in (MAPS, MASKS):
+        for kind in EXTENSIONS:
             if (kind,) in self.folders:
                 for object_name, count in self.counts.items():
                     self._finish_object(kind, object_name, count)
@@ -172,8 +160,8 @@ class _Check:
                 self.report.add("missing-folder", f"{self.prefix}{kind}", "this folder is missing", is_error=is_error)
         for (kind, *place), size in self.sizes.items():
             map_size = self.sizes.get((MAPS, *place), size)
-            if kind == MASKS and map_size != size:
-                shown = f"{self.prefix}{file_path(MASKS, *place)}"
+            if map_size != size:
+                shown = f"{self.prefix}{'/'.join((kind, *place))}{EXTENSIONS[kind]}"
                 self.report.add("wrong-size", shown, f"{_by(size)}, but its map is {_by(map_size)}")
 
     def _finish_object(self, kind: str, object_name: str, count: int) -> None:
@@ -181,7 +169,7 @@ class _Check:
             self.report.add("missing-object", f"{self.prefix}{kind}/{object_name}", f"object '{object_name}' is missing")
             return
         for split in SPLIT_SUFFIXES:
-            found, folder = self.stems.get((kind, object_name, split)), f"{self.prefix}{kind}/{object_name}/{split}"
+            found, folder = self.folders.get((kind, object_name, split)), f"{self.prefix}{kind}/{object_name}/{split}"
             if found is None:
                 self.report.add("missing-split", folder, f"split '{split}' of '{object_name}' is missing")
                 continue

@@ -159,8 +159,7 @@ def check_model_file(path: str | Path, shots: int = 2) -> dict[str, Any]:
     url = instance.weights_url(CATEGORIES[0])
     if url is not None and not str(url).startswith(("https://", "http://")):
         raise ValueError(f"weights_url must return None or a URL, not {url!r}")
-    generator = torch.Generator().manual_seed(0)
-    images = torch.rand(shots + 2, 3, *IMAGE_SIZE, generator=generator)
+    images = torch.rand(shots + 2, 3, *IMAGE_SIZE, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         instance.setup({"few_shot_samples": images[:shots], "dataset_category": CATEGORIES[0]})
         output = instance(images[shots:])
