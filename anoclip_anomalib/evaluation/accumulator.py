@@ -42,8 +42,7 @@ class PixelAccumulator:
     def reset(self) -> None:
         """Forget everything."""
         self.histogram.reset()
-        self.regions = 0
-        self.images = 0
+        self.regions = self.images = 0
 
     def update(self, maps: np.ndarray, masks: np.ndarray) -> None:
         """Add images.

@@ -61,8 +61,7 @@ class ScoreHistogram:
     def __init__(self, channels: int = 1, capacity: int = 1 << 19) -> None:
         if capacity < CELLS:
             raise ValueError(f"capacity must be at least {CELLS}, got {capacity}")
-        self.channels = channels
-        self.capacity = capacity
+        self.channels, self.capacity = channels, capacity
         self.reset()
 
     def reset(self) -> None:
@@ -74,8 +73,7 @@ class ScoreHistogram:
         self._shift: np.ndarray = np.zeros(CELLS, dtype=np.uint32)  # how many of the lower 16 bits a cell ignores
         self._cell_mass = np.zeros((self.channels, CELLS))
         self._limit = 0.0
-        self.minimum = np.inf
-        self.maximum = -np.inf
+        self.minimum, self.maximum = np.inf, -np.inf
 
     @property
     def bins(self) -> int:

@@ -28,11 +28,9 @@ def left_out(datamodule: object) -> list[tuple[str, str]]:
     whole = copy.copy(datamodule)
     whole._setup()  # the data set before anomalib divides it
     validation = _images(getattr(datamodule, "val_data", None))
+    mode, ratio = datamodule.val_split_mode.value, datamodule.val_split_ratio
     chosen = "unseeded" if datamodule.seed is None else f"seed {datamodule.seed}"
-    held_back = (
-        f"held back for validation: val_split_mode={datamodule.val_split_mode.value}, "
-        f"val_split_ratio={datamodule.val_split_ratio:g}, {chosen}"
-    )
+    held_back = f"held back for validation: val_split_mode={mode}, val_split_ratio={ratio:g}, {chosen}"
     replaced = f"not used: test_split_mode={datamodule.test_split_mode.value}"
     missing = sorted(_tested(whole) - _tested(datamodule))
     return [(path, held_back if path in validation else replaced) for path in missing]

@@ -167,8 +167,7 @@ class PixelMetric(StreamingMetric):
             raise ValueError(f'resolution must be "model" or "original", got "{resolution}"')
         if resolution == "original" and tuple(self.fields) != PixelMetric.default_fields:
             raise ValueError(f"the original resolution reads {PixelMetric.default_fields}, not {self.fields}")
-        self.resolution = resolution
-        self.capacity = capacity
+        self.resolution, self.capacity = resolution, capacity
         self.accumulator = PixelAccumulator(capacity)
         self.shares_accumulator = False  # another metric of the same evaluator fills it
         # A name of its own: MetricCollection takes metrics whose states look alike for one, and updates only the first of them.

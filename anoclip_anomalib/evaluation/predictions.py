@@ -134,8 +134,7 @@ class PredictionsCsv(RawPredictions):
         self, trainer: Trainer, pl_module: LightningModule, validation: list[tuple[np.ndarray, np.ndarray]]
     ) -> thresholds.Threshold:
         held_out = thresholds.is_held_out(getattr(trainer, "datamodule", None))
-        decided = thresholds.post_processor_threshold(pl_module, held_out=held_out) if self.follow_post_processor else None
-        if decided is not None:
+        if self.follow_post_processor and (decided := thresholds.post_processor_threshold(pl_module, held_out=held_out)):
             return decided
         reference, labelled = ScoreReference(), None
         if validation:

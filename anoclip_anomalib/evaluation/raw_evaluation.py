@@ -30,8 +30,7 @@ class RawEvaluation(RawPredictions):
 
     def __init__(self, prefix: str = "raw_", resolution: str = "model", metrics: list[AnomalibMetric] | None = None) -> None:
         super().__init__()
-        chosen = standard_metrics(prefix, resolution) if metrics is None else metrics
-        self.evaluator = StreamingEvaluator(test_metrics=chosen)
+        self.evaluator = StreamingEvaluator(test_metrics=standard_metrics(prefix, resolution) if metrics is None else metrics)
         self._epoch = EpochMetrics(self.evaluator.test_metrics)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -58,10 +58,8 @@ def write_model_card(
         raise ValueError(f"--hub-dataset names {', '.join(unknown)}; there are {', '.join(r.data for r in found)}")
     name = name or model
     evals = cards.eval_results(found, dataset_types=hub_ids, **options)
-    texts = {
-        "README.md": cards.model_card(name, found, evals, license_name=license),
-        "model-index.yaml": cards.model_index_yaml(name, evals),
-    }
+    texts = {"README.md": cards.model_card(name, found, evals, license_name=license)}
+    texts["model-index.yaml"] = cards.model_index_yaml(name, evals)
     for result in found:
         if result.data in hub_ids:
             text = cards.eval_results_yaml(result, hub_ids[result.data], source_url=options.get("source_url"))

@@ -64,9 +64,8 @@ def summarise(rows: Sequence[Mapping[str, Any]], model: str) -> list[DataResult]
     by_data = _grouped((row for row in rows if row["job"]["model"] == model), "data")
     results = [_data_result(data, found) for data, found in by_data.items() if any(row["status"] == "done" for row in found)]
     if not results:
-        raise ValueError(
-            f"there are no finished rows of '{model}'; there are rows of {', '.join(models_of(rows)) or 'nothing'}"
-        )
+        known = ", ".join(models_of(rows)) or "nothing"
+        raise ValueError(f"there are no finished rows of '{model}'; there are rows of {known}")
     return results
 
 
@@ -84,11 +83,8 @@ def _data_result(data: str, rows: Sequence[Mapping[str, Any]]) -> DataResult:
         values = {name: [run["metrics"].get(name) for run in runs] for name in METRICS}
         categories.append((category, {name: float(np.mean(found)) for name, found in values.items() if None not in found}))
     shared = [name for name in METRICS if all(name in metrics for _, metrics in categories)]
-    failed = [
-        f"{row['job']['category']}, seed {row['job']['seed']}: {row['error'].get('message', '')}"[:200]
-        for row in rows
-        if row["status"] != "done"
-    ]
+    failures = ((row["job"], row["error"]) for row in rows if row["status"] != "done")
+    failed = (f"{job['category']}, seed {job['seed']}: {error.get('message', '')}"[:200] for job, error in failures)
     return DataResult(
         data=data,
         categories=tuple(categories),

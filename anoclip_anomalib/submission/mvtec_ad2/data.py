@@ -11,7 +11,6 @@ from anoclip_anomalib.submission.images import UnlabelledImages
 from anoclip_anomalib.submission.mvtec_ad2.layout import SPLIT_SUFFIXES, expected_stems
 
 FOLDERS: Mapping[str, str] = {
-    "train": "train/good",
     "validation": "validation/good",
     "test_public_good": "test_public/good",
     "test_public_bad": "test_public/bad",

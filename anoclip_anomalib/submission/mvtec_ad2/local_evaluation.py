@@ -69,46 +69,52 @@ def evaluate_object(
     """
     threshold = fit_threshold(rule, normal)
     pixels = PixelAccumulator()
-    largest, own, labels = [], [], []
+    images = []
     for prediction, mask_path in test:
         scores = prediction.at_original_size()
         mask = np.zeros(scores.shape, np.uint8) if mask_path is None else read_mask(mask_path)
         if mask.shape != scores.shape:
             raise ValueError(f"{mask_path} is {mask.shape}, its image {scores.shape}")
         pixels.update(scores, mask)
-        largest.append(float(scores.max()))
-        own.append(prediction.image_score)
-        labels.append(mask_path is not None)
+        images.append((float(scores.max()), prediction.image_score, mask_path is not None))
         progress.advance(1)
     counts = pixels.counts()
+    largest, own, labels = np.array(images).T
     return PublicResult(
         object_name=object_name,
         seg_f1=f1_at(counts, threshold.value),
         au_pro=aupro(counts.curve, FPR_LIMIT),
-        image_auroc=auroc(count_scores(np.array(largest), np.array(labels)).curve),
-        model_image_auroc=auroc(count_scores(np.array(own), np.array(labels)).curve),
+        image_auroc=auroc(count_scores(largest, labels).curve),
+        model_image_auroc=auroc(count_scores(own, labels).curve),
         best_seg_f1=f1_max(counts.curve)[0],
         threshold=threshold.value,
         rule=threshold.rule,
     )
 
 
-def evaluate_public(
-    settings: PredictSettings, objects: Sequence[str], work: Path, rule: ThresholdRule, progress: Steps, keep_raw: bool = False
-) -> list[PublicResult]:
-    """Predict and measure ``test_public`` of several objects; predictions that are there already are used.
+def write_public_figures(
+    settings: PredictSettings, objects: Sequence[str], place: Path, rule: ThresholdRule, progress: Steps, keep_raw: bool = False
+) -> tuple[list[PublicResult], Path]:
+    """Predict and measure ``test_public`` of several objects and write ``<name>.public.json``; an interrupted run goes on.
 
     Args:
         settings: Model and data.
         objects: Their names.
-        work: Folder for raw maps.
+        place: The submission's folder, beside which the figures go.
         rule: The submission's rule.
         progress: Told of each step and of finished images.
         keep_raw: Keep the raw maps.
 
+    Returns:
+        The figures, and the path written.
+
     Raises:
         FileNotFoundError: If an object has no validation images, no good or no bad test images, or a mask is missing.
+        FileExistsError: If there are figures already, or they were begun with other settings.
     """
+    work, path = (place.with_name(f"{place.name}.public.{kind}") for kind in ("work", "json"))
+    facts = {"configuration": settings.config.result_settings(), "fit": settings.fit}
+    open_work_folder(work, facts, path)
     results = []
     for object_name in objects:
         images = {part: images_of(settings.root, object_name, part) for part in PARTS}
@@ -125,33 +131,6 @@ def evaluate_public(
         results.append(evaluate_object(object_name, normal, tested, rule, progress))
         if not keep_raw:
             shutil.rmtree(store.folder, ignore_errors=True)
-    return results
-
-
-def write_public_figures(
-    settings: PredictSettings, objects: Sequence[str], place: Path, rule: ThresholdRule, progress: Steps, keep_raw: bool
-) -> tuple[list[PublicResult], Path]:
-    """Measure ``test_public`` and write ``<name>.public.json``; an interrupted run goes on.
-
-    Args:
-        settings: Model and data.
-        objects: Their names.
-        place: The submission's folder, beside which the figures go.
-        rule: The submission's rule.
-        progress: Told of each step and of finished images.
-        keep_raw: Keep the raw maps.
-
-    Returns:
-        The figures, and the path written.
-
-    Raises:
-        FileNotFoundError: See ``evaluate_public``.
-        FileExistsError: If there are figures already, or they were begun with other settings.
-    """
-    work, path = (place.with_name(f"{place.name}.public.{kind}") for kind in ("work", "json"))
-    facts = {"configuration": settings.config.result_settings(), "fit": settings.fit}
-    open_work_folder(work, facts, path)
-    results = evaluate_public(settings, objects, work, rule, progress, keep_raw)
     write_json(path, {"leaderboard": "MVTec AD 2, test_public", **facts, **as_table(results)})
     if not keep_raw:
         shutil.rmtree(work, ignore_errors=True)

@@ -50,7 +50,7 @@ def make_submission(submission: Submission, progress: Steps, say: Callable[[str]
         return Report(str(submission.folder))
     check_images(submission.predict.root, submission.counts)
     open_work_folder(submission.work, submission.settings(), submission.folder)
-    claims = Claims(submission.work / "claims", **submission.claims)
+    claims = Claims(submission.work / "claims")
     waiting = False
     # Another process may pack meanwhile, and remove what told that objects are done.
     while (left := submission.left()) and (submission.is_open or not _finished(submission)):

@@ -25,7 +25,6 @@ class Submission:
         compression: TIFF compression, or None.
         compression_level: The archive's.
         keep_raw: Keep the raw maps when all is done.
-        claims: Options of ``Claims``.
         poll: Seconds between two looks at what other processes do.
     """
 
@@ -38,7 +37,6 @@ class Submission:
     compression: str | None = None
     compression_level: int = 6
     keep_raw: bool = False
-    claims: Mapping[str, float] = field(default_factory=dict)
     poll: float = 2.0
 
     def __post_init__(self) -> None:

@@ -58,7 +58,6 @@ class Model(nn.Module):
 
     def weights_url(self, category: str) -> str | None:
         """None: the weights come with the backbone's name, and are the same for every category."""
-        del category
         return None
 
     def setup(self, setup_data: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from sklearn.metrics import f1_score, roc_auc_score
 from anoclip_anomalib.evaluation.resolution import read_mask, resize_map
 from anoclip_anomalib.evaluation.thresholds import ThresholdRule
 from anoclip_anomalib.submission.model_config import ModelConfig
-from anoclip_anomalib.submission.mvtec_ad2.local_evaluation import METRICS, as_table, evaluate_public
+from anoclip_anomalib.submission.mvtec_ad2.local_evaluation import METRICS, as_table, write_public_figures
 from anoclip_anomalib.submission.mvtec_ad2.predict import PredictSettings
 
 from ..ad2_files import write_dataset
@@ -33,26 +33,28 @@ class Counting:
         self.done += count
 
 
-def evaluate(dataset, work, **kwargs):
+def evaluate(dataset, place, **kwargs):
     arguments = ["--model", "tests.submission.fake_model.Brightness", "--data.root", str(dataset), "--data.num_workers", "0"]
     progress = Counting()
-    results = evaluate_public(
+    results, path = write_public_figures(
         PredictSettings(ModelConfig(arguments), dataset),
         list(COUNTS),
-        work,
+        place,
         kwargs.pop("rule", ThresholdRule()),
         progress,
         **kwargs,
     )
     assert progress.done == progress.total > 0
+    assert path == place.with_name(f"{place.name}.public.json")
+    assert path.is_file()
     return results
 
 
 def test_figures_equal_those_of_other_libraries(dataset, tmp_path):
-    results = evaluate(dataset, tmp_path, keep_raw=True)
+    results = evaluate(dataset, tmp_path / "mine", keep_raw=True)
     assert [result.object_name for result in results] == ["can", "vial"]
     result = results[0]
-    raw = tmp_path / "can"
+    raw = tmp_path / "mine.public.work" / "can"
 
     def maps(folder):
         return [resize_map(np.load(path)["scores"], (24, 36)) for path in sorted((raw / folder).iterdir())]
@@ -75,12 +77,13 @@ def test_figures_equal_those_of_other_libraries(dataset, tmp_path):
 
 
 def test_raw_maps_are_removed(dataset, tmp_path):
-    evaluate(dataset, tmp_path)
+    evaluate(dataset, tmp_path / "mine")
     assert not list(tmp_path.rglob("*.npz"))
 
 
 def test_threshold_rule_decides_seg_f1(dataset, tmp_path):
-    one, other = (evaluate(dataset, tmp_path, rule=rule) for rule in (ThresholdRule(), ThresholdRule("quantile", q=0.5)))
+    rules = {"one": ThresholdRule(), "other": ThresholdRule("quantile", q=0.5)}
+    one, other = (evaluate(dataset, tmp_path / name, rule=rule) for name, rule in rules.items())
     assert one[0].seg_f1 > other[0].seg_f1
     assert one[0].au_pro == other[0].au_pro
 
