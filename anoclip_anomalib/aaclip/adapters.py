@@ -190,8 +190,7 @@ def new_image_adapters(
     depth, dim = len(visual.transformer.resblocks), visual.ln_post.weight.shape[0]
     taps = default_taps(depth) if taps is None else taps
     if max(taps) > depth:
-        msg = f"No tap behind block {max(taps)}: the image tower of {clip.backbone} has {depth} blocks"
-        raise ValueError(msg)
+        raise ValueError(f"No tap behind block {max(taps)}: the image tower of {clip.backbone} has {depth} blocks")
     count = _checked(min(max(depth // 4, 6), depth) if count is None else count, depth, "image")
     adapters = ImageAdapters(count, dim, text_projection(clip).shape[0], taps, mixing, class_share)
     copies = [] if reference or projections == "random" else [*adapters.segmentation, adapters.detection]
@@ -206,8 +205,7 @@ def new_image_adapters(
 
 def _checked(count: int, depth: int, tower: str) -> int:
     if not 0 <= count <= depth:
-        msg = f"{count} adapters do not fit the {tower} tower, which has {depth} blocks"
-        raise ValueError(msg)
+        raise ValueError(f"{count} adapters do not fit the {tower} tower, which has {depth} blocks")
     return count
 
 
@@ -219,6 +217,5 @@ def text_projection(clip: LoadedClip) -> torch.Tensor:
     """
     projection = clip.text_tower.text_projection
     if projection is None:
-        msg = f"The text tower of {clip.backbone} has no projection into the joint space, which AA-CLIP needs"
-        raise ValueError(msg)
+        raise ValueError(f"The text tower of {clip.backbone} has no projection into the joint space, which AA-CLIP needs")
     return projection.weight.detach() if isinstance(projection, nn.Module) else projection.detach().T

@@ -35,12 +35,11 @@ class LoadedAdapters(LearnedWeights):
         depth, width = len(visual.transformer.resblocks), visual.ln_post.weight.shape[0]
         text_width, own = clip.text_tower.ln_final.weight.shape[0], self.text.projection.in_features
         if (width, text_width) != (self.image.detection.in_features, own) or max(self.image.taps) > depth:
-            msg = (
+            raise ValueError(
                 f"The adapters {self.origin} do not fit {clip.backbone}: they are for towers of width "
                 f"{self.image.detection.in_features} and {own} with a tap behind block {max(self.image.taps)}, not for "
                 f"widths {width} and {text_width} and {depth} blocks"
             )
-            raise ValueError(msg)
 
 
 def load_adapters(path: str | Path) -> LoadedAdapters:
@@ -58,14 +57,12 @@ def load_adapters(path: str | Path) -> LoadedAdapters:
     text, image = learned.part("text"), learned.part("image")
     for name, half in (("text", text), ("image", image)):
         if not half:
-            msg = f"{path} has no {name} half; both stages of the training are needed"
-            raise WeightFileError(msg)
+            raise WeightFileError(f"{path} has no {name} half; both stages of the training are needed")
     if learned.facts.halves.get("image_of") != state_dict_digest(text):
-        msg = (
+        raise WeightFileError(
             f"The halves in {path} are of different runs: the image half was trained with other text anchors. "
             "Only halves of one run fit each other"
         )
-        raise WeightFileError(msg)
     settings = learned.facts.settings
     return LoadedAdapters(
         learned.tensors,
@@ -133,16 +130,14 @@ def build_image(
     """An image half with these weights; a ``WeightFileError`` that names what does not fit otherwise."""
     detection = _matrix(state, "detection.weight", origin)
     if not taps:
-        msg = f"{origin} does not say behind which blocks patches are read"
-        raise WeightFileError(msg)
+        raise WeightFileError(f"{origin} does not say behind which blocks patches are read")
     half = ImageAdapters(count_adapters(state), detection.shape[1], detection.shape[0], taps, mixing, class_share)
     return _filled(half, state, f"The image half of {origin}")
 
 
 def _matrix(state: Mapping[str, torch.Tensor], name: str, origin: str) -> torch.Tensor:
     if name not in state or state[name].ndim != 2:
-        msg = f"{origin} has no matrix {name}"
-        raise WeightFileError(msg)
+        raise WeightFileError(f"{origin} has no matrix {name}")
     return state[name]
 
 
@@ -155,7 +150,6 @@ def _filled(half: torch.nn.Module, state: Mapping[str, torch.Tensor], what: str)
     own = half.state_dict()
     faults = sorted(own.keys() ^ state.keys()) or [name for name in own if own[name].shape != state[name].shape]
     if faults:
-        msg = f"{what} does not fit: {', '.join(faults[:3])} missing, unknown or of another shape"
-        raise WeightFileError(msg)
+        raise WeightFileError(f"{what} does not fit: {', '.join(faults[:3])} missing, unknown or of another shape")
     half.load_state_dict(dict(state))
     return half

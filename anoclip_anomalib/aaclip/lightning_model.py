@@ -88,24 +88,8 @@ class AaClip(LearnedClip, AnomalibModule):
         self.allow_source_overlap = allow_source_overlap
         self.save_hyperparameters(ignore=COMPONENTS)
 
-    # What must be known before the first image is scored
-
-    def on_validation_start(self) -> None:
-        """See the mixin; in mode ``reference`` the range of the images is taken."""
-        super().on_validation_start()
-        self._fit_range()
-
-    def on_test_start(self) -> None:
-        """See the mixin; in mode ``reference`` the range of the images is taken."""
-        super().on_test_start()
-        self._fit_range()
-
-    def on_predict_start(self) -> None:
-        """See the mixin; in mode ``reference`` the range of the images is taken."""
-        super().on_predict_start()
-        self._fit_range()
-
-    def _fit_range(self) -> None:
+    def prepare_images(self) -> None:
+        """In mode ``reference``: take the range of the class's test images, in a pass of its own, over all processes."""
         if self.model.mode != "reference":
             return
         found: list[ScoreRange] = []

@@ -34,12 +34,17 @@ def embed_anchors(
     """
     variant = f"aaclip {adapters.adapters.mixing} {state_dict_digest(adapters.adapters.state_dict())}"
     encoder = TextEncoder(clip, cache_dir=cache_dir, after_block=adapters.adapters, project=False, variant=variant)
-    pairs = [sentences(description) for description in descriptions]
-    normal, abnormal = ([text for pair in pairs for text in pair[kind]] for kind in (0, 1))
-    embeddings = encoder.encode([*normal, *abnormal])
+    texts, count = _sentences(descriptions)
+    embeddings = encoder.encode(texts)
     with torch.no_grad():
         embeddings = adapters.project(embeddings)
-    return anchor(embeddings[: len(normal)], embeddings[len(normal) :])
+    return anchor(embeddings[:count], embeddings[count:])
+
+
+def _sentences(descriptions: Sequence[str]) -> tuple[list[str], int]:
+    """The sentences of all descriptions, normal ones first, and how many these are."""
+    normal, abnormal = ([text for one in descriptions for text in sentences(one)[kind]] for kind in (0, 1))
+    return [*normal, *abnormal], len(normal)
 
 
 class AnchorTrainer:
@@ -55,27 +60,20 @@ class AnchorTrainer:
         self.tower = clip.text_tower
         self.checkpointing = checkpointing
         self.classes = []
-        for texts in descriptions:
-            pairs = [sentences(text) for text in texts]
-            normal, abnormal = ([text for pair in pairs for text in pair[kind]] for kind in (0, 1))
-            self.classes.append((clip.tokenize([*normal, *abnormal]), len(normal)))
+        for own in descriptions:
+            texts, count = _sentences(own)
+            self.classes.append((clip.tokenize(texts), count))
 
     def __call__(self, adapters: TextAdapters, index: torch.Tensor) -> torch.Tensor:
         """Anchors of the images of a batch: class index (B,) -> (B, 2, E); each class is encoded once."""
         found, place = index.unique(return_inverse=True)
-        anchors = torch.stack([self._anchor(adapters, int(number)) for number in found])
-        return anchors[place]
+        return torch.stack([self._anchor(adapters, int(number)) for number in found])[place]
 
     def _anchor(self, adapters: TextAdapters, number: int) -> torch.Tensor:
         tokens, count = self.classes[number]
         embeddings, ends = embed_tokens(self.tower, tokens.to(self.tower.positional_embedding.device))
         encoded = walk_text(
-            self.tower,
-            embeddings,
-            ends,
-            after_block=adapters.adapters,
-            project=False,
-            checkpointing=self.checkpointing,
+            self.tower, embeddings, ends, after_block=adapters.adapters, project=False, checkpointing=self.checkpointing
         )
         projected = adapters.project(encoded)
         return anchor(projected[:count], projected[count:])

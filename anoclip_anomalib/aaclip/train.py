@@ -89,8 +89,7 @@ class _Run(TrainingRun):
         cached = self.machine.cache_features
         if cached and (recipe.reference or recipe.text.sizes):
             what = "in mode 'reference' features depend on the batch" if recipe.reference else "several sizes were asked for"
-            msg = f"Features cannot be cached: {what}"
-            raise ValueError(msg)
+            raise ValueError(f"Features cannot be cached: {what}")
         module = self._images(recipe.text, None if cached else Augmentation(jitter=recipe.text.jitter))
         callbacks = self.cache_features(module) if cached else []
         stage = TextStage(
@@ -137,23 +136,22 @@ class _Run(TrainingRun):
         """The text half for the image stage alone."""
         if source == CLIP_TEXT:
             if self.recipe.reference:
-                msg = "Plain CLIP's anchors (--text clip) are not what mode 'reference' trains; train its text stage"
-                raise ValueError(msg)
+                raise ValueError(
+                    "Plain CLIP's anchors (--text clip) are not what mode 'reference' trains; train its text stage"
+                )
             return new_text_adapters(self.clip, reference=False, count=0)
         path = Path(source or self.out)
         if not path.is_file():
-            msg = (
+            raise ValueError(
                 f"The image stage needs text anchors, and there is no file {path}: run the text stage first "
                 "(--stage text), name its file (--text FILE), or use plain CLIP's anchors (--text clip)"
             )
-            raise ValueError(msg)
         text, facts = load_text_half(path)
         if (facts.backbone_digest or self.clip.digest) != self.clip.digest or facts.activation != self.clip.activation:
-            msg = (
+            raise ValueError(
                 f"The text half in {path} is for {facts.backbone} with activation {facts.activation!r} and other weights than "
                 f"{self.clip.backbone} with {self.clip.activation!r}, which is trained here"
             )
-            raise ValueError(msg)
         self.kept["text"] = facts.settings.get("text", {})
         return text
 

@@ -112,8 +112,7 @@ def main(argv: list[str]) -> int:
 def _checked(args: argparse.Namespace) -> tuple[Recipe, Source]:
     """Everything that can be checked without torch."""
     if args.stage != "image" and args.text:
-        msg = "--text is for --stage image; the text stage makes a text half of its own"
-        raise ValueError(msg)
+        raise ValueError("--text is for --stage image; the text stage makes a text half of its own")
     source = checked_source(args)
     demo = args.backbone == "demo"
     stages = {
@@ -153,8 +152,7 @@ def _descriptions(path: str | None) -> dict[str, str | list[str]]:
     content = read_yaml(Path(path), "file of descriptions", "configs/ has examples")
     for name, texts in content.items():
         if not isinstance(name, str) or not (isinstance(texts, str) or (isinstance(texts, list) and texts)):
-            msg = f"{path}: {name!r} must be a class with a description or a list of them; got {texts!r}"
-            raise ValueError(msg)
+            raise ValueError(f"{path}: {name!r} must be a class with a description or a list of them; got {texts!r}")
     return content
 
 

@@ -91,12 +91,11 @@ class Training(LightningModule):
         loss = torch.stack(list(terms.values())).sum()
         faults = (~torch.isfinite(loss.detach())).float()
         if self.trainer.strategy.reduce(faults, reduce_op="sum") > 0:
-            msg = (
+            raise FloatingPointError(
                 f"The loss is not finite in epoch {self.current_epoch + 1}, step {batch_idx + 1} "
                 f"({', '.join(f'{name} {term.item():.4g}' for name, term in terms.items())}); the training stops and the "
                 "checkpoints of earlier epochs are kept. A smaller learning rate, or precision 32, may help"
             )
-            raise FloatingPointError(msg)
         parts = {f"{name}_loss": term.detach() for name, term in terms.items()}
         self.log_dict(
             {"loss": loss.detach(), **parts}, prog_bar=True, on_step=True, on_epoch=True, batch_size=len(batch["mask"])

@@ -59,5 +59,4 @@ class TrainingSettings:
         """Raise a ``ValueError`` for the first value that is out of range."""
         for message, wrong in self.faults().items():
             if wrong:
-                msg = f"{stage} stage: {message}"
-                raise ValueError(msg)
+                raise ValueError(f"{stage} stage: {message}")
