@@ -91,8 +91,7 @@ def check_threshold(threshold: Any) -> "str | float":
     if not np.isfinite(value) or isinstance(threshold, bool):
         close = get_close_matches(str(threshold), ["auto", "natural"], n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
-        msg = f"threshold={threshold!r} must be 'auto', 'natural' or a number{hint}"
-        raise ValueError(msg)
+        raise ValueError(f"threshold={threshold!r} must be 'auto', 'natural' or a number{hint}")
     return value
 
 

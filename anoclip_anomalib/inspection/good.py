@@ -32,8 +32,7 @@ def collect_good(good: "str | Path | Sequence[Any] | None") -> tuple[Any, ...]:
         return tuple(images_of_folder(good, "good"))
     found = tuple(good) if isinstance(good, Iterable) and not is_one(good) else ()
     if not found:
-        msg = f"good={type(good).__name__} holds no photographs: give a folder or a list with at least one"
-        raise ValueError(msg)
+        raise ValueError(f"good={type(good).__name__} holds no photographs: give a folder or a list with at least one")
     return found
 
 
@@ -95,8 +94,7 @@ def _images(good: Sequence[Any]) -> Iterator[torch.Tensor]:
         try:
             yield as_tensor(photo)
         except (OSError, ValueError, TypeError) as error:
-            msg = f"A good image cannot be used: {error}"
-            raise ValueError(msg) from error
+            raise ValueError(f"A good image cannot be used: {error}") from error
 
 
 # What belongs to a product: everything in the model that the class and the good images decide

@@ -96,11 +96,9 @@ class Inspector:
         check_model(model)
         self._threshold = check_threshold(threshold)
         if batch_size is not None and batch_size < 1:
-            msg = f"batch_size={batch_size} must be at least 1"
-            raise ValueError(msg)
+            raise ValueError(f"batch_size={batch_size} must be at least 1")
         if not 0 < false_alarms < 1:
-            msg = f"false_alarms={false_alarms} must be a share between 0 and 1"
-            raise ValueError(msg)
+            raise ValueError(f"false_alarms={false_alarms} must be a share between 0 and 1")
         _check_product(product)
         self.model, self.false_alarms = model, false_alarms
         from anoclip_anomalib.inspection.good import collect_good  # from here on torch is needed
@@ -155,8 +153,9 @@ class Inspector:
 
         check_seam(self.module.model)
         if on and TestTimeAdaptation(**settings).changed_facts["sees_other_test_images"]:
-            msg = "reset_optimizer=False makes a score depend on the photographs before it; the inspector has none of that"
-            raise ValueError(msg)
+            raise ValueError(
+                "reset_optimizer=False makes a score depend on the photographs before it; the inspector has none of that"
+            )
         self._select(self.product, settings if on else None)
         return self
 
@@ -216,8 +215,7 @@ class Inspector:
         from anoclip_anomalib.inspection.photographs import is_one
 
         if is_one(photos) or not isinstance(photos, Iterable):
-            msg = f"Photographs to stream must be a list or a generator; got a single {type(photos).__name__}"
-            raise TypeError(msg)
+            raise TypeError(f"Photographs to stream must be a list or a generator; got a single {type(photos).__name__}")
         source = iter(photos)
         while batch := list(islice(source, self.batch_size)):
             yield from self._batch(batch, faults=faults, fill=fill)
@@ -365,5 +363,4 @@ def _is_known(model: Any, product: str) -> bool:
 
 def _check_product(product: str | None) -> None:
     if product is not None and not (isinstance(product, str) and product.strip()):
-        msg = f"product={product!r} must be the product's name, such as 'cookie'"
-        raise ValueError(msg)
+        raise ValueError(f"product={product!r} must be the product's name, such as 'cookie'")

@@ -39,8 +39,7 @@ def as_tensor(photo: Any) -> torch.Tensor:
     """
     if isinstance(photo, str | Path):
         if Path(photo).is_dir():
-            msg = f"{photo} is a folder: give its files, or run `anoclip inspect {photo}`"
-            raise ValueError(msg)
+            raise ValueError(f"{photo} is a folder: give its files, or run `anoclip inspect {photo}`")
         return read_image(photo)
     if isinstance(photo, Image.Image):
         return from_pil(photo)
@@ -50,8 +49,7 @@ def as_tensor(photo: Any) -> torch.Tensor:
         return _from_array(_channels_last(values.numpy(), first=True))
     if isinstance(photo, np.ndarray):
         return _from_array(_channels_last(photo, first=False))
-    msg = f"A photograph must be {_KINDS}; got {type(photo).__name__}"
-    raise TypeError(msg)
+    raise TypeError(f"A photograph must be {_KINDS}; got {type(photo).__name__}")
 
 
 def to_bytes(image: torch.Tensor) -> np.ndarray:
@@ -72,11 +70,9 @@ def _channels_last(values: np.ndarray, *, first: bool) -> np.ndarray:
         turned = shape[0] in (1, 3) if not first else shape[-1] in (1, 3)
         other = f": did you mean {'.transpose(1, 2, 0)' if not first else '.permute(2, 0, 1)'}?" if turned else ""
         kind = "A tensor" if first else "An array"
-        msg = f"{kind} must be {wanted}, one photograph; got {shape}{several or (other if len(shape) == 3 else '')}"
-        raise ValueError(msg)
+        raise ValueError(f"{kind} must be {wanted}, one photograph; got {shape}{several or (other if len(shape) == 3 else '')}")
     if 0 in values.shape:
-        msg = f"The photograph is empty: {shape}"
-        raise ValueError(msg)
+        raise ValueError(f"The photograph is empty: {shape}")
     return values
 
 
@@ -88,8 +84,7 @@ def _from_array(values: np.ndarray) -> torch.Tensor:
     if values.dtype == np.uint16:
         values = values.astype(np.float32) / np.float32(65535)
     elif not np.issubdtype(values.dtype, np.floating):
-        msg = f"Photographs hold uint8 (0..255), uint16 (0..65535) or floats in [0, 1]; got {values.dtype}"
-        raise ValueError(msg)
+        raise ValueError(f"Photographs hold uint8 (0..255), uint16 (0..65535) or floats in [0, 1]; got {values.dtype}")
     _check_range(values)
     values = np.clip(values, 0, 1).astype(np.float32)
     if values.shape[2] == 4:  # on white, as files are

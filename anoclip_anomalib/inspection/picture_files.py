@@ -68,6 +68,5 @@ def _write(path: Path, pixels: np.ndarray, quality: int = _QUALITY) -> None:
     """RGB pixels to a JPEG. OpenCV encodes without holding up the other threads, the encoder's among them."""
     encoded, content = cv2.imencode(path.suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not encoded:
-        msg = f"{path} cannot be encoded: {pixels.shape[1]} x {pixels.shape[0]} pixels"
-        raise OSError(msg)
+        raise OSError(f"{path} cannot be encoded: {pixels.shape[1]} x {pixels.shape[0]} pixels")
     path.write_bytes(content.tobytes())

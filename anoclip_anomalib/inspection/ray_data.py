@@ -68,8 +68,7 @@ class OnRayData:
             yield from self._scored(items, contrast)
         except self.ray.exceptions.RayError as error:
             reason = str(error).strip().splitlines()[-1]
-            msg = f"Ray gave up: {printable(reason)}"
-            raise RuntimeError(msg) from error
+            raise RuntimeError(f"Ray gave up: {printable(reason)}") from error
         finally:
             if begun_here:
                 self.ray.shutdown()
@@ -119,15 +118,15 @@ class _Scorer:
 
         torch.set_num_threads(threads)
         if not Path(folder, RESULTS).is_file():
-            msg = f"{platform.node()} does not see the results folder {folder}: all machines must, under the same path"
-            raise RuntimeError(msg)
+            raise RuntimeError(
+                f"{platform.node()} does not see the results folder {folder}: all machines must, under the same path"
+            )
         self.inspector = inspector_of(content["settings"])
         decision = self.inspector.decision
         now = {**self.inspector.describe(), "decision": None if decision is None else decision.as_dict()}
         different = changed({**content["facts"], "decision": content["decision"], "device": now["device"]}, now)
         if different:
-            msg = f"{platform.node()} would give other results: {'; '.join(different)}"
-            raise RuntimeError(msg)
+            raise RuntimeError(f"{platform.node()} would give other results: {'; '.join(different)}")
         self.folder = Path(folder) if content["settings"]["pictures"] else None
         self.contrast = contrast
 

@@ -158,8 +158,7 @@ class Results:
         with self.path.open("rb") as file:
             first = file.readline()
             if not _line(_HEADER).startswith(first):
-                msg = f"{self.path} is no results.csv of an inspection: it begins with {first[:80]!r}"
-                raise ValueError(msg)
+                raise ValueError(f"{self.path} is no results.csv of an inspection: it begins with {first[:80]!r}")
             while kept > 0:
                 start = max(0, kept - (1 << 16))
                 file.seek(start)

@@ -71,8 +71,7 @@ class FolderRun:
             OSError: If results cannot be written.
         """
         if self.content.get("complete"):
-            msg = f"{printable(self.folder.path)} is complete, there is nothing to resume: start a new run"
-            raise RunFolderError(msg)
+            raise RunFolderError(f"{printable(self.folder.path)} is complete, there is nothing to resume: start a new run")
         with self.folder.held():
             self._compare_facts()
             self._begun, self._earlier = time.monotonic(), float(self.content.get("seconds") or 0)
@@ -95,8 +94,9 @@ class FolderRun:
             line for key, value in now.items() if key in self.content for line in changed(self.content[key] or {}, value or {})
         ]
         if different:
-            msg = f"{printable(self.folder.path)} cannot be resumed, its results would not fit together: {'; '.join(different)}"
-            raise RunFolderError(msg)
+            raise RunFolderError(
+                f"{printable(self.folder.path)} cannot be resumed, its results would not fit together: {'; '.join(different)}"
+            )
         self.content |= now
 
     def _inspect(self, results: Results) -> None:

@@ -64,8 +64,7 @@ class RunFolder:
                     found = cls(folder)
                     if not found.read().get("complete"):
                         return found
-        msg = f"There is no unfinished run in {printable(root)} to resume"
-        raise RunFolderError(msg)
+        raise RunFolderError(f"There is no unfinished run in {printable(root)} to resume")
 
     def read(self) -> dict[str, Any]:
         """What `run.json` says.
@@ -77,14 +76,13 @@ class RunFolder:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(content, dict) or not isinstance(content.get("settings"), dict):
-                msg = "it holds no settings"
-                raise ValueError(msg)
+                raise ValueError("it holds no settings")
         except FileNotFoundError as error:
-            msg = f"{printable(self.path)} is no results folder of anoclip inspect: it has no {RUN}"
-            raise RunFolderError(msg) from error
+            raise RunFolderError(f"{printable(self.path)} is no results folder of anoclip inspect: it has no {RUN}") from error
         except (OSError, ValueError, RecursionError) as error:
-            msg = f"{printable(path)} is damaged ({error}): this run cannot be resumed, start a new one"
-            raise RunFolderError(msg) from error
+            raise RunFolderError(
+                f"{printable(path)} is damaged ({error}): this run cannot be resumed, start a new one"
+            ) from error
         return content
 
     def write(self, content: dict[str, Any]) -> None:
@@ -104,11 +102,10 @@ class RunFolder:
         try:
             with Claims(claims).take("run") as taken:
                 if not taken:
-                    msg = (
+                    raise RunFolderError(
                         f"Another process is at work on {printable(self.path)}. If it ran on another machine and is certainly "
                         f"dead, delete {printable(claims)}"
                     )
-                    raise RunFolderError(msg)
                 yield
         finally:
             with suppress(OSError):

@@ -64,8 +64,7 @@ def settings_of(given: dict[str, Any], before: dict[str, Any] | None = None) -> 
         if "photos" in own and _places(own) != _places(before):
             different.append(f"other photographs than {' '.join(before['photos'])}")
         if different:
-            msg = f"A run goes on with the settings that it was begun with; this asks for {'; '.join(different)}"
-            raise ValueError(msg)
+            raise ValueError(f"A run goes on with the settings that it was begun with; this asks for {'; '.join(different)}")
         return DEFAULTS | before
     settings = DEFAULTS | own
     _check_names(settings)
@@ -83,16 +82,14 @@ def photos_of(settings: dict[str, Any]) -> tuple[Photos, int]:
     if settings["good"] is not None:
         good = [photo.file for photo in Photos([settings["good"]])]
         if not good:
-            msg = f"--good {printable(settings['good'])} has no photographs: give a folder with some of good parts"
-            raise ValueError(msg)
+            raise ValueError(f"--good {printable(settings['good'])} has no photographs: give a folder with some of good parts")
     photos = Photos(settings["photos"], settings["base"], without=good)
     total = photos.count()
     if total == 0:
         named = ", ".join(printable(path) for path in islice(photos.given, 3))
         found = ", ".join(f"{count} {reason}" for reason, count in photos.left_out.items())
         hint = f"left out were {found}" if found else "photographs end in .jpg, .png, .bmp, .tif, .webp, ..."
-        msg = f"No photographs to inspect in {named}: {hint}"
-        raise ValueError(msg)
+        raise ValueError(f"No photographs to inspect in {named}: {hint}")
     return photos, total
 
 
@@ -116,8 +113,7 @@ def _check_names(settings: dict[str, Any]) -> None:
     from anoclip_anomalib.inspection.model import check_model
 
     if not settings["photos"]:
-        msg = "Which photographs? Give files or folders"
-        raise ValueError(msg)
+        raise ValueError("Which photographs? Give files or folders")
     check_model(settings["model"])
 
 
@@ -126,13 +122,13 @@ def _file(key: str, text: str) -> str:
     if key != "good" and not os.path.exists(text) and not text.endswith(_WEIGHT_FILES) and os.sep not in text:
         return text
     if is_address(text):
-        msg = f"--{key} {text} must be on this machine"
-        raise ValueError(msg)
+        raise ValueError(f"--{key} {text} must be on this machine")
     try:
         Photos([text])
     except FileNotFoundError as error:
-        msg = str(error).replace("No such photograph or folder", f"--{key}: no such file or folder", 1)
-        raise FileNotFoundError(msg) from error
+        raise FileNotFoundError(
+            str(error).replace("No such photograph or folder", f"--{key}: no such file or folder", 1)
+        ) from error
     return os.path.abspath(text)
 
 

@@ -49,8 +49,7 @@ def sentences(class_name: str, templates: Sequence[str] = TEMPLATES) -> tuple[li
         ValueError: If the name is empty.
     """
     if not class_name.strip():
-        msg = "The class name is empty: give the name of the product, such as class_name='metal_nut'"
-        raise ValueError(msg)
+        raise ValueError("The class name is empty: give the name of the product, such as class_name='metal_nut'")
     normal, abnormal = (
         [template.replace("{}", state.replace("{}", class_name)) for state in states for template in templates]
         for states in (NORMAL_STATES, ABNORMAL_STATES)
