@@ -23,9 +23,9 @@ def check_model(name: str) -> str:
     """
     if name in registry.MODELS:
         return name
-    close = get_close_matches(str(name).lower(), {known.lower(): known for known in registry.MODELS}, n=1, cutoff=0.5)
-    nearest = [known for known in registry.MODELS if known.lower() in close]
-    hint = f"did you mean {nearest[0]!r}?" if nearest else f"there are {', '.join(registry.MODELS)}"
+    by_lower = {known.lower(): known for known in registry.MODELS}
+    close = get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.5)
+    hint = f"did you mean {by_lower[close[0]]!r}?" if close else f"there are {', '.join(registry.MODELS)}"
     raise ValueError(f"Unknown model {name!r}; {hint}")
 
 
@@ -76,8 +76,7 @@ def build_model(
             raise ValueError(f"{name} has no setting {shown!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
     off = {part: False for part in ("post_processor", "evaluator", "visualizer", "raw_evaluator") if part in known}
     module = model_class(**given, **off).eval()
-    facts = module.method_facts
-    if facts.sees_other_test_images:
+    if module.method_facts.sees_other_test_images:
         what = "pool=FILE, made by `anoclip pool build FOLDER --out FILE`" if "pool" in known else "mode='clean'"
         raise ValueError(
             f"With these settings {name} scores images by each other, not one by one: give {what}, or run `anoclip predict`"

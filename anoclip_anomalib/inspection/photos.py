@@ -167,9 +167,7 @@ def _kind(name: str, left_out: Counter[str]) -> str:
 def spread(photos: Photos, count: int, wanted: int) -> Iterator[Photo]:
     """At most `wanted` of `count` photographs, at equal distances."""
     step = max(1, -(-count // wanted))
-    for index, photo in enumerate(photos):
-        if index % step == 0 and not photo.fault:
-            yield photo
+    return (photo for photo in islice(photos, 0, None, step) if not photo.fault)
 
 
 def _is_mask(file: str) -> bool:

@@ -53,12 +53,7 @@ class OnRayData:
         """
         # Names of files are bytes: Arrow's texts are UTF-8, which they need not be.
         items = [
-            {
-                "path": os.fsencode(photo.path),
-                "file": os.fsencode(photo.file),
-                "name": photo.name.as_posix(),
-                "fault": photo.fault,
-            }
+            photo._asdict() | {"path": os.fsencode(photo.path), "file": os.fsencode(photo.file), "name": photo.name.as_posix()}
             for photo in photos
         ]
         if not items:
@@ -67,8 +62,7 @@ class OnRayData:
         try:
             yield from self._scored(items, contrast)
         except self.ray.exceptions.RayError as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise RuntimeError(f"Ray gave up: {printable(reason)}") from error
+            raise RuntimeError(f"Ray gave up: {printable(str(error).strip().splitlines()[-1])}") from error
         finally:
             if begun_here:
                 self.ray.shutdown()
@@ -132,10 +126,10 @@ class _Scorer:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         """Rows of a batch of photographs."""
-        columns = (batch[name].tolist() for name in ("path", "file", "name", "fault"))
-        photos = [
+        columns = (batch[name].tolist() for name in Photo._fields)
+        photos = (
             Photo(os.fsdecode(path), os.fsdecode(file), Path(name), fault)
             for path, file, name, fault in zip(*columns, strict=True)
-        ]
-        rows = list(inspected(self.inspector, iter(photos), self.folder, self.contrast))
+        )
+        rows = list(inspected(self.inspector, photos, self.folder, self.contrast))
         return {column: [row[column] for row in rows] for column in COLUMNS}

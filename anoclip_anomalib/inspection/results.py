@@ -32,16 +32,13 @@ def row_of(path: str, inspection: Any, picture: str = "") -> Row:
     """
     if inspection.fault:
         return fault_row(path, inspection.fault)
-    return {
+    return dict.fromkeys(COLUMNS, "") | {
         "path": path_cell(path),
         "score": repr(float(inspection.score)),
-        "rank": "",
-        "z": "",
         "verdict": inspection.verdict,
         "threshold": "" if inspection.threshold is None else repr(float(inspection.threshold)),
         "picture": picture,
         "regions": json.dumps([region.as_dict() for region in inspection.regions[:REGIONS]], separators=(",", ":")),
-        "fault": "",
     }
 
 
@@ -97,19 +94,14 @@ class Results:
 
         Rows with a fault are dropped; what could not be read then may be readable now.
         """
-        done: Counter[str] = Counter()
         if any(row["fault"] for row in self):
             with atomic_write(self.path) as temporary, temporary.open("wb") as file:
                 file.write(_line(_HEADER))
-                for row in self:
-                    if not row["fault"]:
-                        file.write(_line(row))
+                file.writelines(_line(row) for row in self if not row["fault"])
             self._file.close()
             self._file = self.path.open("ab", buffering=0)
             self._end = self._file.tell()
-        for row in self:
-            done[row["path"]] += 1
-        return done
+        return Counter(row["path"] for row in self)
 
     def finish(self) -> Counter[str]:
         """Sort the rows by rank, the most unusual first and faults last, and fill in `rank` and `z`; atomically.

@@ -132,10 +132,7 @@ class FolderRun:
         left = (photo for photo in self.photos if not _take(done, path_cell(photo.path)))
         folder = self.folder.path if self.content["settings"]["pictures"] else None
         yield from rows_of(([one] for one in first), folder, contrast)
-        if self.execute is not None:
-            yield from self.execute(left, contrast)
-        else:
-            yield from inspected(self.inspector, left, folder, contrast)
+        yield from self.execute(left, contrast) if self.execute else inspected(self.inspector, left, folder, contrast)
 
     def _end(self, results: Results, *, complete: bool) -> None:
         counts = results.finish()
@@ -272,7 +269,7 @@ def _finished(photo: Photo, inspection: "Inspection | None", folder: Path | None
 
 def _take(done: Counter[str], path: str) -> bool:
     """Whether a photograph is among those that are done, each of which counts once."""
-    found = done[path] > 0 if path in done else False
+    found = done[path] > 0  # what is not there is not added
     if found:
         done[path] -= 1
     return found

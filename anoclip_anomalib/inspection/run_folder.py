@@ -42,14 +42,12 @@ class RunFolder:
         """
         root = Path(root)
         root.mkdir(parents=True, exist_ok=True)
-        number = max(_numbers(root), default=0)
+        number = max((number for number, _ in _runs(root)), default=0)
         while True:
             number += 1
-            try:
+            with suppress(FileExistsError):
                 (root / f"{number:03}").mkdir()
-            except FileExistsError:
-                continue
-            return cls(root / f"{number:03}")
+                return cls(root / f"{number:03}")
 
     @classmethod
     def unfinished(cls, root: str | Path) -> "RunFolder":
@@ -58,12 +56,9 @@ class RunFolder:
         Raises:
             RunFolderError: If there is none.
         """
-        for number in sorted(_numbers(Path(root)), reverse=True):
-            for folder in Path(root).glob(f"*{number}"):
-                if folder.name.isdecimal() and int(folder.name) == number and (folder / RUN).is_file():
-                    found = cls(folder)
-                    if not found.read().get("complete"):
-                        return found
+        for _, folder in sorted(_runs(Path(root)), reverse=True):
+            if (folder / RUN).is_file() and not cls(folder).read().get("complete"):
+                return cls(folder)
         raise RunFolderError(f"There is no unfinished run in {printable(root)} to resume")
 
     def read(self) -> dict[str, Any]:
@@ -127,8 +122,8 @@ def changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     ]
 
 
-def _numbers(root: Path) -> list[int]:
+def _runs(root: Path) -> list[tuple[int, Path]]:
     try:
-        return [int(name) for name in os.listdir(root) if name.isascii() and name.isdecimal()]
+        return [(int(name), root / name) for name in os.listdir(root) if name.isascii() and name.isdecimal()]
     except FileNotFoundError:
         return []
