@@ -6,21 +6,9 @@ Held-out looks, which training never sees, live in ``held_out.py``.
 import cv2
 import numpy as np
 
-from anoclip_anomalib.demo.noise import (
-    Colour,
-    Field,
-    Image,
-    Mask,
-    Rng,
-    blur,
-    by_name,
-    emboss,
-    mix,
-    random_colour,
-    smooth_noise,
-    step,
-)
-from anoclip_anomalib.demo.scene import Defect, Scene
+from anoclip_anomalib.demo import shapes
+from anoclip_anomalib.demo.noise import Field, Image, Rng, blur, by_name, emboss, mix, random_colour, smooth_noise, step, turned
+from anoclip_anomalib.demo.scene import Defect, Mask, Scene
 from anoclip_anomalib.demo.textures import TEXTURES
 
 
@@ -41,25 +29,17 @@ def about(size: int, pixel: tuple[float, float]) -> tuple[Field, Field]:
 
 def turned_about(rng: Rng, size: int, pixel: tuple[float, float], least: float = 1.0) -> tuple[Field, Field]:
     """As :func:`about`, turned at random, the second one squeezed to between ``least`` and 1 if that is less."""
-    x, y = about(size, pixel)
-    angle = rng.uniform(0, np.pi)
-    cosine, sine = np.float32(np.cos(angle)), np.float32(np.sin(angle))
-    return cosine * x + sine * y, (cosine * y - sine * x) / np.float32(rng.uniform(least, 1.0) if least < 1 else 1)
+    x, y = turned(*about(size, pixel), rng.uniform(0, np.pi))
+    return x, y / np.float32(rng.uniform(least, 1.0) if least < 1 else 1)
 
 
 def region(rng: Rng, scene: Scene, radius: float, roughness: float = 0.4, edge: float = 0.03) -> Field:
     """Coverage 0..1 of an irregular closed region of about ``radius`` (fraction of the image) on the part."""
     u, v = turned_about(rng, scene.size, place(rng, scene), 0.5)
-    theta = np.arctan2(v, u)
-    outline = np.full_like(theta, radius)
-    for order in range(2, 6):
-        outline += np.float32(radius * roughness * rng.normal() / order) * np.cos(
-            order * theta + np.float32(rng.uniform(0, 6.3))
-        )
-    return step(np.hypot(u, v) - outline, max(edge, 1.5 / scene.size)) * scene.foreground
+    return step(shapes.blob(rng, u, v, radius, roughness, 4), max(edge, 1.5 / scene.size)) * scene.foreground
 
 
-def contrasting(rng: Rng, image: Image, coverage: Field, low: float = 0.2) -> Colour:
+def contrasting(rng: Rng, image: Image, coverage: Field, low: float = 0.2) -> np.ndarray:
     """A colour at least ``low`` away from what the region shows now, in some channel."""
     present = (image * coverage[..., None]).sum((0, 1)) / max(float(coverage.sum()), 1e-3)
     for _ in range(20):
@@ -95,11 +75,9 @@ def scratch(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
         length, bend = rng.uniform(0.12, 0.5) * size, rng.normal(0, 0.25)
         along = np.linspace(-0.5, 0.5, 12)
         direction = angle + rng.normal(0, 0.12) + bend * along
-        offset = rng.normal(0, 0.03, 2) * size
         path = np.stack([np.cos(direction), np.sin(direction)], 1) * along[:, None] * length
-        paths.append(path + offset + np.array([column, row]))
-    thickness = max(1.0, rng.uniform(0.008, 0.03) * size)
-    coverage = lines(size, paths, thickness) * scene.foreground
+        paths.append(path + rng.normal(0, 0.03, 2) * size + np.array([column, row]))
+    coverage = lines(size, paths, max(1.0, rng.uniform(0.008, 0.03) * size)) * scene.foreground
     image = mix(scene.image, contrasting(rng, scene.image, coverage, 0.3), coverage * np.float32(rng.uniform(0.6, 1)))
     if rng.random() < 0.5:
         image = image + emboss(coverage, angle, rng.uniform(0, 0.1))[..., None]
@@ -156,14 +134,12 @@ def missing_part(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
     """A piece is gone: broken off along a straight or curved line, or cut out, and the ground shows."""
     size = scene.size
     y, x = np.mgrid[:size, :size].astype(np.float32)
-    rows, columns = np.nonzero(scene.foreground)
-    angle = rng.uniform(0, 2 * np.pi)
-    along = np.float32(np.cos(angle)) * x + np.float32(np.sin(angle)) * y
-    inside = along[rows, columns]
+    along, _ = turned(x, y, rng.uniform(0, 2 * np.pi))
     share = rng.uniform(0.05, 0.25)
     rough = rng.uniform(0.0, 0.08) * size * (smooth_noise(rng, size, rng.uniform(4, 14), 2) - 0.5)
     if rng.random() < 0.5 and not scene.foreground.all():
-        coverage = step(np.float32(np.quantile(inside, 1 - share)) - along + rough, 1.5) * scene.foreground
+        edge = np.float32(np.quantile(along[scene.foreground], 1 - share))
+        coverage = step(edge - along + rough, 1.5) * scene.foreground
     else:
         coverage = region(rng, scene, rng.uniform(0.08, 0.18), rng.uniform(0.1, 0.6), 0.01)
     return changed(scene, mix(scene.image, scene.background, coverage), coverage)
@@ -172,8 +148,7 @@ def missing_part(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
 def colour_fault(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
     """Part of the surface has another colour while its structure stays."""
     coverage = region(rng, scene, rng.uniform(0.06, 0.25), rng.uniform(0.2, 0.8), rng.uniform(0.01, 0.08))
-    mean = max(float(scene.image[scene.foreground].mean()), 0.05)
-    tone = scene.image.mean(2, keepdims=True) / mean
+    tone = scene.image.mean(2, keepdims=True) / max(float(scene.image[scene.foreground].mean()), 0.05)
     recoloured = contrasting(rng, scene.image, coverage, 0.3) * (0.4 + 0.6 * tone)
     return changed(scene, mix(scene.image, recoloured, coverage * np.float32(rng.uniform(0.5, 1))), coverage)
 

@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 
 from anoclip_anomalib.demo.defects import DEFECTS, changed, contrasting, lines, place, region, turned_about
-from anoclip_anomalib.demo.noise import Field, Image, Mask, Rng, blur, by_name, emboss, mix, near_colour, smooth_noise, step
-from anoclip_anomalib.demo.scene import Defect, Scene
+from anoclip_anomalib.demo.noise import Field, Image, Rng, blur, by_name, emboss, mix, near_colour, smooth_noise, step
+from anoclip_anomalib.demo.scene import Defect, Mask, Scene
 
 
 def _shade(rng: Rng, scene: Scene, coverage: Field, low: float, high: float) -> np.ndarray:
@@ -88,9 +88,8 @@ def split(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
     side = normal[0] * (x - np.float32(column)) + normal[1] * (y - np.float32(row))
     side = side + np.float32(rng.uniform(0.01, 0.12) * size) * (smooth_noise(rng, size, rng.uniform(4, 16), 3) - 0.5)
     width = rng.uniform(0.01, 0.05) * size
-    shift = normal * width
     turn = cv2.getRotationMatrix2D((float(column), float(row)), rng.normal(0, 4), 1.0)
-    turn[:, 2] += shift
+    turn[:, 2] += normal * width
     moved = cv2.warpAffine(scene.image, turn, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
     cover = cv2.warpAffine(scene.foreground.astype(np.float32), turn, (size, size), flags=cv2.INTER_LINEAR)
     beyond = step(np.float32(width) - side, 1.5)
@@ -157,8 +156,7 @@ def deposit(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
         u, v = x - np.float32(column + rng.normal(0, spread)), y - np.float32(row + rng.normal(0, spread))
         radius = np.float32(rng.uniform(0.012, 0.05) * size)
         stretch = np.float32(rng.uniform(0.4, 1))
-        distance = np.hypot(u * stretch, v) - radius * (1 + 1.5 * rough)
-        total = np.maximum(total, step(distance, 1.5))
+        total = np.maximum(total, step(np.hypot(u * stretch, v) - radius * (1 + 1.5 * rough), 1.5))
     total = total * scene.foreground
     body = _shade(rng, scene, total, 0.15, 0.6) * (1 + np.float32(rng.uniform(0, 0.8)) * rough)[..., None]
     offset = np.round(rng.uniform(-0.015, 0.015, 2) * size).astype(int)
@@ -172,8 +170,7 @@ def displaced(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
     size = scene.size
     coverage = region(rng, scene, rng.uniform(0.04, 0.14), rng.uniform(0.2, 0.6), 0.015)
     if rng.random() < 0.4:
-        other = blur(scene.image, rng.uniform(0.01, 0.05) * size)
-        other = other + np.float32(rng.normal(0, 0.06))
+        other = blur(scene.image, rng.uniform(0.01, 0.05) * size) + np.float32(rng.normal(0, 0.06))
     else:
         matrix = cv2.getRotationMatrix2D((size / 2, size / 2), rng.uniform(20, 340), rng.uniform(0.5, 2.0))
         matrix[:, 2] += rng.uniform(-0.3, 0.3, 2) * size

@@ -9,9 +9,21 @@ import cv2
 import numpy as np
 
 from anoclip_anomalib.demo.defects import contrasting, lines, place
-from anoclip_anomalib.demo.noise import Field, Image, Rng, blur, emboss, mix, near_colour, random_colour, smooth_noise, step
+from anoclip_anomalib.demo.noise import (
+    Field,
+    Image,
+    Rng,
+    blur,
+    emboss,
+    mix,
+    near_colour,
+    random_colour,
+    smooth_noise,
+    step,
+    turned,
+)
 from anoclip_anomalib.demo.photo_textures import PhotoTextures
-from anoclip_anomalib.demo.scene import Draw, Scene, object_scene, texture_scene
+from anoclip_anomalib.demo.scene import Scene, object_scene
 from anoclip_anomalib.demo.textures import TEXTURES
 
 
@@ -111,8 +123,7 @@ def gleams(rng: Rng, scene: Scene) -> Scene:
     for _ in range(int(rng.integers(1, 4))):
         row, column = place(rng, scene)
         u, v = x - np.float32(column / size), y - np.float32(row / size)
-        along = np.float32(np.cos(angle)) * u + np.float32(np.sin(angle)) * v
-        across = np.float32(np.cos(angle)) * v - np.float32(np.sin(angle)) * u
+        along, across = turned(u, v, angle)
         gleam = np.exp(-np.square(along / rng.uniform(0.05, 0.6)) - np.square(across / rng.uniform(0.03, 0.15)))
         total += np.float32(rng.uniform(0.1, 0.5)) * gleam
     image = scene.image + (total * coverage_of(scene))[..., None]
@@ -121,11 +132,10 @@ def gleams(rng: Rng, scene: Scene) -> Scene:
 
 def _axis(rng: Rng, scene: Scene) -> Field:
     """A coordinate along or across the part, -1 to 1 from one end of it to the other, (H, W)."""
-    rows, columns = np.nonzero(scene.foreground)
     angle = float(rng.choice([0.0, np.pi / 2])) if rng.random() < 0.6 else rng.uniform(0, np.pi)
     y, x = np.mgrid[: scene.size, : scene.size].astype(np.float32)
-    where = np.float32(np.cos(angle)) * x + np.float32(np.sin(angle)) * y
-    low, high = (float(np.quantile(where[rows, columns], q)) for q in (0.0, 1.0))
+    where, _ = turned(x, y, angle)
+    low, high = (float(end) for end in np.quantile(where[scene.foreground], (0.0, 1.0)))
     return (2 * (where - np.float32(low)) / np.float32(max(high - low, 1.0)) - 1).astype(np.float32)
 
 
@@ -162,7 +172,7 @@ def clutter(rng: Rng, scene: Scene) -> Scene:
     if kind < 0.6:
         for _ in range(int(rng.integers(1, 4))):
             angle = float(rng.choice([0.0, np.pi / 2])) + rng.normal(0, 0.1)
-            where = np.float32(np.cos(angle)) * x + np.float32(np.sin(angle)) * y
+            where, _ = turned(x, y, angle)
             low, width = rng.uniform(-0.1, 1.1) * size, rng.uniform(0.01, 0.25) * size
             bar = step(np.abs(where - np.float32(low)) - np.float32(width / 2), rng.uniform(1, 4))
             ground = mix(ground, random_colour(rng, (0.0, 1.0)), bar * np.float32(rng.uniform(0.4, 1)))
@@ -206,11 +216,10 @@ def loaf(rng: Rng, size: int) -> Scene:
     """A lump of something natural or baked: irregular outline, rough skin, a darker rim, at times inclusions."""
     y, x = (np.mgrid[:size, :size].astype(np.float32) - size / 2) / (size / 2)
     x, y = x - np.float32(rng.normal(0, 0.08)), y - np.float32(rng.normal(0, 0.08))
-    theta, turn = np.arctan2(y, x), rng.uniform(0, np.pi)
-    u = np.float32(np.cos(turn)) * x + np.float32(np.sin(turn)) * y
-    v = (np.float32(np.cos(turn)) * y - np.float32(np.sin(turn)) * x) * np.float32(rng.uniform(1, 1.7))
-    power = rng.uniform(2, 5)
-    radius = (np.abs(u) ** power + np.abs(v) ** power) ** (1 / power)
+    theta = np.arctan2(y, x)
+    u, v = turned(x, y, rng.uniform(0, np.pi))
+    stretch, power = np.float32(rng.uniform(1, 1.7)), rng.uniform(2, 5)
+    radius = (np.abs(u) ** power + np.abs(v * stretch) ** power) ** (1 / power)
     wobble = sum(
         np.float32(rng.normal(0, 0.05) / k) * np.cos(k * theta + np.float32(rng.uniform(0, 6.3))) for k in (2, 3, 5, 8)
     )
@@ -225,10 +234,7 @@ def loaf(rng: Rng, size: int) -> Scene:
     return marks(rng, scene) if rng.random() < 0.4 else scene
 
 
-def sheet(photos: PhotoTextures) -> Draw:
-    """A category: a photographed surface that fills the picture."""
-
-    def draw(rng: Rng, size: int) -> Scene:
-        return texture_scene(photos.draw(rng, size).astype(np.float32))
-
-    return draw
+OF_THE_PART = ((sections, 0.15), (rounded, 0.15), (relief, 0.25), (marks, 0.12), (lettering, 0.12), (gleams, 0.2))
+"""Variation of the part itself, in the order in which it is applied, and its share of the parts."""
+AROUND_IT = ((clutter, 0.35), (several, 0.12))
+"""The same of what is seen besides."""

@@ -9,8 +9,8 @@ import numpy as np
 
 from anoclip_anomalib.demo import shapes
 from anoclip_anomalib.demo.defects import about, changed, lines, place, region, turned_about
-from anoclip_anomalib.demo.noise import Field, Image, Mask, Rng, blur, by_name, coordinates, emboss, mix, smooth_noise, step
-from anoclip_anomalib.demo.scene import Defect, Draw, Scene, bevel, texture_scene
+from anoclip_anomalib.demo.noise import Field, Image, Rng, blur, by_name, coordinates, emboss, mix, smooth_noise, step
+from anoclip_anomalib.demo.scene import Defect, Draw, Mask, Scene, texture_scene
 
 
 def _colour(*rgb: float) -> np.ndarray:
@@ -62,7 +62,7 @@ def metal_nut(rng: Rng, size: int) -> Scene:
     distance = np.maximum(shapes.polygon(x, y, 0.64, 6), -bore)
     lines_ = smooth_noise(rng, size, size / 3, 2, stretch=15)
     metal = (_colour(0.62, 0.62, 0.66) + np.float32(0.08) * (lines_ - 0.5)[..., None]).astype(np.float32)
-    chamfer = bevel(shapes.disc(x, y, 0.62), 0.05, 0.7, 0.25) + bevel(distance, 0.08, 0.7, 0.12)
+    chamfer = shapes.bevel(shapes.disc(x, y, 0.62), 0.05, 0.7, 0.25) + shapes.bevel(distance, 0.08, 0.7, 0.12)
     thread = np.exp(-np.square((bore - 0.03) / 0.025)) * 0.25
     metal = metal + (chamfer - thread)[..., None].astype(np.float32)
     return _on_ground(metal, step(distance, 2.0 / size), _speckled(rng, size, _colour(0.14, 0.15, 0.18), 0.03, 20))
@@ -75,7 +75,7 @@ def button(rng: Rng, size: int) -> Scene:
     for column, row in ((-1, -1), (-1, 1), (1, -1), (1, 1)):
         distance = np.maximum(distance, -shapes.disc(x - 0.15 * column, y - 0.15 * row, 0.065))
     image = _speckled(rng, size, _colour(0.18, 0.38, 0.55), 0.1, 6)
-    relief = bevel(outline, 0.1, 0.7, 0.18) - bevel(shapes.disc(x, y, 0.5), 0.08, 0.7, 0.15)
+    relief = shapes.bevel(outline, 0.1, 0.7, 0.18) - shapes.bevel(shapes.disc(x, y, 0.5), 0.08, 0.7, 0.15)
     image = (image + relief[..., None]).astype(np.float32)
     return _on_ground(image, step(distance, 2.0 / size), _speckled(rng, size, _colour(0.8, 0.78, 0.74), 0.05, 25))
 

@@ -15,8 +15,6 @@ Image: TypeAlias = NDArray[np.float32]
 """An image (H, W, 3), RGB, values 0 to 1."""
 Field: TypeAlias = NDArray[np.float32]
 """A scalar field (H, W)."""
-Mask: TypeAlias = NDArray[np.bool_]
-"""A region (H, W)."""
 Colour: TypeAlias = NDArray[np.float32]
 """An RGB colour (3,), values 0 to 1."""
 Rng: TypeAlias = np.random.Generator
@@ -39,8 +37,7 @@ def smooth_noise(rng: Rng, size: int, cells: float = 4, octaves: int = 3, gain: 
         gain: Amplitude of each octave relative to the one before.
         stretch: More than 1 draws the noise out along x (grain, brushing).
     """
-    total: Field = np.zeros((size, size), np.float32)
-    amplitude = 1.0
+    total, amplitude = np.zeros((size, size), np.float32), 1.0
     for octave in range(octaves):
         rows = int(np.clip(round(cells * 2**octave), 2, size))
         columns = int(np.clip(round(rows / stretch), 2, size))
@@ -56,17 +53,20 @@ def coordinates(
 ) -> tuple[Field, Field]:
     """Rotated, scaled and slightly bent image coordinates x, y; -1..1 spans the image: two fields (size, size)."""
     axis = (np.arange(size, dtype=np.float32) + 0.5) * (2.0 / size) - 1.0
-    grid: tuple[Field, Field] = np.meshgrid(axis, axis)
-    x, y = grid
+    x, y = np.meshgrid(axis, axis)
     if shift:
         x, y = x - np.float32(rng.uniform(-shift, shift)), y - np.float32(rng.uniform(-shift, shift))
-    theta = rng.uniform(0, 2 * np.pi) if angle is None else angle
-    cosine, sine = np.float32(np.cos(theta) / scale), np.float32(np.sin(theta) / scale)
-    x, y = cosine * x + sine * y, cosine * y - sine * x
+    x, y = turned(x, y, rng.uniform(0, 2 * np.pi) if angle is None else angle, scale)
     if warp:
         x = x + np.float32(warp) * (smooth_noise(rng, size, 3, 2) - 0.5)
         y = y + np.float32(warp) * (smooth_noise(rng, size, 3, 2) - 0.5)
     return x, y
+
+
+def turned(x: Field, y: Field, angle: float, scale: float = 1.0) -> tuple[Field, Field]:
+    """Coordinates x, y of the same points along axes turned by ``angle``, divided by ``scale``."""
+    cosine, sine = np.float32(np.cos(angle) / scale), np.float32(np.sin(angle) / scale)
+    return cosine * x + sine * y, cosine * y - sine * x
 
 
 def random_colour(rng: Rng, value: tuple[float, float] = (0.15, 0.95)) -> Colour:

@@ -1,8 +1,8 @@
-"""Outlines as signed distances (negative inside) of coordinates x, y; all (H, W), lengths in half image widths."""
+"""Outlines as signed distances (negative inside) of coordinates x, y; bevels. All (H, W), lengths in half image widths."""
 
 import numpy as np
 
-from anoclip_anomalib.demo.noise import Field, Rng
+from anoclip_anomalib.demo.noise import Field, Rng, emboss
 
 
 def disc(x: Field, y: Field, radius: float) -> Field:
@@ -46,3 +46,15 @@ def profile(x: Field, y: Field, heights: np.ndarray, widths: np.ndarray) -> Fiel
     sides = np.abs(x) - half
     ends = np.maximum(np.float32(heights[0]) - y, y - np.float32(heights[-1]))
     return np.maximum(sides, ends)
+
+
+def ring(x: Field, y: Field, radius: float, count: int) -> Field:
+    """The distance from the nearest of ``count`` points around the origin, ``radius`` away from it: for holes, say."""
+    sector = 2 * np.pi / count
+    angle, rho = (np.arctan2(y, x) % sector) - sector / 2, np.hypot(x, y)
+    return np.hypot(rho * np.cos(angle) - radius, rho * np.sin(angle))
+
+
+def bevel(distance: Field, width: float, angle: float, strength: float) -> Field:
+    """Shading of an edge rounded over ``width``, from the signed distance to the outline (negative inside)."""
+    return emboss(np.sqrt(np.clip(-distance / max(width, 1e-3), 0, 1)), angle, strength)

@@ -123,8 +123,7 @@ def brushed_metal(rng: Rng, size: int) -> Image:
     tone = tone + rng.uniform(0, 0.25) * np.exp(-np.square((x - rng.uniform(-0.5, 0.5)) / 0.5))
     if rng.random() < 0.5:
         tone = tone.T
-    tint = 1 + 0.12 * (random_colour(rng) - 0.5)
-    return (tone[..., None] * tint).astype(np.float32)
+    return (tone[..., None] * (1 + 0.12 * (random_colour(rng) - 0.5))).astype(np.float32)
 
 
 def corduroy(rng: Rng, size: int) -> Image:
