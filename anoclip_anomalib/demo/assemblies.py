@@ -125,5 +125,4 @@ def blister_pack(rng: Rng, size: int) -> Scene:
     shape = shapes.disc(u, v, 0.33) if rng.random() < 0.6 else shapes.box(u, v, 0.35, 0.28, 0.08)
     unit = np.maximum(shape / cells, outline + 0.04).astype(np.float32)
     image = paint(image, random_colour(rng), unit, pixel)
-    image = image + shapes.bevel(unit, 0.1, rng.uniform(0, 6.3), 0.15)[..., None]
-    return object_scene(rng, image, step(outline, pixel))
+    return object_scene(rng, image + shapes.bevel(unit, 0.1, rng.uniform(0, 6.3), 0.15)[..., None], step(outline, pixel))

@@ -6,8 +6,9 @@ They join those of ``defects.py``. Like all training defects they know nothing o
 import cv2
 import numpy as np
 
+from anoclip_anomalib.demo import by_name
 from anoclip_anomalib.demo.defects import DEFECTS, changed, contrasting, lines, place, region, turned_about
-from anoclip_anomalib.demo.noise import Field, Image, Rng, blur, by_name, emboss, mix, near_colour, smooth_noise, step
+from anoclip_anomalib.demo.noise import Field, Image, Rng, blur, emboss, mix, near_colour, smooth_noise, step
 from anoclip_anomalib.demo.scene import Defect, Mask, Scene
 
 
@@ -32,25 +33,23 @@ def _centre(rng: Rng, scene: Scene, at_edge: float = 0.0) -> tuple[float, float]
 
 def _blotch(rng: Rng, scene: Scene, radius: float, at_edge: float = 0.0) -> tuple[Field, Field]:
     """Coverage of an irregular small region and its signed distance in image widths (negative inside)."""
-    size = scene.size
-    u, v = turned_about(rng, size, _centre(rng, scene, at_edge), 0.4)
-    rough = smooth_noise(rng, size, rng.uniform(0.3, 0.8) / radius, 2) - 0.5
+    u, v = turned_about(rng, scene.size, _centre(rng, scene, at_edge), 0.4)
+    rough = smooth_noise(rng, scene.size, rng.uniform(0.3, 0.8) / radius, 2) - 0.5
     distance = np.hypot(u, v) - np.float32(radius) * (1 + np.float32(rng.uniform(0.2, 1.0)) * rough)
-    return step(distance, 1.5 / size) * scene.foreground, distance
+    return step(distance, 1.5 / scene.size) * scene.foreground, distance
 
 
 def hairline(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
     """One to three thin scratches, straight or bent, of little contrast."""
-    size = scene.size
     row, column = place(rng, scene)
     angle = rng.uniform(0, np.pi)
     paths = []
     for _ in range(int(rng.integers(1, 4))):
         along = np.linspace(-0.5, 0.5, 16)
         heading = angle + rng.normal(0, 0.1) + rng.normal(0, 0.5) * along
-        path = np.stack([np.cos(heading), np.sin(heading)], 1) * along[:, None] * rng.uniform(0.1, 0.7) * size
-        paths.append(path + rng.normal(0, 0.02, 2) * size + np.array([column, row]))
-    coverage = lines(size, paths, rng.uniform(0.004, 0.014) * size) * scene.foreground
+        path = np.stack([np.cos(heading), np.sin(heading)], 1) * along[:, None] * rng.uniform(0.1, 0.7) * scene.size
+        paths.append(path + rng.normal(0, 0.02, 2) * scene.size + np.array([column, row]))
+    coverage = lines(scene.size, paths, rng.uniform(0.004, 0.014) * scene.size) * scene.foreground
     colour = _shade(rng, scene, coverage, 0.12, 0.5)
     return changed(scene, mix(scene.image, colour, coverage * np.float32(rng.uniform(0.6, 1))), coverage, 0.15)
 
@@ -72,8 +71,7 @@ def fissure(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
         pieces = [path[i : i + 2] for i in np.flatnonzero(np.round(gape, 1) == thickness)]
         coverage = np.maximum(coverage, lines(size, pieces, float(thickness)))
     coverage = coverage * scene.foreground
-    dark = scene.image * np.float32(rng.uniform(0.1, 0.6))
-    image = mix(scene.image, dark, coverage * np.float32(rng.uniform(0.7, 1)))
+    image = mix(scene.image, scene.image * np.float32(rng.uniform(0.1, 0.6)), coverage * np.float32(rng.uniform(0.7, 1)))
     image = image + emboss(blur(coverage, 0.004 * size), rng.uniform(0, 6.3), rng.uniform(0, 0.08))[..., None]
     return changed(scene, image, coverage, 0.2)
 
@@ -95,20 +93,17 @@ def split(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
     beyond = step(np.float32(width) - side, 1.5)
     gap = step(-side, 1.5) * (1 - beyond) * np.maximum(scene.foreground, cover)
     depth = np.float32(rng.uniform(0, 1)) * scene.background + np.float32(rng.uniform(0, 0.1))
-    image = mix(scene.image, scene.background, beyond * scene.foreground)
-    image = mix(image, moved, beyond * cover)
-    image = mix(image, depth * np.float32(rng.uniform(0.2, 0.9)), gap)
-    return changed(scene, image, gap, 0.4)
+    image = mix(mix(scene.image, scene.background, beyond * scene.foreground), moved, beyond * cover)
+    return changed(scene, mix(image, depth * np.float32(rng.uniform(0.2, 0.9)), gap), gap, 0.4)
 
 
 def chip(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
     """A small piece has come off at the outline or the surface; the break is rough, of another tone, and shaded."""
-    size = scene.size
     coverage, distance = _blotch(rng, scene, rng.uniform(0.02, 0.09), at_edge=0.75)
     if rng.random() < 0.4:
         image = mix(scene.image, scene.background, coverage)
     else:
-        grain = smooth_noise(rng, size, rng.uniform(16, 40), 2) - 0.5
+        grain = smooth_noise(rng, scene.size, rng.uniform(16, 40), 2) - 0.5
         broken = _shade(rng, scene, coverage, 0.1, 0.45) + (np.float32(rng.uniform(0, 0.4)) * grain)[..., None]
         image = mix(scene.image, broken.astype(np.float32), coverage * np.float32(rng.uniform(0.7, 1)))
     relief = emboss(np.clip(-distance * 12, 0, 1), rng.uniform(0, 6.3), rng.uniform(0, 0.2)) * coverage
@@ -135,10 +130,9 @@ def faint_stain(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
 
 def bump(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
     """A bulge or hollow of the surface, seen by light and shade and by bent structure."""
-    size = scene.size
     coverage, distance = _blotch(rng, scene, rng.uniform(0.03, 0.12))
     height = np.exp(-np.square(np.clip(distance + 0.04, 0, None) / rng.uniform(0.02, 0.05)))
-    light = emboss(blur(height, 0.01 * size), rng.uniform(0, 6.3), 1.0)
+    light = emboss(blur(height, 0.01 * scene.size), rng.uniform(0, 6.3), 1.0)
     light = light / max(float(np.abs(light).max()), 1e-6)
     image = scene.image + np.float32(rng.uniform(0.12, 0.45)) * (light * scene.foreground)[..., None]
     return changed(scene, image, np.maximum(coverage, np.abs(light) * scene.foreground), 0.3)

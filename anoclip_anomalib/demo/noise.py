@@ -4,8 +4,7 @@ Everything is float32, drawn from the generator that the caller passes, and size
 so that one seed gives the same scene at every resolution up to sampling.
 """
 
-from collections.abc import Callable
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 import cv2
 import numpy as np
@@ -18,12 +17,6 @@ Field: TypeAlias = NDArray[np.float32]
 Colour: TypeAlias = NDArray[np.float32]
 """An RGB colour (3,), values 0 to 1."""
 Rng: TypeAlias = np.random.Generator
-Function = TypeVar("Function", bound=Callable)
-
-
-def by_name(*functions: Function, space: str = " ") -> dict[str, Function]:
-    """Functions under their own names, with ``space`` between the words."""
-    return {function.__name__.replace("_", space): function for function in functions}
 
 
 def smooth_noise(rng: Rng, size: int, cells: float = 4, octaves: int = 3, gain: float = 0.5, stretch: float = 1.0) -> Field:
@@ -83,8 +76,7 @@ def hsv(hue: float, saturation: float, value: float) -> Colour:
 def near_colour(rng: Rng, colour: Colour, distance: float) -> Colour:
     """A colour about ``distance`` (0..1) lighter or darker, with a small change of hue."""
     sign = -1.0 if float(colour.mean()) > rng.uniform(0.25, 0.75) else 1.0
-    tint = rng.normal(0, 0.25 * distance, 3)
-    return np.clip(colour + sign * distance + tint, 0, 1).astype(np.float32)
+    return np.clip(colour + sign * distance + rng.normal(0, 0.25 * distance, 3), 0, 1).astype(np.float32)
 
 
 def mix(first: Image | Colour, second: Image | Colour, weight: Field) -> Image:

@@ -5,9 +5,9 @@ Held-out objects, which training never sees, live in ``held_out.py``.
 
 import numpy as np
 
-from anoclip_anomalib.demo import shapes
+from anoclip_anomalib.demo import by_name, shapes
 from anoclip_anomalib.demo.assemblies import biscuit, blister_pack, cable, casting, circuit_board, connector
-from anoclip_anomalib.demo.noise import Rng, by_name, hsv, mix, near_colour, random_colour, smooth_noise, step
+from anoclip_anomalib.demo.noise import Rng, hsv, mix, near_colour, random_colour, smooth_noise, step
 from anoclip_anomalib.demo.parts import paint, pose, surface
 from anoclip_anomalib.demo.scene import Draw, Scene, object_scene, texture_scene
 from anoclip_anomalib.demo.textures import TEXTURES
@@ -70,8 +70,7 @@ def bottle(rng: Rng, size: int) -> Scene:
     shoulder = rng.uniform(-0.4, -0.05)
     heights = np.array([-0.85, shoulder - 0.15, shoulder + 0.1, 0.85])
     distance = shapes.profile(x, y, heights, np.array([neck, neck, body, body]))
-    image = surface(rng, size, distance)
-    image = image + (0.3 * np.exp(-np.square((x + 0.5 * body) / 0.06)))[..., None]
+    image = surface(rng, size, distance) + (0.3 * np.exp(-np.square((x + 0.5 * body) / 0.06)))[..., None]
     if rng.random() < 0.6:
         low, high = sorted(rng.uniform(shoulder + 0.15, 0.75, 2))
         label = np.maximum(distance, np.abs(y - np.float32((low + high) / 2)) - np.float32(max(high - low, 0.25) / 2))

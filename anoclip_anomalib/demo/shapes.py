@@ -13,8 +13,7 @@ def disc(x: Field, y: Field, radius: float) -> Field:
 def box(x: Field, y: Field, half_x: float, half_y: float, corner: float = 0.0) -> Field:
     """A rectangle with rounded corners."""
     u, v = np.abs(x) - np.float32(half_x - corner), np.abs(y) - np.float32(half_y - corner)
-    outside = np.hypot(np.maximum(u, 0), np.maximum(v, 0))
-    return outside + np.minimum(np.maximum(u, v), 0) - np.float32(corner)
+    return np.hypot(np.maximum(u, 0), np.maximum(v, 0)) + np.minimum(np.maximum(u, v), 0) - np.float32(corner)
 
 
 def polygon(x: Field, y: Field, radius: float, sides: int) -> Field:
@@ -42,10 +41,8 @@ def blob(rng: Rng, x: Field, y: Field, radius: float, roughness: float, orders: 
 
 def profile(x: Field, y: Field, heights: np.ndarray, widths: np.ndarray) -> Field:
     """A body symmetric about the y axis: half width interpolated from (heights, widths); a bottle, say."""
-    half = np.interp(y, heights, widths).astype(np.float32)
-    sides = np.abs(x) - half
-    ends = np.maximum(np.float32(heights[0]) - y, y - np.float32(heights[-1]))
-    return np.maximum(sides, ends)
+    sides = np.abs(x) - np.interp(y, heights, widths).astype(np.float32)
+    return np.maximum(sides, np.maximum(np.float32(heights[0]) - y, y - np.float32(heights[-1])))
 
 
 def ring(x: Field, y: Field, radius: float, count: int) -> Field:

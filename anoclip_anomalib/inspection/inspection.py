@@ -5,17 +5,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from anoclip_anomalib.files import atomic_write, plain
 from anoclip_anomalib.inspection.contrast import Contrast, RunContrast
 from anoclip_anomalib.inspection.decision import Decision
 from anoclip_anomalib.inspection.regions import Region, find_regions
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 
 class Inspection:
@@ -140,7 +138,7 @@ class Inspection:
         said = {name: getattr(self, name) for name in ("path", "score", "is_defect", "threshold", "pixel_threshold")}
         return plain({**said, "regions": [region.as_dict() for region in self.regions], "fault": self.fault})
 
-    def plot(self, caption: str | None = None) -> "Image.Image":
+    def plot(self, caption: str | None = None) -> Image.Image:
         """The photograph beside its heat; notebooks show it, ``.show()`` opens a window.
 
         Args:

@@ -157,8 +157,7 @@ def _pictures(folder: Path, composite: str | None) -> tuple[Path | None, Path | 
     """Photograph, heat and composite of a row, as far as they are there; nothing outside of the folder."""
     if not composite:
         return None, None, None
-    stem = Path(composite).with_suffix("")
-    own = Path("page", *stem.parts[1:])
+    own = Path("page", *Path(composite).with_suffix("").parts[1:])
     return _inside(folder, f"{own}.photo.jpg"), _inside(folder, f"{own}.heat.jpg"), _inside(folder, composite)
 
 

@@ -159,8 +159,7 @@ class _Names:
 
 
 def _kind(name: str, left_out: Counter[str]) -> str:
-    suffix = printable(os.path.splitext(name)[1].lower())
-    reason = f"files of another kind ({suffix or 'no suffix'})"
+    reason = f"files of another kind ({printable(os.path.splitext(name)[1].lower()) or 'no suffix'})"
     return reason if reason in left_out or len(left_out) < _KINDS else "files of other kinds"
 
 

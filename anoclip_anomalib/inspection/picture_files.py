@@ -1,23 +1,20 @@
 """The files that show one result: the picture for people, and photograph and heat for the page."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from anoclip_anomalib.inspection.contrast import Contrast
+from anoclip_anomalib.inspection.inspection import Inspection
 from anoclip_anomalib.inspection.pictures import composite, heated
-
-if TYPE_CHECKING:
-    from anoclip_anomalib.inspection.contrast import Contrast
-    from anoclip_anomalib.inspection.inspection import Inspection
 
 PAGE_SIDE = 1600  # pixels of the longer side, on the page
 _QUALITY, _UNDER_HEAT = 92, 75  # of JPEG; the photograph without heat is there to be looked at closely
 
 
-def write_pictures(inspection: "Inspection", contrast: "Contrast", picture: Path, page: Path) -> None:
+def write_pictures(inspection: Inspection, contrast: Contrast, picture: Path, page: Path) -> None:
     """Write `picture`, `<page>.photo.jpg` and `<page>.heat.jpg`; what is there is overwritten.
 
     Pictures are JPEG: as PNG those of ten thousand photographs of a telephone would take some hundred gigabytes.

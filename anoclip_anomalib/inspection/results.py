@@ -68,7 +68,7 @@ class Results:
         try:
             self._end = self._whole_lines()
             if self._end == 0:
-                self._append(_line(_HEADER))
+                self.add(_HEADER)
         except BaseException:
             self._file.close()
             raise
@@ -79,7 +79,16 @@ class Results:
         Raises:
             OSError: If the disk is full, for instance; the file is then as it was.
         """
-        self._append(_line(row))
+        line = _line(row)
+        try:
+            written = self._file.write(line)
+            if written != len(line):  # the disk took a part; the rest says why it took no more
+                self._file.write(line[written:])
+        except BaseException:
+            with suppress(OSError):
+                self._file.truncate(self._end)
+            raise
+        self._end += len(line)
 
     def close(self) -> None:
         """No more rows."""
@@ -160,17 +169,6 @@ class Results:
         if kept < end:
             self._file.truncate(kept)
         return kept
-
-    def _append(self, line: bytes) -> None:
-        try:
-            written = self._file.write(line)
-            if written != len(line):  # the disk took a part; the rest says why it took no more
-                self._file.write(line[written:])
-        except BaseException:
-            with suppress(OSError):
-                self._file.truncate(self._end)
-            raise
-        self._end += len(line)
 
 
 def read_rows(path: Path) -> Iterator[Row]:

@@ -155,8 +155,7 @@ class FolderRun:
             self.content["ranked"] += 1  # so that no picture gets two, whatever happens meanwhile
 
     def _write(self, *, complete: bool) -> None:
-        seconds = self._earlier + time.monotonic() - self._begun
-        self.content |= {"complete": complete, "seconds": round(seconds, 1)}
+        self.content |= {"complete": complete, "seconds": round(self._earlier + time.monotonic() - self._begun, 1)}
         self.folder.write(self.content)
 
 
