@@ -30,7 +30,8 @@ def smooth_noise(rng: Rng, size: int, cells: float = 4, octaves: int = 3, gain: 
         gain: Amplitude of each octave relative to the one before.
         stretch: More than 1 draws the noise out along x (grain, brushing).
     """
-    total, amplitude = np.zeros((size, size), np.float32), 1.0
+    total: Field = np.zeros((size, size), np.float32)
+    amplitude = 1.0
     for octave in range(octaves):
         rows = int(np.clip(round(cells * 2**octave), 2, size))
         columns = int(np.clip(round(rows / stretch), 2, size))
@@ -46,7 +47,8 @@ def coordinates(
 ) -> tuple[Field, Field]:
     """Rotated, scaled and slightly bent image coordinates x, y; -1..1 spans the image: two fields (size, size)."""
     axis = (np.arange(size, dtype=np.float32) + 0.5) * (2.0 / size) - 1.0
-    x, y = np.meshgrid(axis, axis)
+    grid: tuple[Field, Field] = np.meshgrid(axis, axis)
+    x, y = grid
     if shift:
         x, y = x - np.float32(rng.uniform(-shift, shift)), y - np.float32(rng.uniform(-shift, shift))
     x, y = turned(x, y, rng.uniform(0, 2 * np.pi) if angle is None else angle, scale)

@@ -93,8 +93,7 @@ def write_page(folder: str | Path) -> Path:
     first = next((photo for photo, _, _ in pictures if photo), None)
     target = folder / "index.html"
     with atomic_write(target) as temporary, temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
-        for part in _template().generate(_context(run, rows, faults, total) | {"aspect": _aspect(first)}):
-            file.write(part)
+        file.writelines(_template().generate(_context(run, rows, faults, total) | {"aspect": _aspect(first)}))
     if together and run.get("complete") and not (folder / "page").is_symlink():
         shutil.rmtree(folder / "page", ignore_errors=True)
     return target

@@ -83,8 +83,7 @@ def _kind(address: str) -> str:
     from pyarrow.fs import FileType
 
     store, path = _store(address)
-    found = store.get_file_info(path).type
-    return {FileType.Directory: "folder", FileType.NotFound: "none"}.get(found, "file")
+    return {FileType.Directory: "folder", FileType.NotFound: "none"}.get(store.get_file_info(path).type, "file")
 
 
 def _store(address: str) -> tuple[Any, str]:

@@ -5,18 +5,16 @@ import os
 import platform
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from anoclip_anomalib.files import atomic_write, printable
+from anoclip_anomalib.inspection.contrast import Contrast
 from anoclip_anomalib.inspection.photos import Photo
 from anoclip_anomalib.inspection.results import COLUMNS, Row
 from anoclip_anomalib.inspection.run import inspected
 from anoclip_anomalib.inspection.run_folder import RESULTS, changed
 from anoclip_anomalib.inspection.settings import inspector_of
 from anoclip_anomalib.running.ray_cluster import connect, import_ray
-
-if TYPE_CHECKING:
-    from anoclip_anomalib.inspection.contrast import Contrast
 
 _AT_ONCE = 64  # photographs that an actor is handed at once
 _NUMBERS = ("score", "z", "threshold")
@@ -42,7 +40,7 @@ class OnRayData:
         self.ray = import_ray()
         self.content, self.folder, self.address, self.workers = content, folder.absolute(), address, workers
 
-    def __call__(self, photos: Iterator[Photo], contrast: "Contrast | None") -> Iterator[Row]:
+    def __call__(self, photos: Iterator[Photo], contrast: Contrast | None) -> Iterator[Row]:
         """Score photographs.
 
         Yields:
@@ -83,7 +81,7 @@ class OnRayData:
                 writer.write_batch(batch)
         return target
 
-    def _scored(self, items: list[dict[str, Any]], contrast: "Contrast | None") -> Iterator[Row]:
+    def _scored(self, items: list[dict[str, Any]], contrast: Contrast | None) -> Iterator[Row]:
         import ray.data
 
         logging.getLogger("ray.data").setLevel(logging.WARNING)
@@ -91,10 +89,9 @@ class OnRayData:
         resources = ray.cluster_resources()
         cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
         workers = min(self.workers or gpus or cpus, -(-len(items) // _AT_ONCE))
-        threads = max(1, cpus // workers)
         found = ray.data.from_items(items).map_batches(
             _Scorer,
-            fn_constructor_args=(self.content, str(self.folder), contrast, threads),
+            fn_constructor_args=(self.content, str(self.folder), contrast, max(1, cpus // workers)),
             batch_size=_AT_ONCE,
             concurrency=workers,
             num_cpus=1,
@@ -107,7 +104,7 @@ class OnRayData:
 class _Scorer:
     """An inspector in a process of its own."""
 
-    def __init__(self, content: dict[str, Any], folder: str, contrast: "Contrast | None", threads: int) -> None:
+    def __init__(self, content: dict[str, Any], folder: str, contrast: Contrast | None, threads: int) -> None:
         import torch
 
         torch.set_num_threads(threads)
@@ -121,8 +118,7 @@ class _Scorer:
         different = changed({**content["facts"], "decision": content["decision"], "device": now["device"]}, now)
         if different:
             raise RuntimeError(f"{platform.node()} would give other results: {'; '.join(different)}")
-        self.folder = Path(folder) if content["settings"]["pictures"] else None
-        self.contrast = contrast
+        self.folder, self.contrast = Path(folder) if content["settings"]["pictures"] else None, contrast
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         """Rows of a batch of photographs."""
