@@ -133,8 +133,7 @@ def missing_part(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
     share = rng.uniform(0.05, 0.25)
     rough = rng.uniform(0.0, 0.08) * scene.size * (smooth_noise(rng, scene.size, rng.uniform(4, 14), 2) - 0.5)
     if rng.random() < 0.5 and not scene.foreground.all():
-        edge = np.float32(np.quantile(along[scene.foreground], 1 - share))
-        coverage = step(edge - along + rough, 1.5) * scene.foreground
+        coverage = step(np.float32(np.quantile(along[scene.foreground], 1 - share)) - along + rough, 1.5) * scene.foreground
     else:
         coverage = region(rng, scene, rng.uniform(0.08, 0.18), rng.uniform(0.1, 0.6), 0.01)
     return changed(scene, mix(scene.image, scene.background, coverage), coverage)

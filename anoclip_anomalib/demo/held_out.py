@@ -154,8 +154,7 @@ def chipped_rim(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
     bite = step(distance - radius, 1.5) * scene.foreground
     face = step(distance - 1.35 * radius, 1.5) * scene.foreground
     lighter = np.clip(scene.image.mean((0, 1)) * 0.3 + 0.6, 0, 1) * (0.55 + 0.45 * smooth_noise(rng, size, 24, 2))[..., None]
-    image = mix(mix(scene.image, lighter.astype(np.float32), face), scene.background, bite)
-    return changed(scene, image, face)
+    return changed(scene, mix(mix(scene.image, lighter.astype(np.float32), face), scene.background, bite), face)
 
 
 def droplet(rng: Rng, scene: Scene) -> tuple[Image, Mask]:

@@ -139,8 +139,7 @@ def perforated_sheet(rng: Rng, size: int) -> Image:
     u = x * cycles + rng.choice([0.0, 0.5]) * (np.floor(y * cycles) % 2)
     radius = np.hypot(u % 1 - 0.5, (y * cycles) % 1 - 0.5)
     dots = step(radius.astype(np.float32) - rng.uniform(0.15, 0.36), 2.5 * cycles / size)
-    image = mix(*_two_colours(rng, 0.2, 0.6), dots)
-    return image + emboss(dots, rng.uniform(0, 6.3), rng.uniform(0, 0.06))[..., None]
+    return mix(*_two_colours(rng, 0.2, 0.6), dots) + emboss(dots, rng.uniform(0, 6.3), rng.uniform(0, 0.06))[..., None]
 
 
 def checked_fabric(rng: Rng, size: int) -> Image:

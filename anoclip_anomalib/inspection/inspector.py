@@ -305,7 +305,7 @@ class Inspector:
         decision, contrast = decide(self.module, good, self._threshold, self.false_alarms)
         return _Prepared(product, adaptation, good, state_of(model), decision, contrast)
 
-    def _batch(self, photos: list[Any], *, faults: bool, fill: bool = False) -> "Iterator[Inspection]":
+    def _batch(self, photos: list[Any], *, faults: bool, fill: bool) -> "Iterator[Inspection]":
         from anoclip_anomalib.inspection.inspection import Inspection
         from anoclip_anomalib.inspection.photographs import as_tensor, to_bytes
         from anoclip_anomalib.inspection.scores import score_images
