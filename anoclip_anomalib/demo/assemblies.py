@@ -5,7 +5,7 @@ import numpy as np
 from anoclip_anomalib.demo import shapes
 from anoclip_anomalib.demo.noise import Rng, hsv, mix, near_colour, random_colour, smooth_noise, step
 from anoclip_anomalib.demo.parts import paint, pose, surface
-from anoclip_anomalib.demo.scene import Scene, bevel, object_scene
+from anoclip_anomalib.demo.scene import Scene, object_scene
 
 
 def circuit_board(rng: Rng, size: int) -> Scene:
@@ -20,19 +20,18 @@ def circuit_board(rng: Rng, size: int) -> Scene:
         track = np.abs((x if rng.random() < 0.5 else y) - offset) - rng.uniform(0.01, 0.03)
         image = paint(image, near_colour(rng, base, 0.15), track, pixel)
     cells = int(rng.integers(2, 4))
-    for row in range(cells):
-        for column in range(cells):
-            if rng.random() < 0.3:
-                continue
-            u = x - np.float32(half_x * ((2 * column + 1) / cells - 1))
-            v = y - np.float32(half_y * ((2 * row + 1) / cells - 1))
-            width, height = rng.uniform(0.25, 0.75, 2) * np.array([half_x, half_y]) / cells
-            if rng.random() < 0.5:
-                pins = np.maximum(np.abs(u) - width * 1.25, np.abs(v) - height)
-                pins = np.maximum(pins, 0.02 - np.abs((v / (height + 1e-3) * 3) % 1 - 0.5) * 0.08)
-                image = paint(image, hsv(0.12, 0.1, 0.8), pins.astype(np.float32), pixel)
-            part = shapes.box(u, v, width, height, 0.02) if rng.random() < 0.75 else shapes.disc(u, v, min(width, height))
-            image = paint(image, random_colour(rng, (0.05, 0.9)), part, pixel)
+    for row, column in np.ndindex(cells, cells):
+        if rng.random() < 0.3:
+            continue
+        u = x - np.float32(half_x * ((2 * column + 1) / cells - 1))
+        v = y - np.float32(half_y * ((2 * row + 1) / cells - 1))
+        width, height = rng.uniform(0.25, 0.75, 2) * np.array([half_x, half_y]) / cells
+        if rng.random() < 0.5:
+            pins = np.maximum(np.abs(u) - width * 1.25, np.abs(v) - height)
+            pins = np.maximum(pins, 0.02 - np.abs((v / (height + 1e-3) * 3) % 1 - 0.5) * 0.08)
+            image = paint(image, hsv(0.12, 0.1, 0.8), pins.astype(np.float32), pixel)
+        part = shapes.box(u, v, width, height, 0.02) if rng.random() < 0.75 else shapes.disc(u, v, min(width, height))
+        image = paint(image, random_colour(rng, (0.05, 0.9)), part, pixel)
     return object_scene(rng, image, step(distance, pixel))
 
 
@@ -106,11 +105,8 @@ def casting(rng: Rng, size: int) -> Scene:
         distance = shapes.gear(x, y, radius, int(rng.integers(3, 8)), rng.uniform(0.05, 0.15), 1)
     image = surface(rng, size, distance)
     order = int(rng.integers(3, 9))
-    sector = 2 * np.pi / order
-    angle = (np.arctan2(y, x) % sector) - sector / 2
-    rho = np.hypot(x, y)
     if rng.random() < 0.6:
-        mark = np.hypot(rho * np.cos(angle) - radius * rng.uniform(0.4, 0.75), rho * np.sin(angle)) - rng.uniform(0.03, 0.1)
+        mark = shapes.ring(x, y, radius * rng.uniform(0.4, 0.75), order) - rng.uniform(0.03, 0.1)
         image = paint(image, random_colour(rng), mark, pixel, rng.uniform(0.5, 1))
     if rng.random() < 0.5:
         image = paint(image, random_colour(rng), np.abs(distance + rng.uniform(0.08, 0.3)) - 0.025, pixel, rng.uniform(0.4, 1))
@@ -129,5 +125,4 @@ def blister_pack(rng: Rng, size: int) -> Scene:
     shape = shapes.disc(u, v, 0.33) if rng.random() < 0.6 else shapes.box(u, v, 0.35, 0.28, 0.08)
     unit = np.maximum(shape / cells, outline + 0.04).astype(np.float32)
     image = paint(image, random_colour(rng), unit, pixel)
-    image = image + bevel(unit, 0.1, rng.uniform(0, 6.3), 0.15)[..., None]
-    return object_scene(rng, image, step(outline, pixel))
+    return object_scene(rng, image + shapes.bevel(unit, 0.1, rng.uniform(0, 6.3), 0.15)[..., None], step(outline, pixel))

@@ -3,7 +3,8 @@
 import cv2
 import numpy as np
 
-from anoclip_anomalib.demo.noise import Image, Mask, Rng, blur, coordinates, smooth_noise, step
+from anoclip_anomalib.demo.noise import Image, Rng, blur, coordinates, smooth_noise, step
+from anoclip_anomalib.demo.scene import Mask
 
 
 def frame(rng: Rng, images: list[Image], mask: Mask, size: int, keep: bool = True) -> tuple[list[Image], Mask]:

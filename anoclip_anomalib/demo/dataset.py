@@ -88,12 +88,10 @@ def _is_written(folder: Path, recipe: dict, *, overwrite: bool) -> bool:
         found = json.loads((folder / _RECIPE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         found = None
-    if found == recipe:
-        return True
-    if not overwrite:
+    if found != recipe and not overwrite:
         what = "was generated with other settings" if found is not None else "was not written by this generator"
         raise FileExistsError(f"{folder} is there and {what}; choose another folder, or overwrite=True to replace it")
-    return False
+    return found == recipe
 
 
 def _write_category(folder: Path, recipe: dict) -> None:
@@ -120,14 +118,11 @@ def _fill(folder: Path, recipe: dict) -> None:
     groups = [("train", "good", recipe["train"]), ("test", "good", recipe["test_good"])]
     groups += [("test", defect, recipe["test_bad"]) for defect in DEFECTS_OF[category]]
     for split, kind, count in groups:
-        (folder / split / kind).mkdir(parents=True)
-        if kind != "good":
-            (folder / "ground_truth" / kind).mkdir(parents=True)
         for index in range(count):
             image, mask, _ = draw_sample(category, kind, size, [recipe["seed"], zlib.crc32(f"{split}/{kind}".encode()), index])
-            (folder / split / kind / f"{index:03d}.png").write_bytes(_png(image[..., ::-1]))
+            _write(folder / split / kind / f"{index:03d}.png", image[..., ::-1])
             if kind != "good":
-                (folder / "ground_truth" / kind / f"{index:03d}_mask.png").write_bytes(_png(mask.astype(np.uint8) * 255))
+                _write(folder / "ground_truth" / kind / f"{index:03d}_mask.png", mask.astype(np.uint8) * 255)
 
 
 def draw_sample(category: str, defect: str, size: int, seed: int | Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -153,5 +148,6 @@ def draw_sample(category: str, defect: str, size: int, seed: int | Sequence[int]
     return photograph.take(image), mask, twin
 
 
-def _png(image: np.ndarray) -> bytes:
-    return cv2.imencode(".png", image)[1].tobytes()
+def _write(path: Path, image: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cv2.imencode(".png", image)[1].tobytes())

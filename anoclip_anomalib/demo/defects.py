@@ -6,21 +6,9 @@ Held-out looks, which training never sees, live in ``held_out.py``.
 import cv2
 import numpy as np
 
-from anoclip_anomalib.demo.noise import (
-    Colour,
-    Field,
-    Image,
-    Mask,
-    Rng,
-    blur,
-    by_name,
-    emboss,
-    mix,
-    random_colour,
-    smooth_noise,
-    step,
-)
-from anoclip_anomalib.demo.scene import Defect, Scene
+from anoclip_anomalib.demo import by_name, shapes
+from anoclip_anomalib.demo.noise import Field, Image, Rng, blur, emboss, mix, random_colour, smooth_noise, step, turned
+from anoclip_anomalib.demo.scene import Defect, Mask, Scene
 from anoclip_anomalib.demo.textures import TEXTURES
 
 
@@ -41,25 +29,17 @@ def about(size: int, pixel: tuple[float, float]) -> tuple[Field, Field]:
 
 def turned_about(rng: Rng, size: int, pixel: tuple[float, float], least: float = 1.0) -> tuple[Field, Field]:
     """As :func:`about`, turned at random, the second one squeezed to between ``least`` and 1 if that is less."""
-    x, y = about(size, pixel)
-    angle = rng.uniform(0, np.pi)
-    cosine, sine = np.float32(np.cos(angle)), np.float32(np.sin(angle))
-    return cosine * x + sine * y, (cosine * y - sine * x) / np.float32(rng.uniform(least, 1.0) if least < 1 else 1)
+    x, y = turned(*about(size, pixel), rng.uniform(0, np.pi))
+    return x, y / np.float32(rng.uniform(least, 1.0) if least < 1 else 1)
 
 
 def region(rng: Rng, scene: Scene, radius: float, roughness: float = 0.4, edge: float = 0.03) -> Field:
     """Coverage 0..1 of an irregular closed region of about ``radius`` (fraction of the image) on the part."""
     u, v = turned_about(rng, scene.size, place(rng, scene), 0.5)
-    theta = np.arctan2(v, u)
-    outline = np.full_like(theta, radius)
-    for order in range(2, 6):
-        outline += np.float32(radius * roughness * rng.normal() / order) * np.cos(
-            order * theta + np.float32(rng.uniform(0, 6.3))
-        )
-    return step(np.hypot(u, v) - outline, max(edge, 1.5 / scene.size)) * scene.foreground
+    return step(shapes.blob(rng, u, v, radius, roughness, 4), max(edge, 1.5 / scene.size)) * scene.foreground
 
 
-def contrasting(rng: Rng, image: Image, coverage: Field, low: float = 0.2) -> Colour:
+def contrasting(rng: Rng, image: Image, coverage: Field, low: float = 0.2) -> np.ndarray:
     """A colour at least ``low`` away from what the region shows now, in some channel."""
     present = (image * coverage[..., None]).sum((0, 1)) / max(float(coverage.sum()), 1e-3)
     for _ in range(20):
@@ -81,25 +61,21 @@ def lines(size: int, paths: list[np.ndarray], thickness: float) -> Field:
 
 def changed(scene: Scene, image: Image, coverage: Field, threshold: float = 0.25) -> tuple[Image, Mask]:
     """The damaged image, and the mask of where it is covered and differs."""
-    mask = (coverage > threshold) & (np.abs(image - scene.image).max(2) > 0.02)
-    return image.astype(np.float32), mask
+    return image.astype(np.float32), (coverage > threshold) & (np.abs(image - scene.image).max(2) > 0.02)
 
 
 def scratch(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
     """One to four bent strokes, lighter or darker than the surface, often with a raised flank."""
-    size = scene.size
     row, column = place(rng, scene)
     angle = rng.uniform(0, np.pi)
     paths = []
     for _ in range(int(rng.integers(1, 5))):
-        length, bend = rng.uniform(0.12, 0.5) * size, rng.normal(0, 0.25)
+        length, bend = rng.uniform(0.12, 0.5) * scene.size, rng.normal(0, 0.25)
         along = np.linspace(-0.5, 0.5, 12)
         direction = angle + rng.normal(0, 0.12) + bend * along
-        offset = rng.normal(0, 0.03, 2) * size
         path = np.stack([np.cos(direction), np.sin(direction)], 1) * along[:, None] * length
-        paths.append(path + offset + np.array([column, row]))
-    thickness = max(1.0, rng.uniform(0.008, 0.03) * size)
-    coverage = lines(size, paths, thickness) * scene.foreground
+        paths.append(path + rng.normal(0, 0.03, 2) * scene.size + np.array([column, row]))
+    coverage = lines(scene.size, paths, max(1.0, rng.uniform(0.008, 0.03) * scene.size)) * scene.foreground
     image = mix(scene.image, contrasting(rng, scene.image, coverage, 0.3), coverage * np.float32(rng.uniform(0.6, 1)))
     if rng.random() < 0.5:
         image = image + emboss(coverage, angle, rng.uniform(0, 0.1))[..., None]
@@ -113,8 +89,7 @@ def hole(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
     seen = scene.background if rng.random() < 0.3 else np.broadcast_to(inside, scene.image.shape)
     depth = rng.uniform(0.3, 1) * blur(coverage, 0.02 * scene.size)
     image = mix(scene.image, seen * (1 - 0.5 * depth)[..., None], coverage)
-    image = image + emboss(coverage, rng.uniform(0, 6.3), rng.uniform(0, 0.12))[..., None]
-    return changed(scene, image, coverage)
+    return changed(scene, image + emboss(coverage, rng.uniform(0, 6.3), rng.uniform(0, 0.12))[..., None], coverage)
 
 
 def crack(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
@@ -137,8 +112,7 @@ def crack(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
     colour = scene.image[scene.foreground].mean(0) * np.float32(rng.uniform(0, 0.4))
     if rng.random() < 0.15:
         colour = contrasting(rng, scene.image, coverage, 0.4)
-    image = mix(scene.image, colour, coverage * np.float32(rng.uniform(0.75, 1)))
-    return changed(scene, image, coverage, 0.2)
+    return changed(scene, mix(scene.image, colour, coverage * np.float32(rng.uniform(0.75, 1))), coverage, 0.2)
 
 
 def stain(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
@@ -154,16 +128,12 @@ def stain(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
 
 def missing_part(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
     """A piece is gone: broken off along a straight or curved line, or cut out, and the ground shows."""
-    size = scene.size
-    y, x = np.mgrid[:size, :size].astype(np.float32)
-    rows, columns = np.nonzero(scene.foreground)
-    angle = rng.uniform(0, 2 * np.pi)
-    along = np.float32(np.cos(angle)) * x + np.float32(np.sin(angle)) * y
-    inside = along[rows, columns]
+    y, x = np.mgrid[: scene.size, : scene.size].astype(np.float32)
+    along, _ = turned(x, y, rng.uniform(0, 2 * np.pi))
     share = rng.uniform(0.05, 0.25)
-    rough = rng.uniform(0.0, 0.08) * size * (smooth_noise(rng, size, rng.uniform(4, 14), 2) - 0.5)
+    rough = rng.uniform(0.0, 0.08) * scene.size * (smooth_noise(rng, scene.size, rng.uniform(4, 14), 2) - 0.5)
     if rng.random() < 0.5 and not scene.foreground.all():
-        coverage = step(np.float32(np.quantile(inside, 1 - share)) - along + rough, 1.5) * scene.foreground
+        coverage = step(np.float32(np.quantile(along[scene.foreground], 1 - share)) - along + rough, 1.5) * scene.foreground
     else:
         coverage = region(rng, scene, rng.uniform(0.08, 0.18), rng.uniform(0.1, 0.6), 0.01)
     return changed(scene, mix(scene.image, scene.background, coverage), coverage)
@@ -172,21 +142,19 @@ def missing_part(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
 def colour_fault(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
     """Part of the surface has another colour while its structure stays."""
     coverage = region(rng, scene, rng.uniform(0.06, 0.25), rng.uniform(0.2, 0.8), rng.uniform(0.01, 0.08))
-    mean = max(float(scene.image[scene.foreground].mean()), 0.05)
-    tone = scene.image.mean(2, keepdims=True) / mean
+    tone = scene.image.mean(2, keepdims=True) / max(float(scene.image[scene.foreground].mean()), 0.05)
     recoloured = contrasting(rng, scene.image, coverage, 0.3) * (0.4 + 0.6 * tone)
     return changed(scene, mix(scene.image, recoloured, coverage * np.float32(rng.uniform(0.5, 1))), coverage)
 
 
 def speckles(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
     """A loose group of small particles or pores."""
-    size = scene.size
     row, column = place(rng, scene)
-    spread = rng.uniform(0.03, 0.12) * size
-    canvas: np.ndarray = np.zeros((size, size), np.uint8)
+    spread = rng.uniform(0.03, 0.12) * scene.size
+    canvas: np.ndarray = np.zeros((scene.size, scene.size), np.uint8)
     for _ in range(int(rng.integers(4, 20))):
         centre = np.round((np.array([column, row]) + rng.normal(0, spread, 2)) * 16).astype(int)
-        radius = max(0.6, rng.uniform(0.006, 0.022) * size)
+        radius = max(0.6, rng.uniform(0.006, 0.022) * scene.size)
         cv2.circle(canvas, centre.tolist(), round(radius * 16), 255, -1, cv2.LINE_AA, 4)
     coverage = (canvas.astype(np.float32) / 255) * scene.foreground
     image = mix(scene.image, contrasting(rng, scene.image, coverage, 0.35), coverage)
@@ -209,19 +177,17 @@ def distortion(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
 
 def smear(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
     """Structure is wiped out along one direction or melted."""
-    size = scene.size
     coverage = region(rng, scene, rng.uniform(0.08, 0.22), 0.4, 0.04)
     if rng.random() < 0.5:
-        length = max(3, int(rng.uniform(0.1, 0.25) * size)) | 1
+        length = max(3, int(rng.uniform(0.1, 0.25) * scene.size)) | 1
         kernel: Field = np.zeros((length, length), np.float32)
         arm = np.array([np.cos(a := rng.uniform(0, np.pi)), np.sin(a)]) * (length // 2)
         centre = np.array([length // 2, length // 2])
         cv2.line(kernel, np.round(centre - arm).astype(int).tolist(), np.round(centre + arm).astype(int).tolist(), 1.0, 1)
         wiped = cv2.filter2D(scene.image, -1, kernel / kernel.sum(), borderType=cv2.BORDER_REFLECT)
     else:
-        wiped = blur(scene.image, rng.uniform(0.04, 0.1) * size)
-    wiped = wiped + np.float32(rng.normal(0, 0.12))
-    return changed(scene, mix(scene.image, wiped, coverage), coverage)
+        wiped = blur(scene.image, rng.uniform(0.04, 0.1) * scene.size)
+    return changed(scene, mix(scene.image, wiped + np.float32(rng.normal(0, 0.12)), coverage), coverage)
 
 
 def misplaced_piece(rng: Rng, scene: Scene) -> tuple[Image, Mask]:

@@ -6,9 +6,10 @@ They join those of ``defects.py``. Like all training defects they know nothing o
 import cv2
 import numpy as np
 
+from anoclip_anomalib.demo import by_name
 from anoclip_anomalib.demo.defects import DEFECTS, changed, contrasting, lines, place, region, turned_about
-from anoclip_anomalib.demo.noise import Field, Image, Mask, Rng, blur, by_name, emboss, mix, near_colour, smooth_noise, step
-from anoclip_anomalib.demo.scene import Defect, Scene
+from anoclip_anomalib.demo.noise import Field, Image, Rng, blur, emboss, mix, near_colour, smooth_noise, step
+from anoclip_anomalib.demo.scene import Defect, Mask, Scene
 
 
 def _shade(rng: Rng, scene: Scene, coverage: Field, low: float, high: float) -> np.ndarray:
@@ -32,25 +33,23 @@ def _centre(rng: Rng, scene: Scene, at_edge: float = 0.0) -> tuple[float, float]
 
 def _blotch(rng: Rng, scene: Scene, radius: float, at_edge: float = 0.0) -> tuple[Field, Field]:
     """Coverage of an irregular small region and its signed distance in image widths (negative inside)."""
-    size = scene.size
-    u, v = turned_about(rng, size, _centre(rng, scene, at_edge), 0.4)
-    rough = smooth_noise(rng, size, rng.uniform(0.3, 0.8) / radius, 2) - 0.5
+    u, v = turned_about(rng, scene.size, _centre(rng, scene, at_edge), 0.4)
+    rough = smooth_noise(rng, scene.size, rng.uniform(0.3, 0.8) / radius, 2) - 0.5
     distance = np.hypot(u, v) - np.float32(radius) * (1 + np.float32(rng.uniform(0.2, 1.0)) * rough)
-    return step(distance, 1.5 / size) * scene.foreground, distance
+    return step(distance, 1.5 / scene.size) * scene.foreground, distance
 
 
 def hairline(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
     """One to three thin scratches, straight or bent, of little contrast."""
-    size = scene.size
     row, column = place(rng, scene)
     angle = rng.uniform(0, np.pi)
     paths = []
     for _ in range(int(rng.integers(1, 4))):
         along = np.linspace(-0.5, 0.5, 16)
         heading = angle + rng.normal(0, 0.1) + rng.normal(0, 0.5) * along
-        path = np.stack([np.cos(heading), np.sin(heading)], 1) * along[:, None] * rng.uniform(0.1, 0.7) * size
-        paths.append(path + rng.normal(0, 0.02, 2) * size + np.array([column, row]))
-    coverage = lines(size, paths, rng.uniform(0.004, 0.014) * size) * scene.foreground
+        path = np.stack([np.cos(heading), np.sin(heading)], 1) * along[:, None] * rng.uniform(0.1, 0.7) * scene.size
+        paths.append(path + rng.normal(0, 0.02, 2) * scene.size + np.array([column, row]))
+    coverage = lines(scene.size, paths, rng.uniform(0.004, 0.014) * scene.size) * scene.foreground
     colour = _shade(rng, scene, coverage, 0.12, 0.5)
     return changed(scene, mix(scene.image, colour, coverage * np.float32(rng.uniform(0.6, 1))), coverage, 0.15)
 
@@ -72,8 +71,7 @@ def fissure(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
         pieces = [path[i : i + 2] for i in np.flatnonzero(np.round(gape, 1) == thickness)]
         coverage = np.maximum(coverage, lines(size, pieces, float(thickness)))
     coverage = coverage * scene.foreground
-    dark = scene.image * np.float32(rng.uniform(0.1, 0.6))
-    image = mix(scene.image, dark, coverage * np.float32(rng.uniform(0.7, 1)))
+    image = mix(scene.image, scene.image * np.float32(rng.uniform(0.1, 0.6)), coverage * np.float32(rng.uniform(0.7, 1)))
     image = image + emboss(blur(coverage, 0.004 * size), rng.uniform(0, 6.3), rng.uniform(0, 0.08))[..., None]
     return changed(scene, image, coverage, 0.2)
 
@@ -88,28 +86,24 @@ def split(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
     side = normal[0] * (x - np.float32(column)) + normal[1] * (y - np.float32(row))
     side = side + np.float32(rng.uniform(0.01, 0.12) * size) * (smooth_noise(rng, size, rng.uniform(4, 16), 3) - 0.5)
     width = rng.uniform(0.01, 0.05) * size
-    shift = normal * width
     turn = cv2.getRotationMatrix2D((float(column), float(row)), rng.normal(0, 4), 1.0)
-    turn[:, 2] += shift
+    turn[:, 2] += normal * width
     moved = cv2.warpAffine(scene.image, turn, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
     cover = cv2.warpAffine(scene.foreground.astype(np.float32), turn, (size, size), flags=cv2.INTER_LINEAR)
     beyond = step(np.float32(width) - side, 1.5)
     gap = step(-side, 1.5) * (1 - beyond) * np.maximum(scene.foreground, cover)
     depth = np.float32(rng.uniform(0, 1)) * scene.background + np.float32(rng.uniform(0, 0.1))
-    image = mix(scene.image, scene.background, beyond * scene.foreground)
-    image = mix(image, moved, beyond * cover)
-    image = mix(image, depth * np.float32(rng.uniform(0.2, 0.9)), gap)
-    return changed(scene, image, gap, 0.4)
+    image = mix(mix(scene.image, scene.background, beyond * scene.foreground), moved, beyond * cover)
+    return changed(scene, mix(image, depth * np.float32(rng.uniform(0.2, 0.9)), gap), gap, 0.4)
 
 
 def chip(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
     """A small piece has come off at the outline or the surface; the break is rough, of another tone, and shaded."""
-    size = scene.size
     coverage, distance = _blotch(rng, scene, rng.uniform(0.02, 0.09), at_edge=0.75)
     if rng.random() < 0.4:
         image = mix(scene.image, scene.background, coverage)
     else:
-        grain = smooth_noise(rng, size, rng.uniform(16, 40), 2) - 0.5
+        grain = smooth_noise(rng, scene.size, rng.uniform(16, 40), 2) - 0.5
         broken = _shade(rng, scene, coverage, 0.1, 0.45) + (np.float32(rng.uniform(0, 0.4)) * grain)[..., None]
         image = mix(scene.image, broken.astype(np.float32), coverage * np.float32(rng.uniform(0.7, 1)))
     relief = emboss(np.clip(-distance * 12, 0, 1), rng.uniform(0, 6.3), rng.uniform(0, 0.2)) * coverage
@@ -136,10 +130,9 @@ def faint_stain(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
 
 def bump(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
     """A bulge or hollow of the surface, seen by light and shade and by bent structure."""
-    size = scene.size
     coverage, distance = _blotch(rng, scene, rng.uniform(0.03, 0.12))
     height = np.exp(-np.square(np.clip(distance + 0.04, 0, None) / rng.uniform(0.02, 0.05)))
-    light = emboss(blur(height, 0.01 * size), rng.uniform(0, 6.3), 1.0)
+    light = emboss(blur(height, 0.01 * scene.size), rng.uniform(0, 6.3), 1.0)
     light = light / max(float(np.abs(light).max()), 1e-6)
     image = scene.image + np.float32(rng.uniform(0.12, 0.45)) * (light * scene.foreground)[..., None]
     return changed(scene, image, np.maximum(coverage, np.abs(light) * scene.foreground), 0.3)
@@ -157,8 +150,7 @@ def deposit(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
         u, v = x - np.float32(column + rng.normal(0, spread)), y - np.float32(row + rng.normal(0, spread))
         radius = np.float32(rng.uniform(0.012, 0.05) * size)
         stretch = np.float32(rng.uniform(0.4, 1))
-        distance = np.hypot(u * stretch, v) - radius * (1 + 1.5 * rough)
-        total = np.maximum(total, step(distance, 1.5))
+        total = np.maximum(total, step(np.hypot(u * stretch, v) - radius * (1 + 1.5 * rough), 1.5))
     total = total * scene.foreground
     body = _shade(rng, scene, total, 0.15, 0.6) * (1 + np.float32(rng.uniform(0, 0.8)) * rough)[..., None]
     offset = np.round(rng.uniform(-0.015, 0.015, 2) * size).astype(int)
@@ -172,8 +164,7 @@ def displaced(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
     size = scene.size
     coverage = region(rng, scene, rng.uniform(0.04, 0.14), rng.uniform(0.2, 0.6), 0.015)
     if rng.random() < 0.4:
-        other = blur(scene.image, rng.uniform(0.01, 0.05) * size)
-        other = other + np.float32(rng.normal(0, 0.06))
+        other = blur(scene.image, rng.uniform(0.01, 0.05) * size) + np.float32(rng.normal(0, 0.06))
     else:
         matrix = cv2.getRotationMatrix2D((size / 2, size / 2), rng.uniform(20, 340), rng.uniform(0.5, 2.0))
         matrix[:, 2] += rng.uniform(-0.3, 0.3, 2) * size

@@ -7,10 +7,10 @@ from image to image, as on a production line.
 import cv2
 import numpy as np
 
-from anoclip_anomalib.demo import shapes
+from anoclip_anomalib.demo import by_name, shapes
 from anoclip_anomalib.demo.defects import about, changed, lines, place, region, turned_about
-from anoclip_anomalib.demo.noise import Field, Image, Mask, Rng, blur, by_name, coordinates, emboss, mix, smooth_noise, step
-from anoclip_anomalib.demo.scene import Defect, Draw, Scene, bevel, texture_scene
+from anoclip_anomalib.demo.noise import Field, Image, Rng, blur, coordinates, emboss, mix, smooth_noise, step
+from anoclip_anomalib.demo.scene import Defect, Draw, Mask, Scene, texture_scene
 
 
 def _colour(*rgb: float) -> np.ndarray:
@@ -30,9 +30,9 @@ def _speckled(rng: Rng, size: int, colour: np.ndarray, amount: float, cells: flo
 def herringbone(rng: Rng, size: int) -> Scene:
     """Parquet of oak staves laid in zigzag."""
     x, y = coordinates(rng, size, angle=rng.normal(0, 0.03), shift=0.4)
-    pitch, slope = 2.2, 1.0
+    pitch = 2.2
     zigzag = np.abs((x * pitch) % 2 - 1)
-    u = y * pitch * 1.6 + slope * zigzag * 1.6
+    u = y * pitch * 1.6 + zigzag * 1.6
     stave = np.floor(u).astype(int) % 97 * 2 + (np.floor(x * pitch) % 2).astype(int)
     tone = rng.random(256, dtype=np.float32)[stave % 256]
     grain = smooth_noise(rng, size, 26, 2, stretch=5)
@@ -62,7 +62,7 @@ def metal_nut(rng: Rng, size: int) -> Scene:
     distance = np.maximum(shapes.polygon(x, y, 0.64, 6), -bore)
     lines_ = smooth_noise(rng, size, size / 3, 2, stretch=15)
     metal = (_colour(0.62, 0.62, 0.66) + np.float32(0.08) * (lines_ - 0.5)[..., None]).astype(np.float32)
-    chamfer = bevel(shapes.disc(x, y, 0.62), 0.05, 0.7, 0.25) + bevel(distance, 0.08, 0.7, 0.12)
+    chamfer = shapes.bevel(shapes.disc(x, y, 0.62), 0.05, 0.7, 0.25) + shapes.bevel(distance, 0.08, 0.7, 0.12)
     thread = np.exp(-np.square((bore - 0.03) / 0.025)) * 0.25
     metal = metal + (chamfer - thread)[..., None].astype(np.float32)
     return _on_ground(metal, step(distance, 2.0 / size), _speckled(rng, size, _colour(0.14, 0.15, 0.18), 0.03, 20))
@@ -75,7 +75,7 @@ def button(rng: Rng, size: int) -> Scene:
     for column, row in ((-1, -1), (-1, 1), (1, -1), (1, 1)):
         distance = np.maximum(distance, -shapes.disc(x - 0.15 * column, y - 0.15 * row, 0.065))
     image = _speckled(rng, size, _colour(0.18, 0.38, 0.55), 0.1, 6)
-    relief = bevel(outline, 0.1, 0.7, 0.18) - bevel(shapes.disc(x, y, 0.5), 0.08, 0.7, 0.15)
+    relief = shapes.bevel(outline, 0.1, 0.7, 0.18) - shapes.bevel(shapes.disc(x, y, 0.5), 0.08, 0.7, 0.15)
     image = (image + relief[..., None]).astype(np.float32)
     return _on_ground(image, step(distance, 2.0 / size), _speckled(rng, size, _colour(0.8, 0.78, 0.74), 0.05, 25))
 
@@ -101,21 +101,17 @@ def fibre(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
     row, column = place(rng, scene)
     turns = np.cumsum(rng.normal(0, 0.22, 40)) + rng.uniform(0, 6.3) + np.linspace(0, rng.normal(0, 3.0), 40)
     path = np.cumsum(np.stack([np.cos(turns), np.sin(turns)], 1), 0) * (rng.uniform(0.3, 0.6) * size / 40)
-    path = path - path.mean(0) + np.array([column, row])
-    coverage = lines(size, [path], max(1.0, 0.012 * size))
+    coverage = lines(size, [path - path.mean(0) + np.array([column, row])], max(1.0, 0.012 * size))
     shadow = np.roll(blur(coverage, 0.006 * size), max(1, size // 90), (0, 1))
     image = scene.image * (1 - np.float32(0.4) * shadow)[..., None]
-    light = scene.image[scene.foreground].mean() < 0.5
-    colour = _colour(0.95, 0.9, 0.85) if light else _colour(0.55, 0.05, 0.1)
+    colour = _colour(0.95, 0.9, 0.85) if scene.image[scene.foreground].mean() < 0.5 else _colour(0.55, 0.05, 0.1)
     return changed(scene, mix(image, colour, coverage), np.maximum(coverage, 0.6 * shadow))
 
 
 def dent(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
     """A depression that shows by its light and its shadow side alone."""
-    size = scene.size
     coverage = region(rng, scene, rng.uniform(0.08, 0.13), 0.15, 0.1)
-    depth = blur(coverage, 0.02 * size)
-    light = emboss(depth, rng.uniform(0, 6.3), 1.0)
+    light = emboss(blur(coverage, 0.02 * scene.size), rng.uniform(0, 6.3), 1.0)
     light = light / max(float(np.abs(light).max()), 1e-6)
     return changed(scene, scene.image + np.float32(0.35) * light[..., None], np.maximum(coverage, np.abs(light)))
 
@@ -153,15 +149,12 @@ def chipped_rim(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
     outline = max(contours, key=len)[:, 0]
     column, row = outline[int(rng.integers(len(outline)))]
     y, x = np.mgrid[:size, :size].astype(np.float32)
-    wobble = 0.03 * size * (smooth_noise(rng, size, 10, 2) - 0.5)
-    distance = np.hypot(x - column, y - row) + wobble
+    distance = np.hypot(x - column, y - row) + 0.03 * size * (smooth_noise(rng, size, 10, 2) - 0.5)
     radius = np.float32(rng.uniform(0.08, 0.13) * size)
     bite = step(distance - radius, 1.5) * scene.foreground
     face = step(distance - 1.35 * radius, 1.5) * scene.foreground
-    fracture = 0.55 + 0.45 * smooth_noise(rng, size, 24, 2)
-    lighter = np.clip(scene.image.mean((0, 1)) * 0.3 + 0.6, 0, 1) * fracture[..., None]
-    image = mix(mix(scene.image, lighter.astype(np.float32), face), scene.background, bite)
-    return changed(scene, image, face)
+    lighter = np.clip(scene.image.mean((0, 1)) * 0.3 + 0.6, 0, 1) * (0.55 + 0.45 * smooth_noise(rng, size, 24, 2))[..., None]
+    return changed(scene, mix(mix(scene.image, lighter.astype(np.float32), face), scene.background, bite), face)
 
 
 def droplet(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
@@ -184,13 +177,12 @@ def droplet(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
 
 def slit(rng: Rng, scene: Scene) -> tuple[Image, Mask]:
     """A straight cut that gapes: a dark lens with light lips."""
-    size = scene.size
-    along, across = turned_about(rng, size, place(rng, scene))
+    along, across = turned_about(rng, scene.size, place(rng, scene))
     half = rng.uniform(0.1, 0.18)
     opening = np.float32(rng.uniform(0.012, 0.025)) * (1 - np.square(along / half))
-    gap = step(np.where(np.abs(along) < half, np.abs(across) - opening, 1.0).astype(np.float32), 1.5 / size)
+    gap = step(np.where(np.abs(along) < half, np.abs(across) - opening, 1.0).astype(np.float32), 1.5 / scene.size)
     gap = gap * scene.foreground
-    lips = np.clip(blur(gap, 0.012 * size) * 2, 0, 1) * scene.foreground
+    lips = np.clip(blur(gap, 0.012 * scene.size) * 2, 0, 1) * scene.foreground
     image = mix(scene.image, np.clip(scene.image * 1.2 + 0.2, 0, 1), lips)
     return changed(scene, mix(image, _colour(0.04, 0.03, 0.03), gap), np.maximum(gap, lips))
 

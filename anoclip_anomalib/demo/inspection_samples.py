@@ -6,27 +6,14 @@ from functools import lru_cache
 
 import numpy as np
 
+from anoclip_anomalib.demo import harmless
 from anoclip_anomalib.demo.camera import Camera, frame
 from anoclip_anomalib.demo.defects import DEFECTS, visible_defect
 from anoclip_anomalib.demo.fine_defects import TRAINING_DEFECTS
-from anoclip_anomalib.demo.harmless import (
-    clutter,
-    gleams,
-    lettering,
-    loaf,
-    marks,
-    other_ground,
-    other_material,
-    relief,
-    rounded,
-    sections,
-    several,
-    sheet,
-)
-from anoclip_anomalib.demo.noise import Image, Mask, Rng
+from anoclip_anomalib.demo.noise import Image, Rng
 from anoclip_anomalib.demo.objects import CATEGORIES, OBJECTS
 from anoclip_anomalib.demo.photo_textures import PhotoTextures
-from anoclip_anomalib.demo.scene import Defect, Photograph, Scene
+from anoclip_anomalib.demo.scene import Defect, Mask, Photograph, Scene, texture_scene
 from anoclip_anomalib.demo.textures import TEXTURES
 
 LEAST_AREA = 0.002
@@ -62,19 +49,18 @@ def draw_scene(rng: Rng, size: int, photos: PhotoTextures | None = None) -> Scen
     kind = rng.random()
     if kind < 0.3:
         if photos is not None and rng.random() < 0.6:
-            return sheet(photos)(rng, size)
-        name = str(rng.choice(list(TEXTURES)))
-        image = TEXTURES[name](rng, size)
+            return texture_scene(photos.draw(rng, size).astype(np.float32))
+        image = TEXTURES[str(rng.choice(list(TEXTURES)))](rng, size)
         return Scene(image, np.ones((size, size), bool), np.broadcast_to(0.4 * image.mean((0, 1)), image.shape))
-    scene = loaf(rng, size) if kind < 0.45 else OBJECTS[str(rng.choice(list(OBJECTS)))](rng, size)
+    scene = harmless.loaf(rng, size) if kind < 0.45 else OBJECTS[str(rng.choice(list(OBJECTS)))](rng, size)
     if rng.random() < 0.4:
-        scene = other_material(rng, scene, photos)
-    for change, share in ((sections, 0.15), (rounded, 0.15), (relief, 0.25), (marks, 0.12), (lettering, 0.12), (gleams, 0.2)):
+        scene = harmless.other_material(rng, scene, photos)
+    for change, share in harmless.OF_THE_PART:
         if rng.random() < share:
             scene = change(rng, scene)
     if rng.random() < 0.5:
-        scene = other_ground(rng, scene, photos)
-    for change, share in ((clutter, 0.35), (several, 0.12)):
+        scene = harmless.other_ground(rng, scene, photos)
+    for change, share in harmless.AROUND_IT:
         if rng.random() < share:
             scene = change(rng, scene)
     return scene
@@ -143,7 +129,7 @@ def plain_pictures(rng: Rng, size: int) -> tuple[np.ndarray, np.ndarray]:
     Arguments and results as in :func:`take_pictures`.
     """
     scene = CATEGORIES[str(rng.choice(list(CATEGORIES)))](rng, size)
-    for change in (sections, rounded, gleams):
+    for change in (harmless.sections, harmless.rounded, harmless.gleams):
         if rng.random() < 0.15:
             scene = change(rng, scene)
     image, mask = damage(rng, scene, tuple(DEFECTS.values()), 1, 0.05)

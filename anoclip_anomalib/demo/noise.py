@@ -4,8 +4,7 @@ Everything is float32, drawn from the generator that the caller passes, and size
 so that one seed gives the same scene at every resolution up to sampling.
 """
 
-from collections.abc import Callable
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 import cv2
 import numpy as np
@@ -15,17 +14,9 @@ Image: TypeAlias = NDArray[np.float32]
 """An image (H, W, 3), RGB, values 0 to 1."""
 Field: TypeAlias = NDArray[np.float32]
 """A scalar field (H, W)."""
-Mask: TypeAlias = NDArray[np.bool_]
-"""A region (H, W)."""
 Colour: TypeAlias = NDArray[np.float32]
 """An RGB colour (3,), values 0 to 1."""
 Rng: TypeAlias = np.random.Generator
-Function = TypeVar("Function", bound=Callable)
-
-
-def by_name(*functions: Function, space: str = " ") -> dict[str, Function]:
-    """Functions under their own names, with ``space`` between the words."""
-    return {function.__name__.replace("_", space): function for function in functions}
 
 
 def smooth_noise(rng: Rng, size: int, cells: float = 4, octaves: int = 3, gain: float = 0.5, stretch: float = 1.0) -> Field:
@@ -60,13 +51,17 @@ def coordinates(
     x, y = grid
     if shift:
         x, y = x - np.float32(rng.uniform(-shift, shift)), y - np.float32(rng.uniform(-shift, shift))
-    theta = rng.uniform(0, 2 * np.pi) if angle is None else angle
-    cosine, sine = np.float32(np.cos(theta) / scale), np.float32(np.sin(theta) / scale)
-    x, y = cosine * x + sine * y, cosine * y - sine * x
+    x, y = turned(x, y, rng.uniform(0, 2 * np.pi) if angle is None else angle, scale)
     if warp:
         x = x + np.float32(warp) * (smooth_noise(rng, size, 3, 2) - 0.5)
         y = y + np.float32(warp) * (smooth_noise(rng, size, 3, 2) - 0.5)
     return x, y
+
+
+def turned(x: Field, y: Field, angle: float, scale: float = 1.0) -> tuple[Field, Field]:
+    """Coordinates x, y of the same points along axes turned by ``angle``, divided by ``scale``."""
+    cosine, sine = np.float32(np.cos(angle) / scale), np.float32(np.sin(angle) / scale)
+    return cosine * x + sine * y, cosine * y - sine * x
 
 
 def random_colour(rng: Rng, value: tuple[float, float] = (0.15, 0.95)) -> Colour:
@@ -83,8 +78,7 @@ def hsv(hue: float, saturation: float, value: float) -> Colour:
 def near_colour(rng: Rng, colour: Colour, distance: float) -> Colour:
     """A colour about ``distance`` (0..1) lighter or darker, with a small change of hue."""
     sign = -1.0 if float(colour.mean()) > rng.uniform(0.25, 0.75) else 1.0
-    tint = rng.normal(0, 0.25 * distance, 3)
-    return np.clip(colour + sign * distance + tint, 0, 1).astype(np.float32)
+    return np.clip(colour + sign * distance + rng.normal(0, 0.25 * distance, 3), 0, 1).astype(np.float32)
 
 
 def mix(first: Image | Colour, second: Image | Colour, weight: Field) -> Image:

@@ -5,11 +5,11 @@ Held-out objects, which training never sees, live in ``held_out.py``.
 
 import numpy as np
 
-from anoclip_anomalib.demo import shapes
+from anoclip_anomalib.demo import by_name, shapes
 from anoclip_anomalib.demo.assemblies import biscuit, blister_pack, cable, casting, circuit_board, connector
-from anoclip_anomalib.demo.noise import Rng, by_name, hsv, mix, near_colour, random_colour, smooth_noise, step
+from anoclip_anomalib.demo.noise import Rng, hsv, mix, near_colour, random_colour, smooth_noise, step
 from anoclip_anomalib.demo.parts import paint, pose, surface
-from anoclip_anomalib.demo.scene import Draw, Scene, bevel, object_scene, texture_scene
+from anoclip_anomalib.demo.scene import Draw, Scene, object_scene, texture_scene
 from anoclip_anomalib.demo.textures import TEXTURES
 
 
@@ -28,12 +28,8 @@ def gear(rng: Rng, size: int) -> Scene:
     distance = shapes.gear(x, y, radius, int(rng.integers(8, 24)), rng.uniform(0.04, 0.1), rng.uniform(1, 4))
     distance = np.maximum(distance, -shapes.disc(x, y, radius * rng.uniform(0.15, 0.35)))
     if rng.random() < 0.5:
-        holes = int(rng.integers(3, 8))
-        sector = 2 * np.pi / holes
-        angle = (np.arctan2(y, x) % sector) - sector / 2
-        rho = np.hypot(x, y)
-        hole = np.hypot(rho * np.cos(angle) - 0.63 * radius, rho * np.sin(angle)) - radius * rng.uniform(0.08, 0.17)
-        distance = np.maximum(distance, -hole)
+        holes = shapes.ring(x, y, 0.63 * radius, int(rng.integers(3, 8))) - radius * rng.uniform(0.08, 0.17)
+        distance = np.maximum(distance, -holes)
     return object_scene(rng, surface(rng, size, distance), step(distance, pixel))
 
 
@@ -68,15 +64,13 @@ def bolt(rng: Rng, size: int) -> Scene:
 def bottle(rng: Rng, size: int) -> Scene:
     """A bottle from the side, with or without label and cap; or from above as nested rings."""
     if rng.random() < 0.35:
-        return _rings(rng, size)
+        return ceramic_dish(rng, size)
     x, y, pixel = pose(rng, size, upright=True)
     body, neck = rng.uniform(0.25, 0.42), rng.uniform(0.08, 0.16)
     shoulder = rng.uniform(-0.4, -0.05)
     heights = np.array([-0.85, shoulder - 0.15, shoulder + 0.1, 0.85])
     distance = shapes.profile(x, y, heights, np.array([neck, neck, body, body]))
-    colour = random_colour(rng)
-    image = surface(rng, size, distance, colour)
-    image = image + (0.3 * np.exp(-np.square((x + 0.5 * body) / 0.06)))[..., None]
+    image = surface(rng, size, distance) + (0.3 * np.exp(-np.square((x + 0.5 * body) / 0.06)))[..., None]
     if rng.random() < 0.6:
         low, high = sorted(rng.uniform(shoulder + 0.15, 0.75, 2))
         label = np.maximum(distance, np.abs(y - np.float32((low + high) / 2)) - np.float32(max(high - low, 0.25) / 2))
@@ -86,8 +80,8 @@ def bottle(rng: Rng, size: int) -> Scene:
     return object_scene(rng, image, step(distance, pixel))
 
 
-def _rings(rng: Rng, size: int) -> Scene:
-    """Nested rings of several tones: a bottle mouth, a lid, a lens."""
+def ceramic_dish(rng: Rng, size: int) -> Scene:
+    """Nested rings of several tones: a decorated plate, a bottle mouth, a lid, a lens."""
     x, y, pixel = pose(rng, size)
     radius = rng.uniform(0.65, 0.85)
     outline = shapes.disc(x, y, radius)
@@ -110,7 +104,7 @@ def coin(rng: Rng, size: int) -> Scene:
     if rng.random() < 0.4:
         figure = shapes.gear(x, y, radius * 0.5, int(rng.integers(3, 9)), 0.1)
     rim = np.abs(outline + np.float32(0.08 * radius)) - 0.02
-    relief = bevel(figure, 0.1, light, 0.2) + bevel(rim, 0.03, light, 0.15)
+    relief = shapes.bevel(figure, 0.1, light, 0.2) + shapes.bevel(rim, 0.03, light, 0.15)
     return object_scene(rng, image + relief[..., None], step(outline, pixel))
 
 
@@ -137,7 +131,7 @@ def plate(rng: Rng, size: int) -> Scene:
             u, v = x - np.float32(0.7 * half_x * column), y - np.float32(0.7 * half_y * row)
             distance = np.maximum(distance, -shapes.disc(u, v, 0.14 * min(half_x, half_y)))
     texture = TEXTURES[str(rng.choice(["brushed metal", "painted panel", "wood", "carpet", "perforated sheet"]))]
-    image = texture(rng, size) + bevel(distance, 0.06, rng.uniform(0, 6.3), 0.15)[..., None]
+    image = texture(rng, size) + shapes.bevel(distance, 0.06, rng.uniform(0, 6.3), 0.15)[..., None]
     return object_scene(rng, image, step(distance, pixel))
 
 
@@ -147,7 +141,7 @@ def cap(rng: Rng, size: int) -> Scene:
     radius = rng.uniform(0.6, 0.78)
     outline = shapes.gear(x, y, radius, int(rng.integers(20, 40)), 0.02)
     image = surface(rng, size, outline)
-    image = image + bevel(shapes.disc(x, y, 0.8 * radius), 0.06, rng.uniform(0, 6.3), 0.2)[..., None]
+    image = image + shapes.bevel(shapes.disc(x, y, 0.8 * radius), 0.06, rng.uniform(0, 6.3), 0.2)[..., None]
     if rng.random() < 0.7:
         emblem = [shapes.polygon(x, y, 0.35 * radius, int(rng.integers(3, 7))), shapes.box(x, y, 0.5 * radius, 0.15 * radius)]
         image = paint(image, random_colour(rng), emblem[int(rng.integers(2))], pixel)
@@ -163,11 +157,6 @@ def key(rng: Rng, size: int) -> Scene:
     distance = np.maximum(np.minimum(bow, blade), -shapes.disc(x + 0.55, y, 0.1))
     image = surface(rng, size, distance, hsv(rng.uniform(0.08, 0.16), rng.uniform(0, 0.5), rng.uniform(0.4, 0.9)))
     return object_scene(rng, image, step(distance, pixel))
-
-
-def ceramic_dish(rng: Rng, size: int) -> Scene:
-    """A glazed plate with concentric decoration."""
-    return _rings(rng, size)
 
 
 def _textured(name: str) -> Draw:

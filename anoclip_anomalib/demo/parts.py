@@ -3,7 +3,7 @@
 import numpy as np
 
 from anoclip_anomalib.demo.noise import Field, Image, Rng, coordinates, mix, near_colour, random_colour, smooth_noise, step
-from anoclip_anomalib.demo.scene import bevel
+from anoclip_anomalib.demo.shapes import bevel
 
 
 def pose(rng: Rng, size: int, upright: bool = False, low: float = 0.75) -> tuple[Field, Field, float]:

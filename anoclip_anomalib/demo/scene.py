@@ -5,21 +5,13 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
-from anoclip_anomalib.demo.noise import (
-    Field,
-    Image,
-    Mask,
-    Rng,
-    blur,
-    coordinates,
-    emboss,
-    mix,
-    near_colour,
-    random_colour,
-    smooth_noise,
-)
+from anoclip_anomalib.demo.noise import Field, Image, Rng, blur, coordinates, mix, near_colour, random_colour, smooth_noise
 from anoclip_anomalib.demo.textures import TEXTURES
+
+Mask: TypeAlias = NDArray[np.bool_]
+"""A region (H, W)."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +45,12 @@ def ground(rng: Rng, size: int) -> Image:
     colour = random_colour(rng, (0.02, 0.98))
     choice = rng.random()
     if choice < 0.35:
-        image = np.broadcast_to(colour, (size, size, 3)).astype(np.float32).copy()
-    elif choice < 0.7:
+        return np.broadcast_to(colour, (size, size, 3)).astype(np.float32).copy()
+    if choice < 0.7:
         weight = smooth_noise(rng, size, rng.uniform(2, 20), 3)
-        image = mix(colour, near_colour(rng, colour, rng.uniform(0.02, 0.15)), weight)
-    else:
-        texture = TEXTURES[str(rng.choice(list(TEXTURES)))](rng, size)
-        image = mix(colour, texture, np.full((size, size), rng.uniform(0.1, 0.6), np.float32))
-    return image
+        return mix(colour, near_colour(rng, colour, rng.uniform(0.02, 0.15)), weight)
+    texture = TEXTURES[str(rng.choice(list(TEXTURES)))](rng, size)
+    return mix(colour, texture, np.full((size, size), rng.uniform(0.1, 0.6), np.float32))
 
 
 def texture_scene(image: Image) -> Scene:
@@ -78,12 +68,6 @@ def object_scene(rng: Rng, image: Image, alpha: Field) -> Scene:
         shadow = np.roll(blur(alpha, rng.uniform(0.01, 0.05) * size), tuple(offset), (0, 1))
         background = background * (1 - rng.uniform(0.1, 0.6) * shadow)[..., None]
     return Scene(mix(background, image, alpha), alpha > 0.5, background)
-
-
-def bevel(distance: Field, width: float, angle: float, strength: float) -> Field:
-    """Shading of an edge rounded over ``width``, from the signed distance to the outline (negative inside)."""
-    height = np.sqrt(np.clip(-distance / max(width, 1e-3), 0, 1))
-    return emboss(height, angle, strength)
 
 
 @dataclass(frozen=True)
@@ -104,14 +88,13 @@ class Photograph:
         slope = strength * rng.uniform(0, 0.25)
         vignette = strength * rng.uniform(0, 0.15) * (x * x + y * y)
         gleam = strength * rng.uniform(0, 0.2) * np.exp(-(np.square(x - 0.5) + np.square(y)) / rng.uniform(0.1, 0.6))
-        noise = rng.standard_normal((size, size, 3), dtype=np.float32) * np.float32(strength * rng.uniform(0, 0.03))
         return cls(
+            noise=rng.standard_normal((size, size, 3), dtype=np.float32) * np.float32(strength * rng.uniform(0, 0.03)),
             light=(1 + slope * x - vignette + gleam * (rng.random() < 0.4)).astype(np.float32),
             tint=(1 + strength * rng.normal(0, 0.04, (1, 1, 3))).astype(np.float32),
             gain=1 + strength * rng.uniform(-0.25, 0.2),
             offset=strength * rng.uniform(-0.05, 0.05),
             sigma=strength * rng.choice([0.0, rng.uniform(0, 0.008)]) * size,
-            noise=noise,
         )
 
     def take(self, image: Image) -> np.ndarray:

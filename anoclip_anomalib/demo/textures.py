@@ -8,19 +8,8 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from anoclip_anomalib.demo.noise import (
-    Field,
-    Image,
-    Rng,
-    by_name,
-    coordinates,
-    emboss,
-    mix,
-    near_colour,
-    random_colour,
-    smooth_noise,
-    step,
-)
+from anoclip_anomalib.demo import by_name
+from anoclip_anomalib.demo.noise import Image, Rng, coordinates, emboss, mix, near_colour, random_colour, smooth_noise, step
 
 
 def _two_colours(rng: Rng, low: float = 0.1, high: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
@@ -28,7 +17,7 @@ def _two_colours(rng: Rng, low: float = 0.1, high: float = 0.5) -> tuple[np.ndar
     return first, near_colour(rng, first, rng.uniform(low, high))
 
 
-def _wave(field: Field, cycles: float, phase: float = 0.0) -> Field:
+def _wave(field: np.ndarray, cycles: float, phase: float = 0.0) -> np.ndarray:
     """A cosine wave in 0..1 with ``cycles`` periods across the image."""
     return 0.5 + 0.5 * np.cos(np.float32(np.pi * cycles) * field + np.float32(phase))
 
@@ -39,8 +28,7 @@ def woven_cloth(rng: Rng, size: int) -> Image:
     x, y = coordinates(rng, size, warp=rng.uniform(0, 0.06))
     over = (np.floor(x * cycles) + np.floor(y * cycles)) % 2 < 1
     height = np.where(over, _wave(y, 2 * cycles, np.pi), _wave(x, 2 * cycles, np.pi)).astype(np.float32)
-    image = mix(*_two_colours(rng, 0.02, 0.4), over.astype(np.float32))
-    return image * (1 - rng.uniform(0.2, 0.6) * (1 - height))[..., None]
+    return mix(*_two_colours(rng, 0.02, 0.4), over.astype(np.float32)) * (1 - rng.uniform(0.2, 0.6) * (1 - height))[..., None]
 
 
 def denim(rng: Rng, size: int) -> Image:
@@ -123,8 +111,7 @@ def brushed_metal(rng: Rng, size: int) -> Image:
     tone = tone + rng.uniform(0, 0.25) * np.exp(-np.square((x - rng.uniform(-0.5, 0.5)) / 0.5))
     if rng.random() < 0.5:
         tone = tone.T
-    tint = 1 + 0.12 * (random_colour(rng) - 0.5)
-    return (tone[..., None] * tint).astype(np.float32)
+    return (tone[..., None] * (1 + 0.12 * (random_colour(rng) - 0.5))).astype(np.float32)
 
 
 def corduroy(rng: Rng, size: int) -> Image:
@@ -152,8 +139,7 @@ def perforated_sheet(rng: Rng, size: int) -> Image:
     u = x * cycles + rng.choice([0.0, 0.5]) * (np.floor(y * cycles) % 2)
     radius = np.hypot(u % 1 - 0.5, (y * cycles) % 1 - 0.5)
     dots = step(radius.astype(np.float32) - rng.uniform(0.15, 0.36), 2.5 * cycles / size)
-    image = mix(*_two_colours(rng, 0.2, 0.6), dots)
-    return image + emboss(dots, rng.uniform(0, 6.3), rng.uniform(0, 0.06))[..., None]
+    return mix(*_two_colours(rng, 0.2, 0.6), dots) + emboss(dots, rng.uniform(0, 6.3), rng.uniform(0, 0.06))[..., None]
 
 
 def checked_fabric(rng: Rng, size: int) -> Image:
@@ -218,8 +204,7 @@ def tread_plate(rng: Rng, size: int) -> Image:
     x, y = coordinates(rng, size)
     lean = np.where(np.floor(y * cycles) % 2 < 1, 1.0, -1.0)
     u, v = (x * cycles) % 1 - 0.5, (y * cycles) % 1 - 0.5
-    bump = np.hypot((u + lean * v) * 0.9, (u - lean * v) * 2.5)
-    height = step(bump.astype(np.float32) - 0.4, 0.25)
+    height = step(np.hypot((u + lean * v) * 0.9, (u - lean * v) * 2.5).astype(np.float32) - 0.4, 0.25)
     base = random_colour(rng)
     return base + emboss(height, rng.uniform(0, 6.3), rng.uniform(0.05, 0.15))[..., None] + 0.1 * height[..., None]
 

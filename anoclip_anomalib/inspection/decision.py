@@ -1,7 +1,7 @@
 """What may be said about a photograph: a verdict where good images give a threshold, its rank where there are none."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
@@ -67,13 +67,7 @@ class Decision:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {
-            "image_threshold": self.image_threshold,
-            "pixel_threshold": self.pixel_threshold,
-            "rule": self.rule,
-            "expected_false_alarm_rate": self.expected_false_alarm_rate,
-            "good": [{"path": image.path, "score": image.score} for image in self.good],
-        }
+        return {**asdict(self), "good": [asdict(image) for image in self.good]}
 
 
 def check_threshold(threshold: Any) -> "str | float":
@@ -91,8 +85,7 @@ def check_threshold(threshold: Any) -> "str | float":
     if not np.isfinite(value) or isinstance(threshold, bool):
         close = get_close_matches(str(threshold), ["auto", "natural"], n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
-        msg = f"threshold={threshold!r} must be 'auto', 'natural' or a number{hint}"
-        raise ValueError(msg)
+        raise ValueError(f"threshold={threshold!r} must be 'auto', 'natural' or a number{hint}")
     return value
 
 

@@ -1,8 +1,9 @@
 """What good images bring: a memory where the model has one, thresholds, the contrast of pictures; kept for each product."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +16,6 @@ from anoclip_anomalib.inspection.scores import score_images
 from anoclip_anomalib.zeroshot.buffers import FloatBuffers
 from anoclip_anomalib.zeroshot.few_shot import remember_images
 from anoclip_anomalib.zeroshot.normal_images import images_of_folder
-
-if TYPE_CHECKING:
-    from anoclip_anomalib.inspection.inspector import _Prepared
 
 
 def collect_good(good: "str | Path | Sequence[Any] | None") -> tuple[Any, ...]:
@@ -32,8 +30,7 @@ def collect_good(good: "str | Path | Sequence[Any] | None") -> tuple[Any, ...]:
         return tuple(images_of_folder(good, "good"))
     found = tuple(good) if isinstance(good, Iterable) and not is_one(good) else ()
     if not found:
-        msg = f"good={type(good).__name__} holds no photographs: give a folder or a list with at least one"
-        raise ValueError(msg)
+        raise ValueError(f"good={type(good).__name__} holds no photographs: give a folder or a list with at least one")
     return found
 
 
@@ -60,8 +57,9 @@ def decide(
     if reference is not None:
         reference.forget()
         reference.false_alarms = false_alarms
+    decision = _without_good(module, threshold)
     if not good:
-        return _without_good(module, threshold), None
+        return decision, None
     if reference is not None:
         remember_images(module, _images(good), len(good))
         scores, peaks = (row.cpu().numpy() for row in reference.left_out)
@@ -73,14 +71,9 @@ def decide(
     image, pixel = (conformal_threshold(values, false_alarms) for values in (scores, peaks))
     names = [str(one) if isinstance(one, str | Path) else None for one in good]
     kept = tuple(GoodImage(name, float(score)) for name, score in zip(names, scores, strict=False))
-    contrast = contrast_from_good(ordinary, pixel.value)
-    if isinstance(threshold, float):
-        return Decision(threshold, pixel.value, f"given: {threshold:g}", None, kept), contrast
-    if threshold == "natural" and reference is None:
-        value = natural_threshold(module)
-        if value is not None:
-            return Decision(value, pixel.value, NATURAL_RULE, None, kept), contrast
-    return Decision(image.value, pixel.value, image.rule, image.false_alarms, kept), contrast
+    if decision is None or (threshold == "natural" and reference is not None):
+        decision = Decision(image.value, None, image.rule, image.false_alarms)
+    return replace(decision, pixel_threshold=pixel.value, good=kept), contrast_from_good(ordinary, pixel.value)
 
 
 def _without_good(module: Any, threshold: str | float) -> Decision | None:
@@ -95,27 +88,22 @@ def _images(good: Sequence[Any]) -> Iterator[torch.Tensor]:
         try:
             yield as_tensor(photo)
         except (OSError, ValueError, TypeError) as error:
-            msg = f"A good image cannot be used: {error}"
-            raise ValueError(msg) from error
+            raise ValueError(f"A good image cannot be used: {error}") from error
 
 
 # What belongs to a product: everything in the model that the class and the good images decide
 
-
-def buffers_of(model: torch.nn.Module) -> list[dict[str, torch.Tensor]]:
-    """What a model knows about the present product, for :func:`restore`."""
-    return [{name: getattr(part, name) for name in part.float_buffers} for part in _parts(model)]
+State = list[tuple[torch.nn.Module, str, Any]]
 
 
-def restore(model: torch.nn.Module, prepared: "_Prepared") -> None:
+def state_of(model: torch.nn.Module) -> State:
+    """What a model knows about the present product, for :func:`restore`: its parts, with name and value of what they know."""
+    buffers = [(part, name) for part in model.modules() if isinstance(part, FloatBuffers) for name in part.float_buffers]
+    others = [(model, name) for name in ("class_name", "adapter") if hasattr(model, name)]
+    return [(part, name, getattr(part, name)) for part, name in (*buffers, *others)]
+
+
+def restore(state: State) -> None:
     """Bring a model back to what it knew."""
-    for part, values in zip(_parts(model), prepared.buffers, strict=True):
-        for name, value in values.items():
-            setattr(part, name, value)
-    for name, state in (("class_name", prepared.class_name), ("adapter", prepared.adapter)):
-        if hasattr(model, name):
-            setattr(model, name, state)
-
-
-def _parts(model: torch.nn.Module) -> list[FloatBuffers]:
-    return [part for part in model.modules() if isinstance(part, FloatBuffers)]
+    for part, name, value in state:
+        setattr(part, name, value)

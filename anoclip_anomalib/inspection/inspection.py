@@ -2,19 +2,18 @@
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from anoclip_anomalib.files import atomic_write, plain
 from anoclip_anomalib.inspection.contrast import Contrast, RunContrast
 from anoclip_anomalib.inspection.decision import Decision
 from anoclip_anomalib.inspection.regions import Region, find_regions
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 
 class Inspection:
@@ -50,12 +49,10 @@ class Inspection:
         fault: str | None = None,
     ) -> None:
         self.path, self.score, self.anomaly_map, self.fault = path, score, anomaly_map, fault
-        self._contrast = contrast
-        self._photograph = photograph
-        judged = decision if fault is None else None
+        self._contrast, self._photograph = contrast, photograph
+        self._decision = judged = decision if fault is None else None
         self.threshold = None if judged is None else judged.image_threshold
         self.is_defect = None if judged is None else judged.is_defect(score)
-        self._decision = judged
 
     def __repr__(self) -> str:
         said = self.fault if self.fault else f"score={self.score:.4g}, {self.verdict or 'no verdict'}"
@@ -138,19 +135,10 @@ class Inspection:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; what is not finite is ``None``."""
-        return plain(
-            {
-                "path": None if self.path is None else str(self.path),
-                "score": self.score,
-                "is_defect": self.is_defect,
-                "threshold": self.threshold,
-                "pixel_threshold": self.pixel_threshold,
-                "regions": [region.as_dict() for region in self.regions],
-                "fault": self.fault,
-            }
-        )
+        said = {name: getattr(self, name) for name in ("path", "score", "is_defect", "threshold", "pixel_threshold")}
+        return plain({**said, "regions": [region.as_dict() for region in self.regions], "fault": self.fault})
 
-    def plot(self, caption: str | None = None) -> "Image.Image":
+    def plot(self, caption: str | None = None) -> Image.Image:
         """The photograph beside its heat; notebooks show it, ``.show()`` opens a window.
 
         Args:
@@ -174,10 +162,9 @@ class Inspection:
         picture = self.plot()
         path = _free_name(Path(folder), self.path)
         try:
-            with atomic_write(path.with_suffix(".json")) as temporary:
-                temporary.write_text(json.dumps(self.as_dict(), indent=2) + "\n", encoding="utf-8")
-            with atomic_write(path) as temporary:
-                picture.save(temporary)
+            with atomic_write(path) as drawn, atomic_write(path.with_suffix(".json")) as said:
+                said.write_text(json.dumps(self.as_dict(), indent=2) + "\n", encoding="utf-8")
+                picture.save(drawn)
         except BaseException:
             path.unlink(missing_ok=True)  # the empty file that keeps the name
             path.with_suffix(".json").unlink(missing_ok=True)
@@ -201,8 +188,6 @@ def _free_name(folder: Path, photo: Path | None) -> Path:
     while True:
         path = folder / names.unique(wanted, ".png")
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with suppress(FileExistsError):
             path.touch(exist_ok=False)
-        except FileExistsError:
-            continue
-        return path
+            return path

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from threading import Lock
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from anoclip_anomalib.inspection.contrast import Contrast
     from anoclip_anomalib.inspection.decision import Decision
+    from anoclip_anomalib.inspection.good import State
     from anoclip_anomalib.inspection.inspection import Inspection
 
 logger = logging.getLogger(__name__)
@@ -32,9 +34,7 @@ class _Prepared:
     product: str | None
     adaptation: dict[str, Any] | None
     good: tuple[Any, ...]
-    buffers: "list[dict[str, torch.Tensor]]"
-    class_name: str | None
-    adapter: Any
+    state: "State"
     decision: "Decision | None"
     contrast: "Contrast | None"
 
@@ -96,11 +96,9 @@ class Inspector:
         check_model(model)
         self._threshold = check_threshold(threshold)
         if batch_size is not None and batch_size < 1:
-            msg = f"batch_size={batch_size} must be at least 1"
-            raise ValueError(msg)
+            raise ValueError(f"batch_size={batch_size} must be at least 1")
         if not 0 < false_alarms < 1:
-            msg = f"false_alarms={false_alarms} must be a share between 0 and 1"
-            raise ValueError(msg)
+            raise ValueError(f"false_alarms={false_alarms} must be a share between 0 and 1")
         _check_product(product)
         self.model, self.false_alarms = model, false_alarms
         from anoclip_anomalib.inspection.good import collect_good  # from here on torch is needed
@@ -155,8 +153,9 @@ class Inspector:
 
         check_seam(self.module.model)
         if on and TestTimeAdaptation(**settings).changed_facts["sees_other_test_images"]:
-            msg = "reset_optimizer=False makes a score depend on the photographs before it; the inspector has none of that"
-            raise ValueError(msg)
+            raise ValueError(
+                "reset_optimizer=False makes a score depend on the photographs before it; the inspector has none of that"
+            )
         self._select(self.product, settings if on else None)
         return self
 
@@ -216,8 +215,7 @@ class Inspector:
         from anoclip_anomalib.inspection.photographs import is_one
 
         if is_one(photos) or not isinstance(photos, Iterable):
-            msg = f"Photographs to stream must be a list or a generator; got a single {type(photos).__name__}"
-            raise TypeError(msg)
+            raise TypeError(f"Photographs to stream must be a list or a generator; got a single {type(photos).__name__}")
         source = iter(photos)
         while batch := list(islice(source, self.batch_size)):
             yield from self._batch(batch, faults=faults, fill=fill)
@@ -269,26 +267,25 @@ class Inspector:
         from anoclip_anomalib.inspection.contrast import RunContrast
         from anoclip_anomalib.inspection.good import restore
 
-        before = [one.good for (name, _), one in self._prepared.items() if name == product]
         key = (product, repr(adaptation))
-        if good is not None or key not in self._prepared:
-            images = good if good is not None else before[0] if before else ()
+        if good is None and key in self._prepared:
+            restore(self._prepared[key].state)
+        else:
+            before = next((one.good for (name, _), one in self._prepared.items() if name == product), ())
             try:
-                prepared = self._prepare(product, adaptation, images)
+                prepared = self._prepare(product, adaptation, before if good is None else good)
             except BaseException:
                 if self._prepared:
-                    restore(self.module.model, self._current)
+                    restore(self._current.state)
                 raise
             if good is not None:
                 self._prepared = {known: one for known, one in self._prepared.items() if known[0] != product}
             self._prepared[key] = prepared
-        else:
-            restore(self.module.model, self._prepared[key])
         self._current = self._prepared[key]
         self._seen = RunContrast()
 
     def _prepare(self, product: str | None, adaptation: dict[str, Any] | None, good: tuple[Any, ...]) -> _Prepared:
-        from anoclip_anomalib.inspection.good import buffers_of, decide
+        from anoclip_anomalib.inspection.good import decide, state_of
 
         model = self.module.model
         if hasattr(model, "adapter"):
@@ -306,15 +303,14 @@ class Inspector:
 
             TestTimeAdaptation(**adaptation).attach(model)
         decision, contrast = decide(self.module, good, self._threshold, self.false_alarms)
-        adapter, class_name = getattr(model, "adapter", None), getattr(model, "class_name", None)
-        return _Prepared(product, adaptation, good, buffers_of(model), class_name, adapter, decision, contrast)
+        return _Prepared(product, adaptation, good, state_of(model), decision, contrast)
 
-    def _batch(self, photos: list[Any], *, faults: bool, fill: bool = False) -> "Iterator[Inspection]":
+    def _batch(self, photos: list[Any], *, faults: bool, fill: bool) -> "Iterator[Inspection]":
         from anoclip_anomalib.inspection.inspection import Inspection
-        from anoclip_anomalib.inspection.photographs import as_tensor, paths_of, to_bytes
+        from anoclip_anomalib.inspection.photographs import as_tensor, to_bytes
         from anoclip_anomalib.inspection.scores import score_images
 
-        self.check_overlap(paths_of(photos))
+        self.check_overlap([photo for photo in photos if isinstance(photo, str | Path)])
         images: list[torch.Tensor] = []
         broken: dict[int, Exception] = {}
         for index, photo in enumerate(photos):
@@ -329,13 +325,14 @@ class Inspector:
         with nullcontext() if self.device == "cpu" and self._current.adaptation is None else self._alone:
             scored = iter(zip(images, score_images(self.module, filled)[: len(images)], strict=True))
         # As it is now: between two results somebody may turn to another product.
-        decision, contrast, seen = self.decision, self._current.contrast, self._seen
+        contrast, seen = self._current.contrast, self._seen
+        result = partial(Inspection, decision=self.decision, contrast=contrast or seen)
         for index, photo in enumerate(photos):
             path = Path(photo) if isinstance(photo, str | Path) else None
             if index in broken:
                 if not faults:
                     raise broken[index]
-                yield Inspection(path, float("nan"), None, fault=printable(str(broken[index])))
+                yield result(path, float("nan"), None, fault=printable(str(broken[index])))
                 continue
             image, (score, anomaly_map, fault) = next(scored)
             if fault is not None and not faults:
@@ -343,15 +340,7 @@ class Inspector:
             if fault is None and contrast is None:
                 with self._alone:
                     seen.update(anomaly_map)
-            yield Inspection(
-                path,
-                score,
-                None if fault else anomaly_map,
-                decision=decision,
-                contrast=contrast or seen,
-                photograph=to_bytes(image),
-                fault=fault,
-            )
+            yield result(path, score, None if fault else anomaly_map, photograph=to_bytes(image), fault=fault)
 
 
 def _is_known(model: Any, product: str) -> bool:
@@ -365,5 +354,4 @@ def _is_known(model: Any, product: str) -> bool:
 
 def _check_product(product: str | None) -> None:
     if product is not None and not (isinstance(product, str) and product.strip()):
-        msg = f"product={product!r} must be the product's name, such as 'cookie'"
-        raise ValueError(msg)
+        raise ValueError(f"product={product!r} must be the product's name, such as 'cookie'")

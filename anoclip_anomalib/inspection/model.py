@@ -23,11 +23,10 @@ def check_model(name: str) -> str:
     """
     if name in registry.MODELS:
         return name
-    close = get_close_matches(str(name).lower(), {known.lower(): known for known in registry.MODELS}, n=1, cutoff=0.5)
-    nearest = [known for known in registry.MODELS if known.lower() in close]
-    hint = f"did you mean {nearest[0]!r}?" if nearest else f"there are {', '.join(registry.MODELS)}"
-    msg = f"Unknown model {name!r}; {hint}"
-    raise ValueError(msg)
+    by_lower = {known.lower(): known for known in registry.MODELS}
+    close = get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.5)
+    hint = f"did you mean {by_lower[close[0]]!r}?" if close else f"there are {', '.join(registry.MODELS)}"
+    raise ValueError(f"Unknown model {name!r}; {hint}")
 
 
 def build_model(
@@ -62,8 +61,9 @@ def build_model(
         adapters = DEMO
     if backbone is None and not learns and "backbone" in known:
         if weights not in (None, DEMO, "random"):
-            msg = f"weights={weights!r} are of which encoder? Name its architecture: backbone='ViT-B-16', for instance"
-            raise ValueError(msg)
+            raise ValueError(
+                f"weights={weights!r} are of which encoder? Name its architecture: backbone='ViT-B-16', for instance"
+            )
         backbone = DEMO
     if image_size is None and backbone == DEMO:
         image_size = DEMO_SIZES.get(name)
@@ -73,15 +73,14 @@ def build_model(
         if key not in known:
             close = get_close_matches(key, known, n=1)
             shown = {"pretrained": "weights"}.get(key, key)
-            msg = f"{name} has no setting {shown!r}" + (f"; did you mean {close[0]!r}?" if close else "")
-            raise ValueError(msg)
+            raise ValueError(f"{name} has no setting {shown!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
     off = {part: False for part in ("post_processor", "evaluator", "visualizer", "raw_evaluator") if part in known}
     module = model_class(**given, **off).eval()
-    facts = module.method_facts
-    if facts.sees_other_test_images:
+    if module.method_facts.sees_other_test_images:
         what = "pool=FILE, made by `anoclip pool build FOLDER --out FILE`" if "pool" in known else "mode='clean'"
-        msg = f"With these settings {name} scores images by each other, not one by one: give {what}, or run `anoclip predict`"
-        raise ValueError(msg)
+        raise ValueError(
+            f"With these settings {name} scores images by each other, not one by one: give {what}, or run `anoclip predict`"
+        )
     return module
 
 
@@ -102,8 +101,7 @@ def on_device(module: Any, device: str) -> tuple[Any, str]:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        msg = f"device={device!r} is not to be had: {str(error).splitlines()[0]}"
-        raise ValueError(msg) from error
+        raise ValueError(f"device={device!r} is not to be had: {str(error).splitlines()[0]}") from error
     if torch.device(device).type == "cpu":
         return module, device
     # Models of one process share the encoder that they were loaded with; others may want it to stay where it is.

@@ -12,6 +12,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -80,22 +81,19 @@ def write_page(folder: str | Path) -> Path:
     folder = Path(folder)
     run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     rows, faults, total = _read(folder / "results.csv")
-    pictures = {id(row): _pictures(folder, row.composite) for row in rows}
+    pictures = [_pictures(folder, row.composite) for row in rows]
     _name(rows)
     together = len(rows) <= EMBEDDED
-    small = together and sum(one.stat().st_size for own in pictures.values() for one in own[:2] if one) > EMBEDDED_BYTES
-    for row in rows:
-        photo, heat, composite = pictures[id(row)]
-        if photo is not None:
-            row.photo = _embed(photo, small) if together else _link(folder, photo)
-        if heat is not None:
-            row.heat = _embed(heat, small) if together else _link(folder, heat)
+    small = together and sum(one.stat().st_size for own in pictures for one in own[:2] if one) > EMBEDDED_BYTES
+    shown = partial(_embed, small=small) if together else partial(_link, folder)
+    for row, (photo, heat, composite) in zip(rows, pictures, strict=True):
+        row.photo = None if photo is None else shown(photo)
+        row.heat = None if heat is None else shown(heat)
         row.composite = None if composite is None else _link(folder, composite)
-    first = next((own[0] for own in pictures.values() if own[0]), None)
+    first = next((photo for photo, _, _ in pictures if photo), None)
     target = folder / "index.html"
     with atomic_write(target) as temporary, temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
-        for part in _template().generate(_context(run, rows, faults, total) | {"aspect": _aspect(first)}):
-            file.write(part)
+        file.writelines(_template().generate(_context(run, rows, faults, total) | {"aspect": _aspect(first)}))
     if together and run.get("complete") and not (folder / "page").is_symlink():
         shutil.rmtree(folder / "page", ignore_errors=True)
     return target
@@ -114,16 +112,10 @@ def _read(path: Path) -> tuple[list[Row], list[dict[str, str]], int]:
                 faults.append({"path": line.get("path") or "", "fault": line.get("fault") or "its line has no score"})
                 continue
             total += 1
-            verdict = line.get("verdict") if line.get("verdict") in ("good", "defect") else ""
-            yield Row(
-                path=line.get("path") or "",
-                score=score,
-                rank=int(_number(line.get("rank")) or 0),
-                z=_number(line.get("z")),
-                verdict=str(verdict),
-                regions=_regions(line.get("regions")),
-                composite=line.get("picture") or None,
-            )
+            verdict = next((known for known in ("good", "defect") if line.get("verdict") == known), "")
+            path, rank, z = line.get("path") or "", _number(line.get("rank")), _number(line.get("z"))
+            regions, picture = _regions(line.get("regions")), line.get("picture") or None
+            yield Row(path, score, int(rank or 0), z, verdict, regions, composite=picture)
 
     csv.field_size_limit(sys.maxsize)  # regions of one photograph may be many
     with path.open(encoding="utf-8", errors="backslashreplace", newline="") as file:
@@ -164,11 +156,8 @@ def _pictures(folder: Path, composite: str | None) -> tuple[Path | None, Path | 
     """Photograph, heat and composite of a row, as far as they are there; nothing outside of the folder."""
     if not composite:
         return None, None, None
-    stem = Path(composite).with_suffix("")
-    own = Path("page", *stem.parts[1:])
-    names = (f"{own}.photo.jpg", f"{own}.heat.jpg", composite)
-    photo, heat, whole = (_inside(folder, name) for name in names)
-    return photo, heat, whole
+    own = Path("page", *Path(composite).with_suffix("").parts[1:])
+    return _inside(folder, f"{own}.photo.jpg"), _inside(folder, f"{own}.heat.jpg"), _inside(folder, composite)
 
 
 def _inside(folder: Path, name: str) -> Path | None:
@@ -237,16 +226,11 @@ def _context(run: dict[str, Any], rows: Sequence[Row], faults: list[dict[str, st
     decision = run.get("decision") or {}
     threshold = decision.get("image_threshold")
     good = sorted(decision.get("good") or [], key=lambda one: -one["score"])
-    good_scores = [one["score"] for one in good]
-    values = [row.score for row in rows] + good_scores + ([] if threshold is None else [threshold])
+    scores, good_scores = [row.score for row in rows], [one["score"] for one in good]
+    values = scores + good_scores + ([] if threshold is None else [threshold])
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     facts = dict(run.get("facts") or {})
     product = facts.get("product")
-    spread = {
-        "bins": BINS,
-        "photographs": _bars([row.score for row in rows], low, high, 26),
-        "good": _bars(good_scores, low, high, 11),
-    }
     shown = {name: _text(value) for name, value in facts.items() if value not in (None, "", {}, [])}
     return {
         "title": f"Inspection: {product}" if product else "Inspection",
@@ -263,7 +247,7 @@ def _context(run: dict[str, Any], rows: Sequence[Row], faults: list[dict[str, st
         "counts": {verdict: sum(row.verdict == verdict for row in rows) for verdict in ("good", "defect")},
         "low": low,
         "high": high,
-        "histogram": spread,
+        "histogram": {"bins": BINS, "photographs": _bars(scores, low, high, 26), "good": _bars(good_scores, low, high, 11)},
         "facts": shown | {name: _text(run[name]) for name in ("started", "seconds", "command") if run.get(name)},
     }
 

@@ -1,6 +1,5 @@
 """Whatever somebody has of a photograph -> (3, H, W) float32 in [0, 1], as a file of it would be read."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +38,7 @@ def as_tensor(photo: Any) -> torch.Tensor:
     """
     if isinstance(photo, str | Path):
         if Path(photo).is_dir():
-            msg = f"{photo} is a folder: give its files, or run `anoclip inspect {photo}`"
-            raise ValueError(msg)
+            raise ValueError(f"{photo} is a folder: give its files, or run `anoclip inspect {photo}`")
         return read_image(photo)
     if isinstance(photo, Image.Image):
         return from_pil(photo)
@@ -50,8 +48,7 @@ def as_tensor(photo: Any) -> torch.Tensor:
         return _from_array(_channels_last(values.numpy(), first=True))
     if isinstance(photo, np.ndarray):
         return _from_array(_channels_last(photo, first=False))
-    msg = f"A photograph must be {_KINDS}; got {type(photo).__name__}"
-    raise TypeError(msg)
+    raise TypeError(f"A photograph must be {_KINDS}; got {type(photo).__name__}")
 
 
 def to_bytes(image: torch.Tensor) -> np.ndarray:
@@ -66,17 +63,20 @@ def _channels_last(values: np.ndarray, *, first: bool) -> np.ndarray:
         values = values[..., None]
     elif values.ndim == 3 and first:
         values = np.moveaxis(values, 0, -1)
-    wanted = "(3, H, W)" if first else "(H, W, 3)"
     if values.ndim != 3 or values.shape[2] not in ((1, 3) if first else (1, 3, 4)):
-        several = ": several photographs are given as a list" if len(shape) == 4 else ""
-        turned = shape[0] in (1, 3) if not first else shape[-1] in (1, 3)
-        other = f": did you mean {'.transpose(1, 2, 0)' if not first else '.permute(2, 0, 1)'}?" if turned else ""
-        kind = "A tensor" if first else "An array"
-        msg = f"{kind} must be {wanted}, one photograph; got {shape}{several or (other if len(shape) == 3 else '')}"
-        raise ValueError(msg)
+        wanted, turn = (
+            ("A tensor must be (3, H, W)", "permute(2, 0, 1)")
+            if first
+            else ("An array must be (H, W, 3)", "transpose(1, 2, 0)")
+        )
+        hint = ""
+        if len(shape) == 4:
+            hint = ": several photographs are given as a list"
+        elif len(shape) == 3 and shape[-1 if first else 0] in (1, 3):
+            hint = f": did you mean .{turn}?"
+        raise ValueError(f"{wanted}, one photograph; got {shape}{hint}")
     if 0 in values.shape:
-        msg = f"The photograph is empty: {shape}"
-        raise ValueError(msg)
+        raise ValueError(f"The photograph is empty: {shape}")
     return values
 
 
@@ -88,35 +88,22 @@ def _from_array(values: np.ndarray) -> torch.Tensor:
     if values.dtype == np.uint16:
         values = values.astype(np.float32) / np.float32(65535)
     elif not np.issubdtype(values.dtype, np.floating):
-        msg = f"Photographs hold uint8 (0..255), uint16 (0..65535) or floats in [0, 1]; got {values.dtype}"
-        raise ValueError(msg)
-    _check_range(values)
+        raise ValueError(f"Photographs hold uint8 (0..255), uint16 (0..65535) or floats in [0, 1]; got {values.dtype}")
+    low, high = float(values.min()), float(values.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        count = int((~np.isfinite(values)).sum())
+        raise ValueError(f"The photograph has {count} values that are not finite (NaN or infinite)")
+    if low < -ROUNDING:
+        raise ValueError(
+            f"The photograph has values from {low:.3g} to {high:.3g}: it looks normalised. Give it as it is, in [0, 1]; the "
+            "inspector normalises by itself"
+        )
+    if high > 1 + ROUNDING:
+        raise ValueError(
+            f"The photograph has float values up to {high:.6g}: floats must lie in [0, 1]. "
+            f"Divide by {255 if high <= 255 else 65535}, or give integers"
+        )
     values = np.clip(values, 0, 1).astype(np.float32)
     if values.shape[2] == 4:  # on white, as files are
         values = values[..., :3] * values[..., 3:] + (1 - values[..., 3:])
     return torch.from_numpy(np.ascontiguousarray(np.moveaxis(values, -1, 0))).expand(3, -1, -1)
-
-
-def _check_range(values: np.ndarray) -> None:
-    low, high = float(values.min()), float(values.max())
-    if np.isfinite(low) and np.isfinite(high) and low >= -ROUNDING and high <= 1 + ROUNDING:
-        return
-    if not (np.isfinite(low) and np.isfinite(high)):
-        count = int((~np.isfinite(values)).sum())
-        msg = f"The photograph has {count} values that are not finite (NaN or infinite)"
-    elif low < -ROUNDING:
-        msg = (
-            f"The photograph has values from {low:.3g} to {high:.3g}: it looks normalised. Give it as it is, in [0, 1]; the "
-            "inspector normalises by itself"
-        )
-    else:
-        white = 255 if high <= 255 else 65535
-        msg = (
-            f"The photograph has float values up to {high:.6g}: floats must lie in [0, 1]. Divide by {white}, or give integers"
-        )
-    raise ValueError(msg)
-
-
-def paths_of(photos: Sequence[Any]) -> list[Path]:
-    """Those that are files."""
-    return [Path(photo) for photo in photos if isinstance(photo, str | Path)]

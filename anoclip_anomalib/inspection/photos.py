@@ -159,17 +159,14 @@ class _Names:
 
 
 def _kind(name: str, left_out: Counter[str]) -> str:
-    suffix = printable(os.path.splitext(name)[1].lower())
-    reason = f"files of another kind ({suffix or 'no suffix'})"
+    reason = f"files of another kind ({printable(os.path.splitext(name)[1].lower()) or 'no suffix'})"
     return reason if reason in left_out or len(left_out) < _KINDS else "files of other kinds"
 
 
 def spread(photos: Photos, count: int, wanted: int) -> Iterator[Photo]:
     """At most `wanted` of `count` photographs, at equal distances."""
     step = max(1, -(-count // wanted))
-    for index, photo in enumerate(photos):
-        if index % step == 0 and not photo.fault:
-            yield photo
+    return (photo for photo in islice(photos, 0, None, step) if not photo.fault)
 
 
 def _is_mask(file: str) -> bool:

@@ -1,23 +1,20 @@
 """The files that show one result: the picture for people, and photograph and heat for the page."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from anoclip_anomalib.inspection.contrast import Contrast
+from anoclip_anomalib.inspection.inspection import Inspection
 from anoclip_anomalib.inspection.pictures import composite, heated
-
-if TYPE_CHECKING:
-    from anoclip_anomalib.inspection.contrast import Contrast
-    from anoclip_anomalib.inspection.inspection import Inspection
 
 PAGE_SIDE = 1600  # pixels of the longer side, on the page
 _QUALITY, _UNDER_HEAT = 92, 75  # of JPEG; the photograph without heat is there to be looked at closely
 
 
-def write_pictures(inspection: "Inspection", contrast: "Contrast", picture: Path, page: Path) -> None:
+def write_pictures(inspection: Inspection, contrast: Contrast, picture: Path, page: Path) -> None:
     """Write `picture`, `<page>.photo.jpg` and `<page>.heat.jpg`; what is there is overwritten.
 
     Pictures are JPEG: as PNG those of ten thousand photographs of a telephone would take some hundred gigabytes.
@@ -68,6 +65,5 @@ def _write(path: Path, pixels: np.ndarray, quality: int = _QUALITY) -> None:
     """RGB pixels to a JPEG. OpenCV encodes without holding up the other threads, the encoder's among them."""
     encoded, content = cv2.imencode(path.suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not encoded:
-        msg = f"{path} cannot be encoded: {pixels.shape[1]} x {pixels.shape[0]} pixels"
-        raise OSError(msg)
+        raise OSError(f"{path} cannot be encoded: {pixels.shape[1]} x {pixels.shape[0]} pixels")
     path.write_bytes(content.tobytes())

@@ -101,32 +101,24 @@ def composite(
     stacked = width > 2 * height
     panels = (width, 2 * height + gap) if stacked else (2 * width + gap, height)
     lines = _lines(inspection, caption, limits)
-    scale = _scale_width(font, limits)
-    measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
-    whole = (
-        max(panels[0] + gap + scale, *(round(measure.textlength(line, font)) + 2 * gap for line, _ in lines)),
-        max(panels[1], 5 * text) + gap + round(len(lines) * text * 1.35),
-    )
-    pixels = np.full((whole[1], whole[0], 3), _PAPER, np.uint8)
+    tall = max(panels[1], 5 * text)
+    scale = round(2.2 * text + max(font.getlength(_number(value, limits)) for value in limits))
+    whole = max(panels[0] + gap + scale, *(round(font.getlength(line)) + 2 * gap for line, _ in lines))
+    pixels = np.full((tall + gap + round(len(lines) * text * 1.35), whole, 3), _PAPER, np.uint8)
     pixels[:height, :width] = photograph
     top, left = (height + gap, 0) if stacked else (0, width + gap)
     pixels[top : top + height, left : left + width] = heated(inspection, limits) if heat is None else heat
     picture = Image.fromarray(pixels)
     draw = ImageDraw.Draw(picture)
-    _draw_scale(picture, draw, font, (panels[0] + gap, 0, max(panels[1], 5 * text)), limits, inspection.pixel_threshold)
-    top = max(panels[1], 5 * text) + gap
+    _draw_scale(picture, font, (panels[0] + gap, 0, tall), limits, inspection.pixel_threshold)
     for index, (line, colour) in enumerate(lines):
-        draw.text((gap, top + round(index * text * 1.35)), line, fill=colour, font=font)
+        draw.text((gap, tall + gap + round(index * text * 1.35)), line, fill=colour, font=font)
     return picture
 
 
 @lru_cache(maxsize=16)
-def _font_of(size: int) -> ImageFont.ImageFont:
-    return ImageFont.load_default(size)  # type: ignore[return-value]
-
-
 def _font(side: int) -> ImageFont.ImageFont:
-    return _font_of(max(_SMALLEST, round(side / 40)))
+    return ImageFont.load_default(max(_SMALLEST, round(side / 40)))  # type: ignore[return-value]
 
 
 def _lines(inspection: "Inspection", caption: str | None, contrast: Contrast) -> list[tuple[str, tuple[int, int, int]]]:
@@ -145,18 +137,8 @@ def _number(value: float, contrast: Contrast) -> str:
     return f"{value:.{int(np.clip(1 - np.floor(np.log10(width)), 0, 6))}f}"
 
 
-def _scale_width(font: ImageFont.ImageFont, contrast: Contrast) -> int:
-    longest = max(font.getlength(_number(value, contrast)) for value in contrast)
-    return round(2.2 * font.size + longest)  # type: ignore[attr-defined]
-
-
 def _draw_scale(
-    picture: Image.Image,
-    draw: ImageDraw.ImageDraw,
-    font: ImageFont.ImageFont,
-    place: tuple[int, int, int],
-    contrast: Contrast,
-    threshold: float | None,
+    picture: Image.Image, font: ImageFont.ImageFont, place: tuple[int, int, int], contrast: Contrast, threshold: float | None
 ) -> None:
     """A bar of the heat's colours with its values; place is (left, top, height)."""
     left, top, height = place
@@ -167,6 +149,7 @@ def _draw_scale(
     bar = Image.new("RGBA", (size, count), (225, 225, 225, 255))
     bar.alpha_composite(Image.fromarray(heat_colours(values, contrast)))
     picture.paste(bar.convert("RGB"), (left, first))
+    draw = ImageDraw.Draw(picture)
 
     def label(value: float, colour: tuple[int, int, int]) -> None:
         y = first + round((high - value) / (high - low) * (count - 1))

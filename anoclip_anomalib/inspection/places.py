@@ -63,8 +63,7 @@ def readable(file: str) -> "str | Image.Image":
         with store.open_input_stream(path) as stream:
             return Image.open(BytesIO(stream.read()))
     except OSError as error:
-        msg = f"Cannot read image {file}: {error}"
-        raise OSError(msg) from error
+        raise OSError(f"Cannot read image {file}: {error}") from error
 
 
 def _on_disk(folder: str) -> list[str]:
@@ -84,8 +83,7 @@ def _kind(address: str) -> str:
     from pyarrow.fs import FileType
 
     store, path = _store(address)
-    found = store.get_file_info(path).type
-    return {FileType.Directory: "folder", FileType.NotFound: "none"}.get(found, "file")
+    return {FileType.Directory: "folder", FileType.NotFound: "none"}.get(store.get_file_info(path).type, "file")
 
 
 def _store(address: str) -> tuple[Any, str]:
@@ -103,13 +101,11 @@ def _store(address: str) -> tuple[Any, str]:
 @cache
 def _connected(address: str) -> tuple[Any, str]:
     if find_spec("pyarrow") is None:
-        msg = f"{address} needs pyarrow: pip install 'anoclip_anomalib[ray]'"
-        raise OSError(msg)
+        raise OSError(f"{address} needs pyarrow: pip install 'anoclip_anomalib[ray]'")
     from pyarrow import ArrowException
     from pyarrow.fs import FileSystem
 
     try:
         return FileSystem.from_uri(f"{address}/")
     except ArrowException as error:
-        msg = f"{address} cannot be reached: {error}"
-        raise OSError(msg) from error
+        raise OSError(f"{address} cannot be reached: {error}") from error

@@ -5,18 +5,16 @@ import os
 import platform
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from anoclip_anomalib.files import atomic_write, printable
+from anoclip_anomalib.inspection.contrast import Contrast
 from anoclip_anomalib.inspection.photos import Photo
 from anoclip_anomalib.inspection.results import COLUMNS, Row
 from anoclip_anomalib.inspection.run import inspected
 from anoclip_anomalib.inspection.run_folder import RESULTS, changed
 from anoclip_anomalib.inspection.settings import inspector_of
 from anoclip_anomalib.running.ray_cluster import connect, import_ray
-
-if TYPE_CHECKING:
-    from anoclip_anomalib.inspection.contrast import Contrast
 
 _AT_ONCE = 64  # photographs that an actor is handed at once
 _NUMBERS = ("score", "z", "threshold")
@@ -42,7 +40,7 @@ class OnRayData:
         self.ray = import_ray()
         self.content, self.folder, self.address, self.workers = content, folder.absolute(), address, workers
 
-    def __call__(self, photos: Iterator[Photo], contrast: "Contrast | None") -> Iterator[Row]:
+    def __call__(self, photos: Iterator[Photo], contrast: Contrast | None) -> Iterator[Row]:
         """Score photographs.
 
         Yields:
@@ -53,12 +51,7 @@ class OnRayData:
         """
         # Names of files are bytes: Arrow's texts are UTF-8, which they need not be.
         items = [
-            {
-                "path": os.fsencode(photo.path),
-                "file": os.fsencode(photo.file),
-                "name": photo.name.as_posix(),
-                "fault": photo.fault,
-            }
+            photo._asdict() | {"path": os.fsencode(photo.path), "file": os.fsencode(photo.file), "name": photo.name.as_posix()}
             for photo in photos
         ]
         if not items:
@@ -67,9 +60,7 @@ class OnRayData:
         try:
             yield from self._scored(items, contrast)
         except self.ray.exceptions.RayError as error:
-            reason = str(error).strip().splitlines()[-1]
-            msg = f"Ray gave up: {printable(reason)}"
-            raise RuntimeError(msg) from error
+            raise RuntimeError(f"Ray gave up: {printable(str(error).strip().splitlines()[-1])}") from error
         finally:
             if begun_here:
                 self.ray.shutdown()
@@ -90,7 +81,7 @@ class OnRayData:
                 writer.write_batch(batch)
         return target
 
-    def _scored(self, items: list[dict[str, Any]], contrast: "Contrast | None") -> Iterator[Row]:
+    def _scored(self, items: list[dict[str, Any]], contrast: Contrast | None) -> Iterator[Row]:
         import ray.data
 
         logging.getLogger("ray.data").setLevel(logging.WARNING)
@@ -98,10 +89,9 @@ class OnRayData:
         resources = ray.cluster_resources()
         cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
         workers = min(self.workers or gpus or cpus, -(-len(items) // _AT_ONCE))
-        threads = max(1, cpus // workers)
         found = ray.data.from_items(items).map_batches(
             _Scorer,
-            fn_constructor_args=(self.content, str(self.folder), contrast, threads),
+            fn_constructor_args=(self.content, str(self.folder), contrast, max(1, cpus // workers)),
             batch_size=_AT_ONCE,
             concurrency=workers,
             num_cpus=1,
@@ -114,29 +104,28 @@ class OnRayData:
 class _Scorer:
     """An inspector in a process of its own."""
 
-    def __init__(self, content: dict[str, Any], folder: str, contrast: "Contrast | None", threads: int) -> None:
+    def __init__(self, content: dict[str, Any], folder: str, contrast: Contrast | None, threads: int) -> None:
         import torch
 
         torch.set_num_threads(threads)
         if not Path(folder, RESULTS).is_file():
-            msg = f"{platform.node()} does not see the results folder {folder}: all machines must, under the same path"
-            raise RuntimeError(msg)
+            raise RuntimeError(
+                f"{platform.node()} does not see the results folder {folder}: all machines must, under the same path"
+            )
         self.inspector = inspector_of(content["settings"])
         decision = self.inspector.decision
         now = {**self.inspector.describe(), "decision": None if decision is None else decision.as_dict()}
         different = changed({**content["facts"], "decision": content["decision"], "device": now["device"]}, now)
         if different:
-            msg = f"{platform.node()} would give other results: {'; '.join(different)}"
-            raise RuntimeError(msg)
-        self.folder = Path(folder) if content["settings"]["pictures"] else None
-        self.contrast = contrast
+            raise RuntimeError(f"{platform.node()} would give other results: {'; '.join(different)}")
+        self.folder, self.contrast = Path(folder) if content["settings"]["pictures"] else None, contrast
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         """Rows of a batch of photographs."""
-        columns = (batch[name].tolist() for name in ("path", "file", "name", "fault"))
-        photos = [
+        columns = (batch[name].tolist() for name in Photo._fields)
+        photos = (
             Photo(os.fsdecode(path), os.fsdecode(file), Path(name), fault)
             for path, file, name, fault in zip(*columns, strict=True)
-        ]
-        rows = list(inspected(self.inspector, iter(photos), self.folder, self.contrast))
+        )
+        rows = list(inspected(self.inspector, photos, self.folder, self.contrast))
         return {column: [row[column] for row in rows] for column in COLUMNS}

@@ -31,11 +31,9 @@ def find_regions(heatmap: np.ndarray, threshold: float) -> tuple[Region, ...]:
         heatmap: (H, W).
         threshold: In its units.
     """
-    labels, count = ndimage.label(heatmap > threshold, structure=np.ones((3, 3), dtype=int))
+    labels, _ = ndimage.label(heatmap > threshold, structure=np.ones((3, 3), dtype=int))
     found = []
     for label, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
-        own = labels[rows, columns] == label
-        peak = float(heatmap[rows, columns][own].max())
-        found.append(Region((columns.start, rows.start, columns.stop, rows.stop), int(own.sum()), peak))
-    assert len(found) == count
+        own = heatmap[rows, columns][labels[rows, columns] == label]
+        found.append(Region((columns.start, rows.start, columns.stop, rows.stop), own.size, float(own.max())))
     return tuple(sorted(found, key=lambda region: (-region.peak, region.box)))

@@ -32,16 +32,13 @@ def row_of(path: str, inspection: Any, picture: str = "") -> Row:
     """
     if inspection.fault:
         return fault_row(path, inspection.fault)
-    return {
+    return dict.fromkeys(COLUMNS, "") | {
         "path": path_cell(path),
         "score": repr(float(inspection.score)),
-        "rank": "",
-        "z": "",
         "verdict": inspection.verdict,
         "threshold": "" if inspection.threshold is None else repr(float(inspection.threshold)),
         "picture": picture,
         "regions": json.dumps([region.as_dict() for region in inspection.regions[:REGIONS]], separators=(",", ":")),
-        "fault": "",
     }
 
 
@@ -71,7 +68,7 @@ class Results:
         try:
             self._end = self._whole_lines()
             if self._end == 0:
-                self._append(_line(_HEADER))
+                self.add(_HEADER)
         except BaseException:
             self._file.close()
             raise
@@ -82,7 +79,16 @@ class Results:
         Raises:
             OSError: If the disk is full, for instance; the file is then as it was.
         """
-        self._append(_line(row))
+        line = _line(row)
+        try:
+            written = self._file.write(line)
+            if written != len(line):  # the disk took a part; the rest says why it took no more
+                self._file.write(line[written:])
+        except BaseException:
+            with suppress(OSError):
+                self._file.truncate(self._end)
+            raise
+        self._end += len(line)
 
     def close(self) -> None:
         """No more rows."""
@@ -97,19 +103,14 @@ class Results:
 
         Rows with a fault are dropped; what could not be read then may be readable now.
         """
-        done: Counter[str] = Counter()
         if any(row["fault"] for row in self):
             with atomic_write(self.path) as temporary, temporary.open("wb") as file:
                 file.write(_line(_HEADER))
-                for row in self:
-                    if not row["fault"]:
-                        file.write(_line(row))
+                file.writelines(_line(row) for row in self if not row["fault"])
             self._file.close()
             self._file = self.path.open("ab", buffering=0)
             self._end = self._file.tell()
-        for row in self:
-            done[row["path"]] += 1
-        return done
+        return Counter(row["path"] for row in self)
 
     def finish(self) -> Counter[str]:
         """Sort the rows by rank, the most unusual first and faults last, and fill in `rank` and `z`; atomically.
@@ -158,8 +159,7 @@ class Results:
         with self.path.open("rb") as file:
             first = file.readline()
             if not _line(_HEADER).startswith(first):
-                msg = f"{self.path} is no results.csv of an inspection: it begins with {first[:80]!r}"
-                raise ValueError(msg)
+                raise ValueError(f"{self.path} is no results.csv of an inspection: it begins with {first[:80]!r}")
             while kept > 0:
                 start = max(0, kept - (1 << 16))
                 file.seek(start)
@@ -169,17 +169,6 @@ class Results:
         if kept < end:
             self._file.truncate(kept)
         return kept
-
-    def _append(self, line: bytes) -> None:
-        try:
-            written = self._file.write(line)
-            if written != len(line):  # the disk took a part; the rest says why it took no more
-                self._file.write(line[written:])
-        except BaseException:
-            with suppress(OSError):
-                self._file.truncate(self._end)
-            raise
-        self._end += len(line)
 
 
 def read_rows(path: Path) -> Iterator[Row]:

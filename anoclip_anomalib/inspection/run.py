@@ -10,20 +10,18 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from anoclip_anomalib.evaluation.output_names import path_cell
 from anoclip_anomalib.files import printable
+from anoclip_anomalib.inspection.contrast import Contrast
+from anoclip_anomalib.inspection.inspection import Inspection
+from anoclip_anomalib.inspection.inspector import Inspector
 from anoclip_anomalib.inspection.photos import Photo, Photos, spread
 from anoclip_anomalib.inspection.places import readable
 from anoclip_anomalib.inspection.results import Results, Row, fault_row, read_rows, row_of
 from anoclip_anomalib.inspection.run_folder import PAGE, PICTURES, RunFolder, RunFolderError, changed
 from anoclip_anomalib.running.progress import Progress
-
-if TYPE_CHECKING:
-    from anoclip_anomalib.inspection.contrast import Contrast
-    from anoclip_anomalib.inspection.inspection import Inspection
-    from anoclip_anomalib.inspection.inspector import Inspector
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +33,8 @@ WORKERS = 4
 """Photographs that are read, scored and drawn side by side, at most; each may take a gigabyte."""
 _TOLD = 20  # faults that are logged one by one
 
-Scored = tuple[Photo, "Inspection | None"]
-Executor = Callable[[Iterator[Photo], "Contrast | None"], Iterator[Row]]
+Scored = tuple[Photo, Inspection | None]
+Executor = Callable[[Iterator[Photo], Contrast | None], Iterator[Row]]
 
 
 @dataclass
@@ -53,7 +51,7 @@ class FolderRun:
         execute: Scores the photographs elsewhere; default: here.
     """
 
-    inspector: "Inspector"
+    inspector: Inspector
     photos: Photos
     total: int
     folder: RunFolder
@@ -71,8 +69,7 @@ class FolderRun:
             OSError: If results cannot be written.
         """
         if self.content.get("complete"):
-            msg = f"{printable(self.folder.path)} is complete, there is nothing to resume: start a new run"
-            raise RunFolderError(msg)
+            raise RunFolderError(f"{printable(self.folder.path)} is complete, there is nothing to resume: start a new run")
         with self.folder.held():
             self._compare_facts()
             self._begun, self._earlier = time.monotonic(), float(self.content.get("seconds") or 0)
@@ -95,8 +92,9 @@ class FolderRun:
             line for key, value in now.items() if key in self.content for line in changed(self.content[key] or {}, value or {})
         ]
         if different:
-            msg = f"{printable(self.folder.path)} cannot be resumed, its results would not fit together: {'; '.join(different)}"
-            raise RunFolderError(msg)
+            raise RunFolderError(
+                f"{printable(self.folder.path)} cannot be resumed, its results would not fit together: {'; '.join(different)}"
+            )
         self.content |= now
 
     def _inspect(self, results: Results) -> None:
@@ -132,10 +130,7 @@ class FolderRun:
         left = (photo for photo in self.photos if not _take(done, path_cell(photo.path)))
         folder = self.folder.path if self.content["settings"]["pictures"] else None
         yield from rows_of(([one] for one in first), folder, contrast)
-        if self.execute is not None:
-            yield from self.execute(left, contrast)
-        else:
-            yield from inspected(self.inspector, left, folder, contrast)
+        yield from self.execute(left, contrast) if self.execute else inspected(self.inspector, left, folder, contrast)
 
     def _end(self, results: Results, *, complete: bool) -> None:
         counts = results.finish()
@@ -158,12 +153,11 @@ class FolderRun:
             self.content["ranked"] += 1  # so that no picture gets two, whatever happens meanwhile
 
     def _write(self, *, complete: bool) -> None:
-        seconds = self._earlier + time.monotonic() - self._begun
-        self.content |= {"complete": complete, "seconds": round(seconds, 1)}
+        self.content |= {"complete": complete, "seconds": round(self._earlier + time.monotonic() - self._begun, 1)}
         self.folder.write(self.content)
 
 
-def scored(inspector: "Inspector", photos: Iterable[Photo]) -> Iterator[Scored]:
+def scored(inspector: Inspector, photos: Iterable[Photo]) -> Iterator[Scored]:
     """Photographs with their results; ``None`` for those that could not even be opened."""
     waiting: deque[Photo] = deque()
     faults: deque[Photo] = deque()
@@ -185,9 +179,7 @@ def scored(inspector: "Inspector", photos: Iterable[Photo]) -> Iterator[Scored]:
     yield from ((photo, None) for photo in faults)
 
 
-def inspected(
-    inspector: "Inspector", photos: Iterator[Photo], folder: Path | None, contrast: "Contrast | None"
-) -> Iterator[Row]:
+def inspected(inspector: Inspector, photos: Iterator[Photo], folder: Path | None, contrast: Contrast | None) -> Iterator[Row]:
     """Score and draw photographs, several of them side by side.
 
     On the CPU each has a core for itself from reading to drawing: cores that work on one photograph together would wait for
@@ -218,7 +210,7 @@ def inspected(
 
 
 def rows_of(
-    batches: Iterable[Iterable[Scored]], folder: Path | None, contrast: "Contrast | None", workers: int = 2
+    batches: Iterable[Iterable[Scored]], folder: Path | None, contrast: Contrast | None, workers: int = 2
 ) -> Iterator[Row]:
     """Draw results, each batch in a thread, which also makes its results if they come from a generator; in constant memory.
 
@@ -252,7 +244,7 @@ def rows_of(
                 future.cancel()
 
 
-def _finished(photo: Photo, inspection: "Inspection | None", folder: Path | None, contrast: "Contrast | None") -> Row:
+def _finished(photo: Photo, inspection: Inspection | None, folder: Path | None, contrast: Contrast | None) -> Row:
     """Write a photograph's pictures; its row."""
     if inspection is None:
         return fault_row(photo.path, photo.fault)
@@ -272,7 +264,7 @@ def _finished(photo: Photo, inspection: "Inspection | None", folder: Path | None
 
 def _take(done: Counter[str], path: str) -> bool:
     """Whether a photograph is among those that are done, each of which counts once."""
-    found = done[path] > 0 if path in done else False
+    found = done[path] > 0  # what is not there is not added
     if found:
         done[path] -= 1
     return found

@@ -42,14 +42,12 @@ class RunFolder:
         """
         root = Path(root)
         root.mkdir(parents=True, exist_ok=True)
-        number = max(_numbers(root), default=0)
+        number = max((number for number, _ in _runs(root)), default=0)
         while True:
             number += 1
-            try:
+            with suppress(FileExistsError):
                 (root / f"{number:03}").mkdir()
-            except FileExistsError:
-                continue
-            return cls(root / f"{number:03}")
+                return cls(root / f"{number:03}")
 
     @classmethod
     def unfinished(cls, root: str | Path) -> "RunFolder":
@@ -58,14 +56,10 @@ class RunFolder:
         Raises:
             RunFolderError: If there is none.
         """
-        for number in sorted(_numbers(Path(root)), reverse=True):
-            for folder in Path(root).glob(f"*{number}"):
-                if folder.name.isdecimal() and int(folder.name) == number and (folder / RUN).is_file():
-                    found = cls(folder)
-                    if not found.read().get("complete"):
-                        return found
-        msg = f"There is no unfinished run in {printable(root)} to resume"
-        raise RunFolderError(msg)
+        for _, folder in sorted(_runs(Path(root)), reverse=True):
+            if (folder / RUN).is_file() and not cls(folder).read().get("complete"):
+                return cls(folder)
+        raise RunFolderError(f"There is no unfinished run in {printable(root)} to resume")
 
     def read(self) -> dict[str, Any]:
         """What `run.json` says.
@@ -77,14 +71,13 @@ class RunFolder:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(content, dict) or not isinstance(content.get("settings"), dict):
-                msg = "it holds no settings"
-                raise ValueError(msg)
+                raise ValueError("it holds no settings")
         except FileNotFoundError as error:
-            msg = f"{printable(self.path)} is no results folder of anoclip inspect: it has no {RUN}"
-            raise RunFolderError(msg) from error
+            raise RunFolderError(f"{printable(self.path)} is no results folder of anoclip inspect: it has no {RUN}") from error
         except (OSError, ValueError, RecursionError) as error:
-            msg = f"{printable(path)} is damaged ({error}): this run cannot be resumed, start a new one"
-            raise RunFolderError(msg) from error
+            raise RunFolderError(
+                f"{printable(path)} is damaged ({error}): this run cannot be resumed, start a new one"
+            ) from error
         return content
 
     def write(self, content: dict[str, Any]) -> None:
@@ -104,11 +97,10 @@ class RunFolder:
         try:
             with Claims(claims).take("run") as taken:
                 if not taken:
-                    msg = (
+                    raise RunFolderError(
                         f"Another process is at work on {printable(self.path)}. If it ran on another machine and is certainly "
                         f"dead, delete {printable(claims)}"
                     )
-                    raise RunFolderError(msg)
                 yield
         finally:
             with suppress(OSError):
@@ -130,8 +122,8 @@ def changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     ]
 
 
-def _numbers(root: Path) -> list[int]:
+def _runs(root: Path) -> list[tuple[int, Path]]:
     try:
-        return [int(name) for name in os.listdir(root) if name.isascii() and name.isdecimal()]
+        return [(int(name), root / name) for name in os.listdir(root) if name.isascii() and name.isdecimal()]
     except FileNotFoundError:
         return []

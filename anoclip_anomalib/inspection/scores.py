@@ -28,16 +28,15 @@ def score_images(module: Any, images: Sequence[torch.Tensor]) -> list[Scored]:
         One for each, in order.
     """
     transform = getattr(getattr(module, "pre_processor", None), "transform", None)
-    found: list[Scored | None] = [None] * len(images)
+    found: dict[int, Scored] = {}
     with torch.inference_mode():
         ready = [image[None] if transform is None else transform(image[None]) for image in images]
-        sizes = {tuple(image.shape): None for image in ready}
-        for size in sizes:
-            places = [index for index, image in enumerate(ready) if tuple(image.shape) == size]
+        for size in {image.shape: None for image in ready}:
+            places = [index for index, image in enumerate(ready) if image.shape == size]
             scored = module.model(torch.cat([ready[index] for index in places]).to(module.device))
             maps: np.ndarray = squeeze_channel(to_numpy(scored.anomaly_map)).astype(np.float32)
             scores = to_numpy(scored.pred_score).reshape(-1)
             for index, score, anomaly_map in zip(places, scores, maps, strict=True):
                 finite = bool(np.isfinite(score) and np.isfinite(anomaly_map).all())
                 found[index] = Scored(float(score), anomaly_map, None if finite else "The model's score or map is not finite")
-    return [one for one in found if one is not None]
+    return [found[index] for index in range(len(images))]

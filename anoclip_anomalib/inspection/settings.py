@@ -2,35 +2,20 @@
 
 import os
 from collections.abc import Iterable
+from inspect import signature
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from anoclip_anomalib.files import printable
+from anoclip_anomalib.inspection.inspector import Inspector
+from anoclip_anomalib.inspection.model import check_model
 from anoclip_anomalib.inspection.photos import Photos
 from anoclip_anomalib.inspection.places import absolute, is_address
 
-if TYPE_CHECKING:
-    from anoclip_anomalib.inspection.inspector import Inspector
-
-DEFAULTS: dict[str, Any] = {
-    "photos": [],
-    "base": "",
-    "product": None,
-    "good": None,
-    "model": "AnoClip",
-    "backbone": None,
-    "weights": None,
-    "adapters": None,
-    "device": "auto",
-    "threshold": "auto",
-    "false_alarms": 0.1,
-    "image_size": None,
-    "batch_size": None,
-    "adapt": False,
-    "set": {},
-    "pictures": True,
-}
+# What an inspector takes, with its defaults; its other arguments are those in "set".
+_ARGUMENTS = {name: one.default for name, one in signature(Inspector).parameters.items() if one.kind is not one.VAR_KEYWORD}
+DEFAULTS: dict[str, Any] = {"photos": [], "base": "", **_ARGUMENTS, "adapt": False, "set": {}, "pictures": True}
 _WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".bin")
 
 
@@ -64,11 +49,12 @@ def settings_of(given: dict[str, Any], before: dict[str, Any] | None = None) -> 
         if "photos" in own and _places(own) != _places(before):
             different.append(f"other photographs than {' '.join(before['photos'])}")
         if different:
-            msg = f"A run goes on with the settings that it was begun with; this asks for {'; '.join(different)}"
-            raise ValueError(msg)
+            raise ValueError(f"A run goes on with the settings that it was begun with; this asks for {'; '.join(different)}")
         return DEFAULTS | before
     settings = DEFAULTS | own
-    _check_names(settings)
+    if not settings["photos"]:
+        raise ValueError("Which photographs? Give files or folders")
+    check_model(settings["model"])
     return settings
 
 
@@ -83,20 +69,18 @@ def photos_of(settings: dict[str, Any]) -> tuple[Photos, int]:
     if settings["good"] is not None:
         good = [photo.file for photo in Photos([settings["good"]])]
         if not good:
-            msg = f"--good {printable(settings['good'])} has no photographs: give a folder with some of good parts"
-            raise ValueError(msg)
+            raise ValueError(f"--good {printable(settings['good'])} has no photographs: give a folder with some of good parts")
     photos = Photos(settings["photos"], settings["base"], without=good)
     total = photos.count()
     if total == 0:
         named = ", ".join(printable(path) for path in islice(photos.given, 3))
         found = ", ".join(f"{count} {reason}" for reason, count in photos.left_out.items())
         hint = f"left out were {found}" if found else "photographs end in .jpg, .png, .bmp, .tif, .webp, ..."
-        msg = f"No photographs to inspect in {named}: {hint}"
-        raise ValueError(msg)
+        raise ValueError(f"No photographs to inspect in {named}: {hint}")
     return photos, total
 
 
-def inspector_of(settings: dict[str, Any]) -> "Inspector":
+def inspector_of(settings: dict[str, Any]) -> Inspector:
     """The inspector that a run's settings ask for; imports torch.
 
     Raises:
@@ -104,21 +88,8 @@ def inspector_of(settings: dict[str, Any]) -> "Inspector":
         OSError: See there.
         RuntimeError: See there.
     """
-    from anoclip_anomalib.inspection.inspector import Inspector
-
-    names = ("product", "good", "model", "backbone", "weights", "adapters", "device", "threshold", "false_alarms")
-    arguments = {name: settings[name] for name in (*names, "image_size", "batch_size")}
-    inspector = Inspector(**arguments, **settings["set"])
+    inspector = Inspector(**{name: settings[name] for name in _ARGUMENTS}, **settings["set"])
     return inspector.adapt() if settings["adapt"] else inspector
-
-
-def _check_names(settings: dict[str, Any]) -> None:
-    from anoclip_anomalib.inspection.model import check_model
-
-    if not settings["photos"]:
-        msg = "Which photographs? Give files or folders"
-        raise ValueError(msg)
-    check_model(settings["model"])
 
 
 def _file(key: str, text: str) -> str:
@@ -126,13 +97,13 @@ def _file(key: str, text: str) -> str:
     if key != "good" and not os.path.exists(text) and not text.endswith(_WEIGHT_FILES) and os.sep not in text:
         return text
     if is_address(text):
-        msg = f"--{key} {text} must be on this machine"
-        raise ValueError(msg)
+        raise ValueError(f"--{key} {text} must be on this machine")
     try:
         Photos([text])
     except FileNotFoundError as error:
-        msg = str(error).replace("No such photograph or folder", f"--{key}: no such file or folder", 1)
-        raise FileNotFoundError(msg) from error
+        raise FileNotFoundError(
+            str(error).replace("No such photograph or folder", f"--{key}: no such file or folder", 1)
+        ) from error
     return os.path.abspath(text)
 
 

@@ -7,6 +7,8 @@ from typing import TypeAlias
 
 import yaml
 
+from anoclip_anomalib.prompts.april_gan import combined
+
 logger = logging.getLogger(__name__)
 
 Descriptions: TypeAlias = Mapping[str, str | Sequence[str]]
@@ -50,8 +52,4 @@ def is_described(class_name: str, descriptions: Descriptions | None = None) -> b
 
 def sentences(description: str) -> tuple[list[str], list[str]]:
     """The 6 normal and 10 abnormal sentences about a description."""
-    normal, abnormal = (
-        [template.format(state.format(description)) for state in states for template in TEMPLATES]
-        for states in (NORMAL_STATES, ABNORMAL_STATES)
-    )
-    return normal, abnormal
+    return combined(description, NORMAL_STATES, TEMPLATES), combined(description, ABNORMAL_STATES, TEMPLATES)

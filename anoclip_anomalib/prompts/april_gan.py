@@ -38,6 +38,11 @@ ADACLIP_TEMPLATES: tuple[str, ...] = (
 )
 
 
+def combined(name: str, states: Sequence[str], templates: Sequence[str]) -> list[str]:
+    """Each state of what has the name, in each template."""
+    return [template.replace("{}", state.replace("{}", name)) for state in states for template in templates]
+
+
 def sentences(class_name: str, templates: Sequence[str] = TEMPLATES) -> tuple[list[str], list[str]]:
     """The normal and the abnormal sentences about a class.
 
@@ -49,10 +54,5 @@ def sentences(class_name: str, templates: Sequence[str] = TEMPLATES) -> tuple[li
         ValueError: If the name is empty.
     """
     if not class_name.strip():
-        msg = "The class name is empty: give the name of the product, such as class_name='metal_nut'"
-        raise ValueError(msg)
-    normal, abnormal = (
-        [template.replace("{}", state.replace("{}", class_name)) for state in states for template in templates]
-        for states in (NORMAL_STATES, ABNORMAL_STATES)
-    )
-    return normal, abnormal
+        raise ValueError("The class name is empty: give the name of the product, such as class_name='metal_nut'")
+    return combined(class_name, NORMAL_STATES, templates), combined(class_name, ABNORMAL_STATES, templates)

@@ -156,22 +156,13 @@ class PromptBuilder:
         name = self.class_names.get(class_name, class_name)
         domains = self.texture_domains if texture else self.industrial_domains
 
-        def expand(states: Iterable[str]) -> dict[str, tuple[str, ...]]:
-            phrases = (state.replace("{}", name) for state in states)
+        def expand(states: Iterable[str], *extra: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+            own = (state for more in extra for key in ("*", class_name) for state in more.get(key, ()))
+            phrases = (state.replace("{}", name) for state in (*states, *own))
             return {phrase: self._expand(phrase, domains) for phrase in phrases}
 
-        return PromptSet(
-            class_name=name,
-            texture=texture,
-            normal=expand((*self.normal_states, *_extra(self.extra_normal_states, class_name))),
-            abnormal=expand(
-                (
-                    *self.abnormal_states,
-                    *_extra(self.extra_abnormal_states, class_name),
-                    *_extra(self.knowledge, class_name),
-                )
-            ),
-        )
+        normal = expand(self.normal_states, self.extra_normal_states)
+        return PromptSet(name, texture, normal, expand(self.abnormal_states, self.extra_abnormal_states, self.knowledge))
 
     def unmatched(self, class_name: str) -> list[str]:
         """Settings for single classes of which none is for this one: meant for others, or misspelt.
@@ -208,10 +199,6 @@ def _with_domain(template: str, domain: str) -> str:
     if template.startswith("a {domain}"):
         return article + words[1:]
     return words.replace(f" a {domain}", f" {article} {domain}")
-
-
-def _extra(states: Mapping[str, Sequence[str]], class_name: str) -> tuple[str, ...]:
-    return (*states.get("*", ()), *states.get(class_name, ()))
 
 
 def _checked_names(names: Mapping[str, str]) -> dict[str, str]:

@@ -4,23 +4,12 @@
 """
 
 NORMAL_STATES: tuple[str, ...] = (
-    "normal {}",
-    "flawless {}",
-    "perfect {}",
-    "unblemished {}",
-    "{} without flaw",
-    "{} without defect",
-    "{} without damage",
+    *("normal {}", "flawless {}", "perfect {}", "unblemished {}"),
+    *("{} without flaw", "{} without defect", "{} without damage"),
 )
-
 ABNORMAL_STATES: tuple[str, ...] = (
-    "damaged {}",
-    "abnormal {}",
-    "imperfect {}",
-    "blemished {}",
-    "{} with flaw",
-    "{} with defect",
-    "{} with damage",
+    *("damaged {}", "abnormal {}", "imperfect {}", "blemished {}"),
+    *("{} with flaw", "{} with defect", "{} with damage"),
 )
 
 INDUSTRIAL_DOMAINS: tuple[str, ...] = ("industrial photo", "industrial image", "manufacturing image")

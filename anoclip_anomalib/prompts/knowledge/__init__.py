@@ -45,6 +45,7 @@ def _checked(path: Path) -> dict[str, tuple[str, ...]]:
     for name, phrases in content.items():
         fits = isinstance(name, str) and isinstance(phrases, list) and phrases
         if not fits or not all(isinstance(phrase, str) and "{}" in phrase for phrase in phrases):
-            msg = f"{path}: {name!r} must be a class with a list of phrases that have {{}} for its name; got {phrases!r}"
-            raise ValueError(msg)
+            raise ValueError(
+                f"{path}: {name!r} must be a class with a list of phrases that have {{}} for its name; got {phrases!r}"
+            )
     return {name: tuple(phrases) for name, phrases in content.items()}
