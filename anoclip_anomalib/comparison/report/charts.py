@@ -43,8 +43,8 @@ def curve_charts(models: list[str], entries: dict[str, dict[str, Any]]) -> list[
         for index, model in enumerate(models):
             curve = entries.get(model, {}).get(name)
             if curve is not None:
-                inside = [(x, y) for x, y in zip(curve["x"], curve["y"], strict=True) if x <= limit * 1.0001]
-                points = [(x_at(x), y_at(y)) for x, y in inside]
+                drawn = zip(curve["x"], curve["y"], strict=True)
+                points = [(x_at(x), y_at(y)) for x, y in drawn if x <= limit * 1.0001]
                 lines.append({"model": model, "colour": colour(index), "dashed": index >= len(COLOURS), "points": points})
         if lines:
             x_ticks = _ticks(x_at, 0, limit, 3 if limit < 1 else 5, 1)

@@ -3,22 +3,19 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
+from anoclip_anomalib.comparison.report.build import SHOWN_FACTS
 from anoclip_anomalib.comparison.report.pictures import Strips, data_uri, outlined
-from anoclip_anomalib.comparison.report.tables import MEAN, distinct, first_seed_rows
+from anoclip_anomalib.comparison.report.tables import MEAN, distinct, finished, first_seed_rows
 from anoclip_anomalib.comparison.report.text import render
 from anoclip_anomalib.comparison.run.folder import ResultsError, ResultsFolder
 from anoclip_anomalib.files import atomic_write
 
-FACTS: dict[str, Any] = {  # how the figures came about, as far as rows tell
-    "weights (SHA-256)": lambda row: row["provenance"]["weights_digest"],
-    "image size": lambda row: row["provenance"]["preprocessing"].get("image_size"),
-    "versions": lambda row: ", ".join(f"{name} {value}" for name, value in row["provenance"]["versions"].items()),
-}
+FACTS = ("weights (SHA-256)", "image size", "versions")  # how the figures came about, as far as rows tell
 
 
 @dataclass(frozen=True)
@@ -40,8 +37,7 @@ class GalleryItem:
     scores: Mapping[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class MetricRow:
+class MetricRow(NamedTuple):
     """Figures of one variant on one category (or their mean): metric -> value, NaN where it is undefined."""
 
     category: str
@@ -100,7 +96,7 @@ def gallery_of(
     notice: str,
     metrics: Mapping[str, str],
     each: int = 2,
-    facts: Mapping[str, str] | None = None,
+    facts: Mapping[str, str] = {},
 ) -> Gallery:
     """The gallery of a comparison's results; of several seeds the first counts.
 
@@ -117,7 +113,7 @@ def gallery_of(
     """
     folder = ResultsFolder(results)
     suite = folder.suite()
-    rows = [row for row in folder.rows()[0] if row["status"] == "done"]
+    rows = finished(folder.rows()[0])
     if not rows:
         raise ResultsError(f"{folder.path} has no results yet")
     items: dict[str, list[GalleryItem]] = {}
@@ -129,11 +125,10 @@ def gallery_of(
             found = {model: first[model, category] for model in suite["models"] if (model, category) in first}
             items[name] = _items(Strips(folder.path), found, each)
             table += [_metric_row(name, model, [row], metrics) for model, row in found.items()]
-    means = [(model, [row for row in rows if row["job"]["model"] == model]) for model in suite["models"]]
-    table += [_metric_row(MEAN, model, own, metrics) for model, own in means if own]
+    table += [_metric_row(MEAN, model, own, metrics) for model in suite["models"] if (own := finished(rows, model=model))]
     shown = {name: some for name, some in items.items() if some}
-    known = {title: distinct(rows, read) for title, read in FACTS.items()}
-    return Gallery(title, notice, shown, table, known | dict(facts or {}), suite["protocol"]["resolution"])
+    known = {title: distinct(rows, SHOWN_FACTS[title]) for title in FACTS}
+    return Gallery(title, notice, shown, table, known | dict(facts), suite["protocol"]["resolution"])
 
 
 def _metric_row(category: str, model: str, rows: Sequence[dict[str, Any]], metrics: Mapping[str, str]) -> MetricRow:
@@ -154,9 +149,8 @@ def _items(strips: Strips, rows: dict[str, dict[str, Any]], each: int) -> list[G
             image, mask = strips.image_and_mask(next(iter(rows.values())), path)
             maps = {}
             for model, row in rows.items():
-                heat = strips.heatmap(row, path)
                 low, high = row.get("map_scale") or (0.0, 1.0)  # rows of earlier versions do not tell
-                if heat is not None:
+                if (heat := strips.heatmap(row, path)) is not None:
                     maps[model] = low + heat.astype(np.float32) / 255 * (high - low)
             if image is not None and maps:
                 scores = {model: own[path] for model, own in kept.items()}
@@ -184,8 +178,7 @@ def heatmap_overlay(image: np.ndarray, anomaly_map: np.ndarray, low: float, high
         ValueError: If the map is not two-dimensional or not finite.
     """
     if anomaly_map.ndim != 2 or not np.isfinite(anomaly_map).all():
-        msg = f"An anomaly map must be two-dimensional and finite, got shape {anomaly_map.shape}"
-        raise ValueError(msg)
+        raise ValueError(f"An anomaly map must be two-dimensional and finite, got shape {anomaly_map.shape}")
     height, width = image.shape[:2]
     scaled = np.clip((anomaly_map.astype(np.float32) - low) / max(high - low, 1e-12), 0, 1)
     scaled = cv2.resize(scaled, (width, height), interpolation=cv2.INTER_LINEAR)
