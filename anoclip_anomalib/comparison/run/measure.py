@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -19,8 +19,7 @@ from anoclip_anomalib.evaluation.resolution import datasets_of, map_mask_pairs, 
 THUMBNAIL = 192  # longer side of a thumbnail in the report, pixels
 
 
-@dataclass
-class Sample:
+class Sample(NamedTuple):
     """An image that is kept for the report.
 
     Attributes:

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from anoclip_anomalib.comparison.run.row import failed_row
+from anoclip_anomalib.comparison.run.run_job import run_job
 from anoclip_anomalib.comparison.run.runner import Result
 from anoclip_anomalib.comparison.suite.suite import Job
 from anoclip_anomalib.running.ray_cluster import connect, import_ray
@@ -63,7 +64,7 @@ class OnRay:
         if job.model.gpus and not self.resources.get("GPU"):
             self.note(f"the cluster has no GPU: {job.label} runs on its CPUs")
         need = job_needs(job, self.threads, self.resources)
-        options = self.ray.remote(_work).options(max_retries=RETRIES, **need)
+        options = self.ray.remote(run_job).options(max_retries=RETRIES, **need)
         self.running[options.remote(job, int(need["num_cpus"]))] = job
 
     def wait(self) -> tuple[Job, Result]:
@@ -80,9 +81,3 @@ def job_needs(job: Job, threads: int | None, resources: dict[str, float]) -> dic
     """CPUs and GPUs to ask Ray for: no more than the cluster has, since Ray would wait for them for ever."""
     cpus = min(job.model.cpus or threads or 1, max(1, int(resources.get("CPU", 1))))
     return {"num_cpus": cpus, "num_gpus": min(job.model.gpus, resources.get("GPU", 0.0))}
-
-
-def _work(job: Job, threads: int) -> Result:
-    from anoclip_anomalib.comparison.run.run_job import run_job
-
-    return run_job(job, threads)

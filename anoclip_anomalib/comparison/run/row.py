@@ -4,8 +4,7 @@ import io
 import math
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -29,8 +28,7 @@ CURVES: dict[str, tuple[str, Callable, float]] = {  # name -> level, points, lim
 }
 
 
-@dataclass
-class Pictures:
+class Pictures(NamedTuple):
     """Pictures of a job's samples, each a strip of squares side by side.
 
     Attributes:
@@ -159,9 +157,8 @@ def pictures_of(job: Job, result: Measured, root: Any, row: dict[str, Any]) -> P
         mask = cv2.resize(mask, size, interpolation=cv2.INTER_LINEAR)
         squares.append([_square(one) for one in (np.round(255 * level).astype(np.uint8), photograph, mask)])
         quality = image_quality(scores, labels, position, result.map_aurocs[position])
-        row["samples"].append(
-            [relative_path(sample.path, root), int(labels[position]), float(scores[position]), _finite(quality)]
-        )
+        label, score = int(labels[position]), float(scores[position])
+        row["samples"].append([relative_path(sample.path, root), label, score, _finite(quality)])
     strips = (np.concatenate(strip, axis=1) for strip in zip(*squares, strict=True))
     return Pictures(*(_encode(strip, kind) for strip, kind in zip(strips, ("PNG", "JPEG", "PNG"), strict=True)))
 
@@ -186,10 +183,8 @@ def _photograph(path: str) -> np.ndarray:
 
 def _square(image: np.ndarray) -> np.ndarray:
     """Centre a thumbnail in a black square of THUMBNAIL pixels."""
-    square = np.zeros((THUMBNAIL, THUMBNAIL, *image.shape[2:]), np.uint8)
-    top, left = (THUMBNAIL - image.shape[0]) // 2, (THUMBNAIL - image.shape[1]) // 2
-    square[top : top + image.shape[0], left : left + image.shape[1]] = image
-    return square
+    gaps = [THUMBNAIL - length for length in image.shape[:2]]
+    return np.pad(image, [(gap // 2, gap - gap // 2) for gap in gaps] + [(0, 0)] * (image.ndim - 2))
 
 
 def _encode(image: np.ndarray, kind: str) -> bytes:

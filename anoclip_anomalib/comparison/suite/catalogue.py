@@ -7,22 +7,17 @@ from contextlib import suppress
 from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from jsonargparse import ArgumentParser
 
 from anoclip_anomalib.comparison.suite.suite import ClassSpec
 
-SHORT_NAMES = {
-    "model": ("anoclip_anomalib", "anomalib.models"),
-    "data": ("anoclip_anomalib.data", "anomalib.data"),
-    "callback": ("anoclip_anomalib", "anomalib.callbacks", "lightning.pytorch.callbacks"),
-}
-
-BASES = {
-    "model": ("anomalib.models", "AnomalibModule"),
-    "data": ("anomalib.data", "AnomalibDataModule"),
-    "callback": ("lightning.pytorch", "Callback"),
+KINDS = {  # kind -> what it is derived from, and the modules that short names stand for something in
+    "model": ("anomalib.models:AnomalibModule", "anoclip_anomalib", "anomalib.models"),
+    "data": ("anomalib.data:AnomalibDataModule", "anoclip_anomalib.data", "anomalib.data"),
+    "callback": ("lightning.pytorch:Callback", "anoclip_anomalib", "anomalib.callbacks", "lightning.pytorch.callbacks"),
 }
 
 
@@ -32,8 +27,7 @@ class UnknownClassError(ValueError):
 
 def base_class(kind: str) -> type:
     """The class that a model, data or callback must be derived from."""
-    module, name = BASES[kind]
-    return getattr(importlib.import_module(module), name)
+    return resolve_name(KINDS[kind][0])
 
 
 def find_class(kind: str, name: str) -> type:
@@ -46,7 +40,7 @@ def find_class(kind: str, name: str) -> type:
     Raises:
         UnknownClassError: with the closest names.
     """
-    base = base_class(kind)
+    base, modules = base_class(kind), KINDS[kind][1:]
     found: Any = None
     if "." in name:
         module, _, attribute = name.rpartition(".")
@@ -55,10 +49,10 @@ def find_class(kind: str, name: str) -> type:
         except Exception as error:  # noqa: BLE001 - whatever a module does when it is imported
             raise UnknownClassError(f'{kind} "{name}" cannot be imported: {error}') from error
     else:
-        for module in SHORT_NAMES[kind]:
+        for module in modules:
             found = found or getattr(importlib.import_module(module), name, None)
     if found is None:
-        known = sorted({name for module in SHORT_NAMES[kind] for name in _names(module, base)})
+        known = sorted({name for module in modules for name in _names(module, base)})
         close = get_close_matches(name, known, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}, or a full class path"
         raise UnknownClassError(f'unknown {kind} "{name}"; {hint}')

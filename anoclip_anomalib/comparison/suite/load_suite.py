@@ -152,13 +152,11 @@ class _Reader:
             if not known and self.check_data:
                 self.doc.fault(place, f"no categories of {found.__name__} are known; list them")
             return known
+        there = dict.fromkeys((*known, *present))
         for index, name in enumerate(entry.categories):
-            if known and name not in (*known, *present):
-                self.doc.fault(
-                    (*place, index),
-                    f'unknown category "{name}" (there are: {", ".join(dict.fromkeys((*known, *present)))}); '
-                    f"own data need a folder {name}/train or {name}/test in the data root, other layouts the class Folder",
-                )
+            if known and name not in there:
+                fault = f'unknown category "{name}" (there are: {", ".join(there)}); own data need a folder {name}/train or'
+                self.doc.fault((*place, index), f"{fault} {name}/test in the data root, other layouts the class Folder")
         return tuple(dict.fromkeys(entry.categories))
 
 

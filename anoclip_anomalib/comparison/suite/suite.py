@@ -11,7 +11,11 @@ from pydantic_core import core_schema
 
 from anoclip_anomalib.evaluation.thresholds import ThresholdRule
 
-STRICT = ConfigDict(extra="forbid")
+
+class _Strict:
+    """What a file says must be an option."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True)
@@ -59,16 +63,15 @@ Mapping = Annotated[dict[str, Any], Must("a mapping")]
 
 
 @dataclass(frozen=True)
-class ClassSpec:
+class ClassSpec(_Strict):
     """A class by its full path, and the arguments it is called with."""
 
     class_path: Annotated[str, Must("the name or path of a class")]
     init_args: Mapping = field(default_factory=dict)
-    __pydantic_config__ = STRICT
 
 
 @dataclass(frozen=True)
-class ModelEntry:
+class ModelEntry(_Strict):
     """A model of the suite.
 
     Attributes:
@@ -87,11 +90,10 @@ class ModelEntry:
     cpus: Count | None = None
     gpus: Number = 0.0
     provenance: Mapping = field(default_factory=dict)
-    __pydantic_config__ = STRICT
 
 
 @dataclass(frozen=True)
-class DataEntry:
+class DataEntry(_Strict):
     """A data set of the suite.
 
     Attributes:
@@ -105,11 +107,10 @@ class DataEntry:
     spec: ClassSpec
     categories: tuple[Category, ...] = ()
     class_name: Text | None = None
-    __pydantic_config__ = STRICT
 
 
 @dataclass(frozen=True)
-class Protocol:
+class Protocol(_Strict):
     """How every model is measured.
 
     Attributes:
@@ -125,11 +126,10 @@ class Protocol:
     timed_images: Count = 20
     warmup_images: Count = 3
     sample_images: Count = 24
-    __pydantic_config__ = STRICT
 
 
 @dataclass(frozen=True)
-class Suite:
+class Suite(_Strict):
     """Models x data x categories x seeds."""
 
     name: FolderName
@@ -138,7 +138,6 @@ class Suite:
     seeds: Annotated[tuple[Seed, ...], AfterValidator(_different)] = (0,)
     protocol: Protocol = field(default_factory=Protocol)
     description: Text = ""
-    __pydantic_config__ = STRICT
 
 
 @dataclass(frozen=True)
