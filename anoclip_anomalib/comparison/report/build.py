@@ -53,8 +53,6 @@ def build_report(
     models, seeds = suite["models"], len(suite["seeds"])
     every = [tables.build_table(data, models, places, rows, seeds) for data, places in suite["data"].items()]
     context = {
-        "title": suite["name"],
-        "description": suite.get("description", ""),
         "suite": suite,
         "notes": _notes(suite, rows, faults),
         "tables": every,
@@ -98,12 +96,10 @@ def _notes(suite: dict, rows: list[dict], faults: list[str]) -> list[str]:
     ]
     if len({json.dumps(row["map_size"]) for row in done}) > 1 and not original:
         notes.append("The models' maps differ in size, so pixel metrics are not strictly comparable; use resolution: original.")
-    few = sorted({count for row in done if 0 < (count := row["counts"].get("reference_images", 0)) < FEW})
-    if few:
+    if few := sorted({count for row in done if 0 < (count := row["counts"].get("reference_images", 0)) < FEW}):
         between = " to ".join(map(str, dict.fromkeys([few[0], few[-1]])))
         notes.append(f"Thresholds rest on {between} normal images only: figures at a threshold are uncertain.")
-    load = max((row["speed"].get("other_load") or 0.0 for row in done), default=0.0)
-    if load > 0.5:
+    if (load := max((row["speed"].get("other_load") or 0.0 for row in done), default=0.0)) > 0.5:
         notes.append(f"Other programs kept up to {load:.1f} CPU cores busy while jobs ran: times are too long.")
     if any("images" not in row for row in done):
         notes.append("Some rows keep no scores of single images (made by an older version): they have no intervals.")
@@ -117,11 +113,10 @@ def _model_facts(rows: list[dict], model: str) -> dict[str, Any]:
     """A model's line in the provenance table, from its rows; differing entries are listed side by side."""
     own = finished(rows, model=model)
     shown = {title: distinct(own, read) or "no result" for title, read in SHOWN_FACTS.items()}
-    shown["weights (SHA-256)"] = _digests(own)
-    return {
+    return shown | {
         "name": model,
         "facts": {fact: distinct(own, partial(_stated, fact)) or "no result" for fact in FACT_TITLES},
-        **shown,
+        "weights (SHA-256)": _digests(own),
         "note": distinct([row for row in own if row["provenance"].get("note")], lambda row: row["provenance"]["note"]),
         "speed": tables.speed_of(own, model),
     }
@@ -187,6 +182,6 @@ def _charts(table: Table, rows: list[dict]) -> dict[str, Any]:
     speed = {}
     for name in table.metrics:
         points = [(i, m, seconds[m], table.cells[m][MEAN][name].value) for i, m in enumerate(table.models)]
-        speed[METRIC_TITLES[name]] = charts.speed_chart(points, METRIC_TITLES[name])
-    shown = {title: chart for title, chart in speed.items() if chart is not None}
-    return {"mean": charts.curve_charts(table.models, mean), "categories": categories, "speed": shown}
+        if chart := charts.speed_chart(points, METRIC_TITLES[name]):
+            speed[METRIC_TITLES[name]] = chart
+    return {"mean": charts.curve_charts(table.models, mean), "categories": categories, "speed": speed}

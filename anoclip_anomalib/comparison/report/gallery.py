@@ -1,7 +1,6 @@
 """A gallery of a comparison's images, masks and heatmaps as one HTML file that opens offline."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +17,7 @@ from anoclip_anomalib.files import atomic_write
 FACTS = ("weights (SHA-256)", "image size", "versions")  # how the figures came about, as far as rows tell
 
 
-@dataclass(frozen=True)
-class GalleryItem:
+class GalleryItem(NamedTuple):
     """One test image.
 
     Attributes:
@@ -34,7 +32,7 @@ class GalleryItem:
     image: np.ndarray
     mask: np.ndarray | None
     maps: Mapping[str, np.ndarray]
-    scores: Mapping[str, float] = field(default_factory=dict)
+    scores: Mapping[str, float] = {}
 
 
 class MetricRow(NamedTuple):
@@ -45,8 +43,7 @@ class MetricRow(NamedTuple):
     values: Mapping[str, float]
 
 
-@dataclass(frozen=True)
-class Gallery:
+class Gallery(NamedTuple):
     """What the page shows.
 
     Attributes:
@@ -62,7 +59,7 @@ class Gallery:
     notice: str
     items: Mapping[str, Sequence[GalleryItem]]
     rows: Sequence[MetricRow] = ()
-    facts: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, str] = {}
     resolution: str = "model"
 
 
@@ -91,12 +88,7 @@ def write_gallery(gallery: Gallery, path: str | Path, *, side: int = 160) -> Pat
 
 
 def gallery_of(
-    results: str | Path,
-    title: str,
-    notice: str,
-    metrics: Mapping[str, str],
-    each: int = 2,
-    facts: Mapping[str, str] = {},
+    results: str | Path, title: str, notice: str, metrics: Mapping[str, str], each: int = 2, facts: Mapping[str, str] = {}
 ) -> Gallery:
     """The gallery of a comparison's results; of several seeds the first counts.
 
@@ -199,12 +191,10 @@ def _entry(item: GalleryItem, ranges: Mapping[str, tuple[float, float]], side: i
     factor = side / max(height, width)
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
     image = cv2.resize(item.image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
-    mask = np.zeros(image.shape[:2], np.uint8)
-    if item.mask is not None:
-        mask = cv2.resize(item.mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+    defect = np.zeros((height, width), bool) if item.mask is None else item.mask
+    mask = cv2.resize(defect.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
     shown = data_uri(np.repeat(255 * mask[..., None], 3, 2), "png")
-    no_defect = "no defect" if item.mask is None or not item.mask.any() else ""
-    pictures = [("image", data_uri(image, quality=88), ""), ("mask", shown, no_defect)]
+    pictures = [("image", data_uri(image, quality=88), ""), ("mask", shown, "" if defect.any() else "no defect")]
     for variant, anomaly_map in item.maps.items():
         overlay = outlined(heatmap_overlay(image, anomaly_map, *ranges[variant]), mask, (255, 255, 255))
         note = f"{item.scores[variant]:.4f}" if variant in item.scores else ""

@@ -71,8 +71,7 @@ def estimates(rows: list[dict[str, Any]], table: Table) -> dict[str, dict[str, E
     models, categories = _compared_images(rows, table)
     found: dict[str, dict[str, Estimate]] = {}
     rng = np.random.default_rng(0)
-    ranked = [one for one in categories if all(one.pairs.shape)]
-    if ranked:
+    if ranked := [one for one in categories if all(one.pairs.shape)]:
         values = np.mean([one.pairs.mean(axis=(1, 2)) for one in ranked], axis=0)
         samples = np.mean([confidence.bootstrap_auroc(one.pairs, RESAMPLES, rng) for one in ranked], axis=0)
         covariance = np.sum([confidence.delong_covariance(one.pairs) for one in ranked], axis=0) / len(ranked) ** 2
@@ -109,13 +108,10 @@ def per_defect(rows: list[dict[str, Any]], table: Table) -> list[Defect]:
     for one in categories:
         for name in sorted(set(one.defects)):
             chosen = [defect == name for defect in one.defects]
-            figures: dict[str, dict[str, float]] = {IMAGE: {}, PIXEL: {}}
-            for model, pairs, maps in zip(models, one.pairs[:, chosen], one.maps[:, chosen], strict=True):
-                if pairs.size:
-                    figures[IMAGE][model] = float(pairs.mean())
-                if np.isfinite(maps).any():
-                    figures[PIXEL][model] = float(np.nanmean(maps))
-            found.append(Defect(one.name, name, sum(chosen), figures))
+            pairs, maps = (dict(zip(models, part[:, chosen], strict=True)) for part in (one.pairs, one.maps))
+            image = {model: float(own.mean()) for model, own in pairs.items() if own.size}
+            pixel = {model: float(np.nanmean(own)) for model, own in maps.items() if np.isfinite(own).any()}
+            found.append(Defect(one.name, name, sum(chosen), {IMAGE: image, PIXEL: pixel}))
     return found
 
 

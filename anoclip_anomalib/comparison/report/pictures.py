@@ -71,16 +71,10 @@ def grid(folder: Path, rows: list[dict[str, Any]], models: list[str], data: str,
             continue
         heats = {model: strips.heatmap(row, choice.path) for model, row in owners.items()}
         drawn = {model: data_uri(overlay(image, heat)) for model, heat in heats.items() if heat is not None}
-        shown.append(
-            {
-                "reason": choice.reason,
-                "path": choice.path,
-                "anomalous": choice.label > 0,
-                "image": data_uri(image),
-                "mask": None if mask is None else data_uri(outlined(image, mask, (255, 40, 40))),
-                "cells": [{"model": m, "quality": choice.quality.get(m), "picture": drawn.get(m)} for m in models],
-            }
-        )
+        outline = None if mask is None else data_uri(outlined(image, mask, (255, 40, 40)))
+        cells = [{"model": m, "quality": choice.quality.get(m), "picture": drawn.get(m)} for m in models]
+        about = {"reason": choice.reason, "path": choice.path, "anomalous": choice.label > 0}
+        shown.append(about | {"image": data_uri(image), "mask": outline, "cells": cells})
     return shown
 
 

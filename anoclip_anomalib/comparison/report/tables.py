@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from anoclip_anomalib.evaluation.registry import METRICS
 
 METRIC_TITLES = {name: metric.title for name, metric in METRICS.items()}
+Curve = dict[str, list[float]]  # its points, "x" and "y"
 
 
 class Cell(NamedTuple):
@@ -30,8 +30,7 @@ class Cell(NamedTuple):
     note: str = ""
 
 
-@dataclass
-class Table:
+class Table(NamedTuple):
     """Cells of a data set: `cells[model][category][metric]`; the category "mean" is the mean over categories.
 
     `counted` is the number of categories that have results.
@@ -168,16 +167,14 @@ def speed_of(rows: list[dict[str, Any]], model: str, **names: str) -> dict[str, 
     return found
 
 
-def mean_curve(
-    curves: list[dict[str, list[float]]], limit: float, start: float | None = 0.0, points: int = 100
-) -> dict[str, list[float]]:
+def mean_curve(curves: list[Curve], limit: float, start: float | None = 0.0, points: int = 100) -> Curve:
     """Average curves vertically on a common axis 0..limit, from `start` at 0 (None: from where the curves start)."""
     x = np.linspace(0, limit, points)
     y = np.mean([_at(curve, x, start) for curve in curves], axis=0)
     return {"x": [round(float(v), 5) for v in x], "y": [round(float(v), 5) for v in y]}
 
 
-def _at(curve: dict[str, list[float]], x: np.ndarray, start: float | None) -> np.ndarray:
+def _at(curve: Curve, x: np.ndarray, start: float | None) -> np.ndarray:
     """Values of a curve that may step vertically: at a repeated x its last point counts, but for the start."""
     xs, ys = np.asarray(curve["x"]), np.asarray(curve["y"])
     last: np.ndarray = np.append(np.diff(xs) > 0, True)
