@@ -123,9 +123,9 @@ def constant_categories(datamodule: type) -> tuple[str, ...]:
     return next((tuple(found) for one in sources for name in names if (found := getattr(one, name, ()))), ())
 
 
-def folder_categories(root: Path) -> tuple[str, ...]:
+def folder_categories(root: Path | None) -> tuple[str, ...]:
     """Sub-folders of a data root that hold a split."""
-    if not root.is_dir():
+    if root is None or not root.is_dir():
         return ()
     splits = ("test", "test_public", "train")
     return tuple(sorted(f.name for f in root.iterdir() if f.is_dir() and any((f / split).is_dir() for split in splits)))
@@ -133,8 +133,5 @@ def folder_categories(root: Path) -> tuple[str, ...]:
 
 def known_categories(datamodule: type, root: Path | None) -> tuple[str, ...]:
     """Categories that exist: anomalib's list, unless none of it is on disk and other categories are (own data)."""
-    listed = constant_categories(datamodule)
-    present = folder_categories(root) if root is not None else ()
-    if present and not set(listed) & set(present):
-        return present
-    return listed or present
+    listed, present = constant_categories(datamodule), folder_categories(root)
+    return listed if set(listed) & set(present) else present or listed

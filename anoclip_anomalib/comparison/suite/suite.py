@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
+from itertools import product
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
@@ -49,12 +50,8 @@ def _different(seeds: tuple[int, ...]) -> tuple[int, ...]:
 
 
 Text = Annotated[str, Field(coerce_numbers_to_str=True), Must("text")]
-FolderName = Annotated[
-    str,
-    Field(coerce_numbers_to_str=True),
-    AfterValidator(_folder_name),
-    Must("a name for a folder: 1 to 100 characters without slashes, not beginning with a dot"),
-]
+_NAME = Must("a name for a folder: 1 to 100 characters without slashes, not beginning with a dot")
+FolderName = Annotated[str, Field(coerce_numbers_to_str=True), AfterValidator(_folder_name), _NAME]
 Count = Annotated[int, Field(strict=True, ge=0), Must("a whole number of at least 0")]
 Number = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False), Must("a number of at least 0")]
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32), Must("a whole number of at least 0 and below 2^32")]
@@ -175,13 +172,9 @@ class Job:
 
 def jobs_of(suite: Suite) -> list[Job]:
     """All jobs of a suite: categories outermost, so that the first categories are soon complete for every model."""
-    return [
-        Job(model, data, category, seed, suite.protocol)
-        for data in suite.data
-        for category in (data.categories or (data.name,))
-        for seed in suite.seeds
-        for model in suite.models
-    ]
+    places = [(data, category) for data in suite.data for category in data.categories or (data.name,)]
+    order = product(places, suite.seeds, suite.models)
+    return [Job(model, *place, seed, suite.protocol) for place, seed, model in order]
 
 
 def select_jobs(jobs: list[Job], only: list[str] | None = None, shard: tuple[int, int] | None = None) -> list[Job]:
