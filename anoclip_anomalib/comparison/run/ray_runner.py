@@ -30,13 +30,7 @@ class OnRay:
         ImportError: Ray is not installed.
     """
 
-    def __init__(
-        self,
-        address: str | None = None,
-        threads: int | None = 1,
-        workers: int | None = None,
-        note: Callable[[str], None] = print,
-    ) -> None:
+    def __init__(self, address: str | None, threads: int, workers: int | None, note: Callable[[str], None]) -> None:
         self.ray, self.address, self.threads, self.workers, self.note = import_ray(), address, threads, workers, note
         self.running: dict[Any, Job] = {}
         self.begun_here = False
@@ -51,7 +45,7 @@ class OnRay:
     @cached_property
     def resources(self) -> dict[str, float]:
         """The cluster's; asking for them starts it."""
-        self.begun_here = connect(self.ray, self.address, self.workers) or self.begun_here
+        self.begun_here = connect(self.ray, self.address, self.workers)
         return self.ray.cluster_resources()
 
     @property
@@ -77,7 +71,7 @@ class OnRay:
             return job, (failed_row(job, error), None)
 
 
-def job_needs(job: Job, threads: int | None, resources: dict[str, float]) -> dict[str, float]:
+def job_needs(job: Job, threads: int, resources: dict[str, float]) -> dict[str, float]:
     """CPUs and GPUs to ask Ray for: no more than the cluster has, since Ray would wait for them for ever."""
-    cpus = min(job.model.cpus or threads or 1, max(1, int(resources.get("CPU", 1))))
+    cpus = min(job.model.cpus or threads, max(1, int(resources.get("CPU", 1))))
     return {"num_cpus": cpus, "num_gpus": min(job.model.gpus, resources.get("GPU", 0.0))}
