@@ -44,9 +44,7 @@ class Claims:
     """
 
     def __init__(self, folder: str | Path, *, stale_after: float = 60.0, heartbeat: float = 5.0) -> None:
-        self.folder = Path(folder)
-        self.stale_after = stale_after
-        self.heartbeat = heartbeat
+        self.folder, self.stale_after, self.heartbeat = Path(folder), stale_after, heartbeat
         self._seen: dict[str, _Seen] = {}
 
     @contextmanager
@@ -187,8 +185,7 @@ def _is_dead(record: bytes) -> bool:
             return False
     except (KeyError, TypeError, ValueError, RecursionError, OverflowError):
         return False
-    now = _start(pid)
-    if now:
+    if now := _start(pid):
         return now != start
     try:
         os.kill(pid, 0)  # /proc may hide other people's processes

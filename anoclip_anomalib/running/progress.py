@@ -54,7 +54,8 @@ class Progress:
     def overall(self, text: str, done: int, total: int) -> None:
         """Say how many of the jobs are done, and which one runs."""
         self._overall = (text, done, total)
-        self._draw("overall", *self._overall)
+        if self.shows_bars:
+            self._draw("overall", *self._overall)
 
     def start(self, text: str, total: int) -> None:
         """Begin a step of so many images or files."""
@@ -97,8 +98,6 @@ class Progress:
         self._bars, self._tasks = None, {}
 
     def _draw(self, key: str, text: str, done: int, total: int) -> None:
-        if not self.shows_bars:
-            return
         if self._bars is None:
             count = (bars.TextColumn("{task.description}"), bars.BarColumn(), bars.MofNCompleteColumn())
             clock = (_Rate(), bars.TimeElapsedColumn(), bars.TextColumn("left"), bars.TimeRemainingColumn())
