@@ -44,9 +44,7 @@ class Claims:
     """
 
     def __init__(self, folder: str | Path, *, stale_after: float = 60.0, heartbeat: float = 5.0) -> None:
-        self.folder = Path(folder)
-        self.stale_after = stale_after
-        self.heartbeat = heartbeat
+        self.folder, self.stale_after, self.heartbeat = Path(folder), stale_after, heartbeat
         self._seen: dict[str, _Seen] = {}
 
     @contextmanager
@@ -57,19 +55,20 @@ class Claims:
             name: The piece of work; a plain file name.
         """
         path = self.folder / f"{name}.claim"
-        record = json.dumps({"id": uuid.uuid4().hex, "place": _place(), "pid": os.getpid(), "start": _start(os.getpid())})
-        if not self._create(path, record.encode()):
+        owner = {"id": uuid.uuid4().hex, "place": _place(), "pid": os.getpid(), "start": _start(os.getpid())}
+        record = json.dumps(owner).encode()
+        if not self._create(path, record):
             yield False
             return
         done = threading.Event()
-        beat = threading.Thread(target=self._keep_alive, args=(path, record.encode(), done), daemon=True)
+        beat = threading.Thread(target=self._keep_alive, args=(path, record, done), daemon=True)
         beat.start()
         try:
             yield True
         finally:
             done.set()
             beat.join()
-            if _read(path)[1] == record.encode():  # it may have been taken over, if this process stood still for long
+            if _read(path)[1] == record:  # it may have been taken over, if this process stood still for long
                 path.unlink(missing_ok=True)
 
     def is_alive(self, name: str) -> bool:
@@ -186,15 +185,12 @@ def _is_dead(record: bytes) -> bool:
             return False
     except (KeyError, TypeError, ValueError, RecursionError, OverflowError):
         return False
-    now = _start(pid)
-    if now:
+    if now := _start(pid):
         return now != start
     try:
         os.kill(pid, 0)  # /proc may hide other people's processes
-    except ProcessLookupError:
-        return True
-    except OSError:
-        pass
+    except OSError as error:
+        return isinstance(error, ProcessLookupError)
     return False
 
 

@@ -62,8 +62,7 @@ def state_dict_digest(state_dict: Mapping[str, Any]) -> str:
 def machine() -> dict[str, Any]:
     """Processor, GPU and operating system."""
     found: dict[str, Any] = {"system": platform.platform(), "processor": _processor()}
-    torch = sys.modules.get("torch")
-    if torch is not None:
+    if torch := sys.modules.get("torch"):
         found["threads"] = torch.get_num_threads()
         if torch.cuda.is_available():
             found["gpu"] = torch.cuda.get_device_name()

@@ -3,19 +3,9 @@
 import time
 from typing import Protocol
 
+from rich import progress as bars
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    ProgressColumn,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Progress as Bars
 from rich.text import Text
 from typing_extensions import Self
 
@@ -45,9 +35,9 @@ class Progress:
     def __init__(self, console: Console | None = None, *, quiet: bool = False, every: float = 30.0) -> None:
         self.console = console or Console(stderr=True)
         self.quiet, self.every = quiet, every
-        self._bars: Bars | None = None
+        self._bars: bars.Progress | None = None
         self._overall: tuple[str, int, int] | None = None
-        self._tasks: dict[str, TaskID] = {}
+        self._tasks: dict[str, bars.TaskID] = {}
         self._text, self._total, self._done, self._begun, self._told = "", 0, 0, 0.0, 0.0
 
     def __enter__(self) -> Self:
@@ -64,7 +54,8 @@ class Progress:
     def overall(self, text: str, done: int, total: int) -> None:
         """Say how many of the jobs are done, and which one runs."""
         self._overall = (text, done, total)
-        self._draw("overall", *self._overall)
+        if self.shows_bars:
+            self._draw("overall", *self._overall)
 
     def start(self, text: str, total: int) -> None:
         """Begin a step of so many images or files."""
@@ -107,14 +98,11 @@ class Progress:
         self._bars, self._tasks = None, {}
 
     def _draw(self, key: str, text: str, done: int, total: int) -> None:
-        if not self.shows_bars:
-            return
         if self._bars is None:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeElapsedColumn())
+            count = (bars.TextColumn("{task.description}"), bars.BarColumn(), bars.MofNCompleteColumn())
+            clock = (_Rate(), bars.TimeElapsedColumn(), bars.TextColumn("left"), bars.TimeRemainingColumn())
             # Standard output is left alone: it may be a file while standard error is a terminal.
-            self._bars = Bars(
-                *columns, TextColumn("left"), TimeRemainingColumn(), console=self.console, transient=True, redirect_stdout=False
-            )
+            self._bars = bars.Progress(*count, *clock, console=self.console, transient=True, redirect_stdout=False)
             self._bars.start()
             if self._overall is not None and key != "overall":
                 self._draw("overall", *self._overall)
@@ -123,10 +111,10 @@ class Progress:
         self._bars.update(self._tasks[key], description=escape(text), completed=done, total=total)
 
 
-class _Rate(ProgressColumn):
+class _Rate(bars.ProgressColumn):
     """How fast a step goes."""
 
-    def render(self, task: Task) -> Text:
+    def render(self, task: bars.Task) -> Text:
         return Text(rate(task.speed) if task.speed else "")
 
 

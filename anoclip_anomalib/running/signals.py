@@ -81,9 +81,7 @@ def run_command(command: str, action: Callable[[], int], hint: str = CONTINUES) 
     try:
         with interruptible():
             return action()
-    except KeyboardInterrupt:
-        code, what = INTERRUPTED, "interrupted"
-    except Terminated:
-        code, what = TERMINATED, "ended by SIGTERM"
+    except (KeyboardInterrupt, Terminated) as stop:
+        code, what = (TERMINATED, "ended by SIGTERM") if isinstance(stop, Terminated) else (INTERRUPTED, "interrupted")
     print(f"{command}: {what}; {hint}", file=sys.stderr)
     return code

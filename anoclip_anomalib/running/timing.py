@@ -33,14 +33,16 @@ class Stopwatch(Callback):
         """Forget all times."""
         self.seconds, self.images = [], []
 
-    def start(self, batch: Any) -> None:
+    def on_test_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, *args: Any, **kwargs: Any) -> None:
         """Start the clock with the image on the CPU, then bring it to its device."""
         device, on_cpu = batch.image.device, batch.image.cpu()
         synchronise(device)
         self._start = time.perf_counter()
         batch.image = on_cpu.to(device)
 
-    def stop(self, batch: Any) -> None:
+    on_predict_batch_start = on_test_batch_start
+
+    def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any) -> None:
         """Bring map and score to the CPU (which waits for the device) and stop the clock."""
         for value in (batch.anomaly_map, batch.pred_score):
             if value is not None:
@@ -48,32 +50,16 @@ class Stopwatch(Callback):
         self.seconds.append(time.perf_counter() - self._start)
         self.images.append(len(batch.image))
 
-    def on_test_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, *args: Any, **kwargs: Any) -> None:
-        """Start."""
-        self.start(batch)
-
-    on_predict_batch_start = on_test_batch_start
-
-    def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any) -> None:
-        """Stop."""
-        self.stop(batch)
-
     def on_predict_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
-        """Stop."""
-        self.stop(outputs)
+        """The same; here the results are what the model returned."""
+        self.on_test_batch_end(trainer, pl_module, None, outputs)
 
 
 def latency(seconds: list[float], warmup: int) -> dict[str, float | int | None]:
     """Median and 95th percentile in seconds of single images, without the first `warmup` of them."""
-    counted = np.asarray(seconds[warmup:])
-    if not len(counted):
-        return {"median_s": None, "p95_s": None, "timed_images": 0, "warmup_images": min(warmup, len(seconds))}
-    return {
-        "median_s": float(np.median(counted)),
-        "p95_s": float(np.percentile(counted, 95)),
-        "timed_images": len(counted),
-        "warmup_images": warmup,
-    }
+    counted = seconds[warmup:]
+    median, p95 = (float(np.median(counted)), float(np.percentile(counted, 95))) if counted else (None, None)
+    return {"median_s": median, "p95_s": p95, "timed_images": len(counted), "warmup_images": min(warmup, len(seconds))}
 
 
 def throughput(seconds: list[float], images: list[int]) -> dict[str, float | int | None]:
@@ -126,10 +112,9 @@ class PeakMemory:
         self._done = threading.Event()
 
     def __enter__(self) -> "PeakMemory":
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()  # what an earlier run had reserved does not count
-            for device in range(torch.cuda.device_count()):
-                torch.cuda.reset_peak_memory_stats(device)
+        torch.cuda.empty_cache()  # what an earlier run had reserved does not count
+        for device in range(torch.cuda.device_count()):
+            torch.cuda.reset_peak_memory_stats(device)
         self._base = self._peak = self._process.memory_info().rss
         self._done.clear()
         self._thread = threading.Thread(target=self._watch, daemon=True)

@@ -6,11 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from anoclip_anomalib.comparison.report import charts, intervals, pictures, tables, text
 from anoclip_anomalib.comparison.report.quoted import Quoted, load_quoted
-from anoclip_anomalib.comparison.report.tables import MEAN, METRIC_TITLES, Table, distinct
+from anoclip_anomalib.comparison.report.tables import MEAN, METRIC_TITLES, Table, distinct, finished
 from anoclip_anomalib.comparison.run.folder import ResultsError, ResultsFolder
 from anoclip_anomalib.comparison.suite.catalogue import constant_categories, find_class
 from anoclip_anomalib.files import atomic_write
@@ -55,8 +53,6 @@ def build_report(
     models, seeds = suite["models"], len(suite["seeds"])
     every = [tables.build_table(data, models, places, rows, seeds) for data, places in suite["data"].items()]
     context = {
-        "title": suite["name"],
-        "description": suite.get("description", ""),
         "suite": suite,
         "notes": _notes(suite, rows, faults),
         "tables": every,
@@ -72,30 +68,26 @@ def build_report(
         "speed_names": list(tables.SPEED),
         "colour": charts.colour,
     }
-    for name in ("report.css", "report.js"):
-        context[name.replace(".", "_")] = Markup(Path(__file__).with_name(name).read_text(encoding="utf-8"))
-    target = Path(output) if output else folder.path
-    written = {name: text.render(f"{name}.jinja", **context) for name in ("report.html", "report.md", "tables.tex")}
-    written["jobs.csv"] = text.csv_text(rows)
-    names = ("report.html", "report.md", "jobs.csv", "tables.tex")
-    for name in names:
-        with atomic_write(target / name) as temporary:
-            temporary.write_text(written[name], encoding="utf-8")
-    return [target / name for name in names]
+    texts = {name: text.render(f"{name}.jinja", **context) for name in ("report.html", "report.md")}
+    texts |= {"jobs.csv": text.csv_text(rows), "tables.tex": text.render("tables.tex.jinja", **context)}
+    written = {Path(output or folder.path) / name: content for name, content in texts.items()}
+    for path, content in written.items():
+        with atomic_write(path) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+    return list(written)
 
 
 def _quotes(rows: list[dict], table: Table, path: str | Path | None) -> list[Quoted]:
     """Published figures of a data set; none for parts of it, and none for other data in its layout."""
-    for row in rows:
-        if row["job"]["data"] == table.data and row["status"] == "done":
-            found = find_class("data", row["provenance"]["config"]["data"]["spec"]["class_path"])
-            whole = set(table.categories) == set(constant_categories(found))
-            return load_quoted(found.__name__, path) if whole or path is not None else []
+    for row in finished(rows, data=table.data):
+        found = find_class("data", row["provenance"]["config"]["data"]["spec"]["class_path"])
+        whole = set(table.categories) == set(constant_categories(found))
+        return load_quoted(found.__name__, path) if whole or path is not None else []
     return []
 
 
 def _notes(suite: dict, rows: list[dict], faults: list[str]) -> list[str]:
-    done = [row for row in rows if row["status"] == "done"]
+    done = finished(rows)
     seeds, original = ", ".join(map(str, suite["seeds"])), suite["protocol"]["resolution"] == "original"
     notes = [
         f"{len(done)} of {len(suite['jobs'])} jobs done, {len(rows) - len(done)} failed; seeds: {seeds}",
@@ -104,12 +96,10 @@ def _notes(suite: dict, rows: list[dict], faults: list[str]) -> list[str]:
     ]
     if len({json.dumps(row["map_size"]) for row in done}) > 1 and not original:
         notes.append("The models' maps differ in size, so pixel metrics are not strictly comparable; use resolution: original.")
-    few = sorted({count for row in done if 0 < (count := row["counts"].get("reference_images", 0)) < FEW})
-    if few:
+    if few := sorted({count for row in done if 0 < (count := row["counts"].get("reference_images", 0)) < FEW}):
         between = " to ".join(map(str, dict.fromkeys([few[0], few[-1]])))
         notes.append(f"Thresholds rest on {between} normal images only: figures at a threshold are uncertain.")
-    load = max((row["speed"].get("other_load") or 0.0 for row in done), default=0.0)
-    if load > 0.5:
+    if (load := max((row["speed"].get("other_load") or 0.0 for row in done), default=0.0)) > 0.5:
         notes.append(f"Other programs kept up to {load:.1f} CPU cores busy while jobs ran: times are too long.")
     if any("images" not in row for row in done):
         notes.append("Some rows keep no scores of single images (made by an older version): they have no intervals.")
@@ -121,13 +111,12 @@ def _notes(suite: dict, rows: list[dict], faults: list[str]) -> list[str]:
 
 def _model_facts(rows: list[dict], model: str) -> dict[str, Any]:
     """A model's line in the provenance table, from its rows; differing entries are listed side by side."""
-    own = [row for row in rows if row["job"]["model"] == model and row["status"] == "done"]
+    own = finished(rows, model=model)
     shown = {title: distinct(own, read) or "no result" for title, read in SHOWN_FACTS.items()}
-    shown["weights (SHA-256)"] = _digests(own)
-    return {
+    return shown | {
         "name": model,
         "facts": {fact: distinct(own, partial(_stated, fact)) or "no result" for fact in FACT_TITLES},
-        **shown,
+        "weights (SHA-256)": _digests(own),
         "note": distinct([row for row in own if row["provenance"].get("note")], lambda row: row["provenance"]["note"]),
         "speed": tables.speed_of(own, model),
     }
@@ -138,12 +127,10 @@ def _stated(fact: str, row: dict) -> str:
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
-def _callbacks(row: dict) -> str:
-    shown = []
-    for spec in row["provenance"]["config"]["model"]["callbacks"]:
-        arguments = ", ".join(f"{key}={value}" for key, value in spec["init_args"].items())
-        shown.append(f"{spec['class_path'].rpartition('.')[2]}({arguments})")
-    return ", ".join(shown) or "none"
+def _called(spec: dict) -> str:
+    """A class as it would be called."""
+    arguments = ", ".join(f"{key}={value}" for key, value in spec["init_args"].items())
+    return f"{spec['class_path'].rpartition('.')[2]}({arguments})"
 
 
 def _digests(rows: list[dict]) -> str:
@@ -160,7 +147,7 @@ def _hardware(row: dict) -> str:
 
 SHOWN_FACTS: dict[str, Callable[[dict], Any]] = {  # title -> what stands there for a row
     "class": lambda row: row["provenance"]["config"]["model"]["spec"]["class_path"],
-    "callbacks": _callbacks,
+    "callbacks": lambda row: ", ".join(map(_called, row["provenance"]["config"]["model"]["callbacks"])) or "none",
     "learning type": lambda row: row["provenance"]["learning_type"],
     "image size": lambda row: row["provenance"]["preprocessing"].get("image_size"),
     "resize": lambda row: row["provenance"]["preprocessing"].get("resize"),
@@ -191,10 +178,10 @@ def _charts(table: Table, rows: list[dict]) -> dict[str, Any]:
         drawn = [charts.histogram_chart(m, found[m]["histogram"], i) for i, m in enumerate(table.models) if m in found]
         curves = {model: row["curves"] for model, row in found.items() if len(table.categories) > 1}
         categories[category] = {"curves": charts.curve_charts(table.models, curves), "histograms": list(filter(None, drawn))}
-    seconds = {model: tables.speed_of(rows, model, table.data)["median_s"] for model in table.models}
+    seconds = {model: tables.speed_of(rows, model, data=table.data)["median_s"] for model in table.models}
     speed = {}
     for name in table.metrics:
         points = [(i, m, seconds[m], table.cells[m][MEAN][name].value) for i, m in enumerate(table.models)]
-        speed[METRIC_TITLES[name]] = charts.speed_chart(points, METRIC_TITLES[name])
-    shown = {title: chart for title, chart in speed.items() if chart is not None}
-    return {"mean": charts.curve_charts(table.models, mean), "categories": categories, "speed": shown}
+        if chart := charts.speed_chart(points, METRIC_TITLES[name]):
+            speed[METRIC_TITLES[name]] = chart
+    return {"mean": charts.curve_charts(table.models, mean), "categories": categories, "speed": speed}

@@ -41,10 +41,9 @@ def curve_charts(models: list[str], entries: dict[str, dict[str, Any]]) -> list[
         x_at, y_at = _linear(0, limit, LEFT, RIGHT), _linear(0, 1, BOTTOM, TOP)
         lines = []
         for index, model in enumerate(models):
-            curve = entries.get(model, {}).get(name)
-            if curve is not None:
-                inside = [(x, y) for x, y in zip(curve["x"], curve["y"], strict=True) if x <= limit * 1.0001]
-                points = [(x_at(x), y_at(y)) for x, y in inside]
+            if curve := entries.get(model, {}).get(name):
+                drawn = zip(curve["x"], curve["y"], strict=True)
+                points = [(x_at(x), y_at(y)) for x, y in drawn if x <= limit * 1.0001]
                 lines.append({"model": model, "colour": colour(index), "dashed": index >= len(COLOURS), "points": points})
         if lines:
             x_ticks = _ticks(x_at, 0, limit, 3 if limit < 1 else 5, 1)
@@ -108,9 +107,8 @@ def _free_place(x: float, y: float, width: float, taken: list[tuple[float, float
 
     def free(left: float, baseline: float) -> bool:
         inside = left >= LEFT + 2 and left + width <= 370 and TOP + 2 <= baseline <= BOTTOM - 3
-        return inside and not any(
-            left < x1 and left + width > x0 and baseline - 10 < y1 and baseline + 3 > y0 for x0, y0, x1, y1 in taken
-        )
+        hits = (left < x1 and left + width > x0 and baseline - 10 < y1 and baseline + 3 > y0 for x0, y0, x1, y1 in taken)
+        return inside and not any(hits)
 
     middle = max(LEFT + 2.0, min(x - width / 2, 370 - width))
     for away in range(0, 200, 4):

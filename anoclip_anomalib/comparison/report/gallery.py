@@ -1,28 +1,23 @@
 """A gallery of a comparison's images, masks and heatmaps as one HTML file that opens offline."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
+from anoclip_anomalib.comparison.report.build import SHOWN_FACTS
 from anoclip_anomalib.comparison.report.pictures import Strips, data_uri, outlined
-from anoclip_anomalib.comparison.report.tables import MEAN, distinct, first_seed_rows
+from anoclip_anomalib.comparison.report.tables import MEAN, distinct, finished, first_seed_rows
 from anoclip_anomalib.comparison.report.text import render
 from anoclip_anomalib.comparison.run.folder import ResultsError, ResultsFolder
 from anoclip_anomalib.files import atomic_write
 
-FACTS: dict[str, Any] = {  # how the figures came about, as far as rows tell
-    "weights (SHA-256)": lambda row: row["provenance"]["weights_digest"],
-    "image size": lambda row: row["provenance"]["preprocessing"].get("image_size"),
-    "versions": lambda row: ", ".join(f"{name} {value}" for name, value in row["provenance"]["versions"].items()),
-}
+FACTS = ("weights (SHA-256)", "image size", "versions")  # how the figures came about, as far as rows tell
 
 
-@dataclass(frozen=True)
-class GalleryItem:
+class GalleryItem(NamedTuple):
     """One test image.
 
     Attributes:
@@ -37,11 +32,10 @@ class GalleryItem:
     image: np.ndarray
     mask: np.ndarray | None
     maps: Mapping[str, np.ndarray]
-    scores: Mapping[str, float] = field(default_factory=dict)
+    scores: Mapping[str, float] = {}
 
 
-@dataclass(frozen=True)
-class MetricRow:
+class MetricRow(NamedTuple):
     """Figures of one variant on one category (or their mean): metric -> value, NaN where it is undefined."""
 
     category: str
@@ -49,8 +43,7 @@ class MetricRow:
     values: Mapping[str, float]
 
 
-@dataclass(frozen=True)
-class Gallery:
+class Gallery(NamedTuple):
     """What the page shows.
 
     Attributes:
@@ -66,7 +59,7 @@ class Gallery:
     notice: str
     items: Mapping[str, Sequence[GalleryItem]]
     rows: Sequence[MetricRow] = ()
-    facts: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, str] = {}
     resolution: str = "model"
 
 
@@ -95,12 +88,7 @@ def write_gallery(gallery: Gallery, path: str | Path, *, side: int = 160) -> Pat
 
 
 def gallery_of(
-    results: str | Path,
-    title: str,
-    notice: str,
-    metrics: Mapping[str, str],
-    each: int = 2,
-    facts: Mapping[str, str] | None = None,
+    results: str | Path, title: str, notice: str, metrics: Mapping[str, str], each: int = 2, facts: Mapping[str, str] = {}
 ) -> Gallery:
     """The gallery of a comparison's results; of several seeds the first counts.
 
@@ -117,7 +105,7 @@ def gallery_of(
     """
     folder = ResultsFolder(results)
     suite = folder.suite()
-    rows = [row for row in folder.rows()[0] if row["status"] == "done"]
+    rows = finished(folder.rows()[0])
     if not rows:
         raise ResultsError(f"{folder.path} has no results yet")
     items: dict[str, list[GalleryItem]] = {}
@@ -129,11 +117,10 @@ def gallery_of(
             found = {model: first[model, category] for model in suite["models"] if (model, category) in first}
             items[name] = _items(Strips(folder.path), found, each)
             table += [_metric_row(name, model, [row], metrics) for model, row in found.items()]
-    means = [(model, [row for row in rows if row["job"]["model"] == model]) for model in suite["models"]]
-    table += [_metric_row(MEAN, model, own, metrics) for model, own in means if own]
+    table += [_metric_row(MEAN, model, own, metrics) for model in suite["models"] if (own := finished(rows, model=model))]
     shown = {name: some for name, some in items.items() if some}
-    known = {title: distinct(rows, read) for title, read in FACTS.items()}
-    return Gallery(title, notice, shown, table, known | dict(facts or {}), suite["protocol"]["resolution"])
+    known = {title: distinct(rows, SHOWN_FACTS[title]) for title in FACTS}
+    return Gallery(title, notice, shown, table, known | dict(facts), suite["protocol"]["resolution"])
 
 
 def _metric_row(category: str, model: str, rows: Sequence[dict[str, Any]], metrics: Mapping[str, str]) -> MetricRow:
@@ -154,9 +141,8 @@ def _items(strips: Strips, rows: dict[str, dict[str, Any]], each: int) -> list[G
             image, mask = strips.image_and_mask(next(iter(rows.values())), path)
             maps = {}
             for model, row in rows.items():
-                heat = strips.heatmap(row, path)
                 low, high = row.get("map_scale") or (0.0, 1.0)  # rows of earlier versions do not tell
-                if heat is not None:
+                if (heat := strips.heatmap(row, path)) is not None:
                     maps[model] = low + heat.astype(np.float32) / 255 * (high - low)
             if image is not None and maps:
                 scores = {model: own[path] for model, own in kept.items()}
@@ -184,8 +170,7 @@ def heatmap_overlay(image: np.ndarray, anomaly_map: np.ndarray, low: float, high
         ValueError: If the map is not two-dimensional or not finite.
     """
     if anomaly_map.ndim != 2 or not np.isfinite(anomaly_map).all():
-        msg = f"An anomaly map must be two-dimensional and finite, got shape {anomaly_map.shape}"
-        raise ValueError(msg)
+        raise ValueError(f"An anomaly map must be two-dimensional and finite, got shape {anomaly_map.shape}")
     height, width = image.shape[:2]
     scaled = np.clip((anomaly_map.astype(np.float32) - low) / max(high - low, 1e-12), 0, 1)
     scaled = cv2.resize(scaled, (width, height), interpolation=cv2.INTER_LINEAR)
@@ -206,12 +191,10 @@ def _entry(item: GalleryItem, ranges: Mapping[str, tuple[float, float]], side: i
     factor = side / max(height, width)
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
     image = cv2.resize(item.image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
-    mask = np.zeros(image.shape[:2], np.uint8)
-    if item.mask is not None:
-        mask = cv2.resize(item.mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+    defect = np.zeros((height, width), bool) if item.mask is None else item.mask
+    mask = cv2.resize(defect.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
     shown = data_uri(np.repeat(255 * mask[..., None], 3, 2), "png")
-    no_defect = "no defect" if item.mask is None or not item.mask.any() else ""
-    pictures = [("image", data_uri(image, quality=88), ""), ("mask", shown, no_defect)]
+    pictures = [("image", data_uri(image, quality=88), ""), ("mask", shown, "" if defect.any() else "no defect")]
     for variant, anomaly_map in item.maps.items():
         overlay = outlined(heatmap_overlay(image, anomaly_map, *ranges[variant]), mask, (255, 255, 255))
         note = f"{item.scores[variant]:.4f}" if variant in item.scores else ""

@@ -1,13 +1,12 @@
 """How sure the figures are: intervals over images, differences to the best model, and figures for each kind of defect."""
 
-from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.stats import wilcoxon
 
-from anoclip_anomalib.comparison.report.tables import Table
+from anoclip_anomalib.comparison.report.tables import Table, finished
 from anoclip_anomalib.evaluation import confidence
 
 RESAMPLES = 2000
@@ -15,8 +14,7 @@ IMAGE, PIXEL = "image", "pixel"
 MEASURES = {IMAGE: "Image AUROC", PIXEL: "AUROC inside the map of an anomalous image, mean over images"}
 
 
-@dataclass(frozen=True)
-class Estimate:
+class Estimate(NamedTuple):
     """A figure with its 95 % interval, and its difference to the best model's.
 
     Attributes:
@@ -33,8 +31,7 @@ class Estimate:
     p: float | None = None
 
 
-@dataclass(frozen=True)
-class Defect:
+class Defect(NamedTuple):
     """Figures on one kind of defect (the folder of its images): measure -> model -> value, 0..1."""
 
     category: str
@@ -43,8 +40,7 @@ class Defect:
     figures: dict[str, dict[str, float]]
 
 
-@dataclass(frozen=True)
-class _Category:
+class _Category(NamedTuple):
     """What is known of each image of a category by every model, averaged over seeds.
 
     Attributes:
@@ -75,8 +71,7 @@ def estimates(rows: list[dict[str, Any]], table: Table) -> dict[str, dict[str, E
     models, categories = _compared_images(rows, table)
     found: dict[str, dict[str, Estimate]] = {}
     rng = np.random.default_rng(0)
-    ranked = [one for one in categories if all(one.pairs.shape)]
-    if ranked:
+    if ranked := [one for one in categories if all(one.pairs.shape)]:
         values = np.mean([one.pairs.mean(axis=(1, 2)) for one in ranked], axis=0)
         samples = np.mean([confidence.bootstrap_auroc(one.pairs, RESAMPLES, rng) for one in ranked], axis=0)
         covariance = np.sum([confidence.delong_covariance(one.pairs) for one in ranked], axis=0) / len(ranked) ** 2
@@ -113,13 +108,10 @@ def per_defect(rows: list[dict[str, Any]], table: Table) -> list[Defect]:
     for one in categories:
         for name in sorted(set(one.defects)):
             chosen = [defect == name for defect in one.defects]
-            figures: dict[str, dict[str, float]] = {IMAGE: {}, PIXEL: {}}
-            for model, pairs, maps in zip(models, one.pairs[:, chosen], one.maps[:, chosen], strict=True):
-                if pairs.size:
-                    figures[IMAGE][model] = float(pairs.mean())
-                if np.isfinite(maps).any():
-                    figures[PIXEL][model] = float(np.nanmean(maps))
-            found.append(Defect(one.name, name, sum(chosen), figures))
+            pairs, maps = (dict(zip(models, part[:, chosen], strict=True)) for part in (one.pairs, one.maps))
+            image = {model: float(own.mean()) for model, own in pairs.items() if own.size}
+            pixel = {model: float(np.nanmean(own)) for model, own in maps.items() if np.isfinite(own).any()}
+            found.append(Defect(one.name, name, sum(chosen), {IMAGE: image, PIXEL: pixel}))
     return found
 
 
@@ -140,8 +132,8 @@ def _compared(models: list[str], values: np.ndarray, samples: np.ndarray, test: 
 def _compared_images(rows: list[dict[str, Any]], table: Table) -> tuple[list[str], list[_Category]]:
     """Models that have images of every category that any model has, and the categories where all their runs saw the same."""
     runs: dict[str, dict[str, list]] = {category: {} for category in table.categories}
-    for row in rows:
-        if row["status"] == "done" and row["job"]["data"] == table.data and row.get("images"):
+    for row in finished(rows, data=table.data):
+        if row.get("images"):
             images = sorted(row["images"], key=lambda image: (image[0], image[2]))
             runs[row["job"]["category"]].setdefault(row["job"]["model"], []).append(images)
     runs = {category: own for category, own in runs.items() if own}
@@ -152,14 +144,10 @@ def _compared_images(rows: list[dict[str, Any]], table: Table) -> tuple[list[str
         if len(names) != 1:
             continue
         paths, labels = map(np.array, zip(*names.pop(), strict=True))
-        # Of each model (seeds, images): score and AUROC inside the map.
-        scores, maps = (
-            [np.array([[image[column] for image in run] for run in own[model]], dtype=np.float64) for model in models]
-            for column in (1, 3)
-        )
-        pairs = [np.mean([confidence.pair_matrix(one, labels) for one in seeds], axis=0) for seeds in scores]
+        # Of each model (seeds, images, 2): score and AUROC inside the map.
+        seen = [np.array([[image[1::2] for image in run] for run in own[model]], dtype=np.float64) for model in models]
+        pairs = [np.mean([confidence.pair_matrix(run[:, 0], labels) for run in runs], axis=0) for runs in seen]
+        maps = np.stack([runs[:, labels == 1, 1].mean(axis=0) for runs in seen])
         defects = [PurePosixPath(path).parent.name for path in paths[labels == 1]]
-        found.append(
-            _Category(category, np.stack(pairs), np.stack([one.mean(axis=0) for one in maps])[:, labels == 1], defects)
-        )
+        found.append(_Category(category, np.stack(pairs), maps, defects))
     return models, found

@@ -2,11 +2,12 @@
 
 import base64
 import io
-from collections import Counter, defaultdict
-from dataclasses import dataclass
+import itertools
+from collections import defaultdict
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -16,8 +17,7 @@ from anoclip_anomalib.comparison.report.tables import first_seed_rows
 from anoclip_anomalib.comparison.run.folder import picture_stem
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """An image of the grid: why it is there, and each model's quality on it (0..1)."""
 
     reason: str
@@ -57,12 +57,8 @@ def choose(rows: list[dict[str, Any]], models: list[str], data: str, each: int =
 
 def _spread_over_categories(order: list[tuple[str, str]], count: int) -> list[tuple[str, str]]:
     """The first `count`, but no category twice before all had their turn."""
-    seen: Counter[str] = Counter()
-    turns = []
-    for category, path in order:
-        turns.append((seen[category], (category, path)))
-        seen[category] += 1
-    return [key for _, key in sorted(turns, key=lambda turn: turn[0])[:count]]
+    turns: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
+    return sorted(order, key=lambda key: next(turns[key[0]]))[:count]
 
 
 def grid(folder: Path, rows: list[dict[str, Any]], models: list[str], data: str, each: int = 4) -> list[dict[str, Any]]:
@@ -75,16 +71,10 @@ def grid(folder: Path, rows: list[dict[str, Any]], models: list[str], data: str,
             continue
         heats = {model: strips.heatmap(row, choice.path) for model, row in owners.items()}
         drawn = {model: data_uri(overlay(image, heat)) for model, heat in heats.items() if heat is not None}
-        shown.append(
-            {
-                "reason": choice.reason,
-                "path": choice.path,
-                "anomalous": choice.label > 0,
-                "image": data_uri(image),
-                "mask": None if mask is None else data_uri(outlined(image, mask, (255, 40, 40))),
-                "cells": [{"model": m, "quality": choice.quality.get(m), "picture": drawn.get(m)} for m in models],
-            }
-        )
+        outline = None if mask is None else data_uri(outlined(image, mask, (255, 40, 40)))
+        cells = [{"model": m, "quality": choice.quality.get(m), "picture": drawn.get(m)} for m in models]
+        about = {"reason": choice.reason, "path": choice.path, "anomalous": choice.label > 0}
+        shown.append(about | {"image": data_uri(image), "mask": outline, "cells": cells})
     return shown
 
 

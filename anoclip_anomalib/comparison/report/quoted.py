@@ -1,17 +1,15 @@
 """Figures that others published, clearly apart from what was measured here."""
 
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 from anoclip_anomalib.comparison.report.tables import METRIC_TITLES
 
 
-@dataclass(frozen=True)
-class Quoted:
+class Quoted(NamedTuple):
     """A method's published figures on a data set.
 
     Attributes:

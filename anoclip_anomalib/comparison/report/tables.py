@@ -1,19 +1,18 @@
 """Rows of jobs -> cells, means and ranks."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from anoclip_anomalib.evaluation.registry import METRICS
 
 METRIC_TITLES = {name: metric.title for name, metric in METRICS.items()}
+Curve = dict[str, list[float]]  # its points, "x" and "y"
 
 
-@dataclass(frozen=True)
-class Cell:
+class Cell(NamedTuple):
     """A value of a table.
 
     Attributes:
@@ -31,8 +30,7 @@ class Cell:
     note: str = ""
 
 
-@dataclass
-class Table:
+class Table(NamedTuple):
     """Cells of a data set: `cells[model][category][metric]`; the category "mean" is the mean over categories.
 
     `counted` is the number of categories that have results.
@@ -42,8 +40,8 @@ class Table:
     models: list[str]
     categories: list[str]
     metrics: list[str]
-    cells: dict[str, dict[str, dict[str, Cell]]] = field(default_factory=dict)
-    counted: int = 0
+    cells: dict[str, dict[str, dict[str, Cell]]]
+    counted: int
 
     @property
     def heading(self) -> str:
@@ -55,6 +53,11 @@ class Table:
 
 
 MEAN = "mean"
+
+
+def finished(rows: list[dict[str, Any]], **names: str) -> list[dict[str, Any]]:
+    """Rows of jobs that are done and have these names, such as ``model="AnoCLIP"``."""
+    return [row for row in rows if row["status"] == "done" and names.items() <= row["job"].items()]
 
 
 def build_table(data: str, models: list[str], categories: list[str], rows: list[dict[str, Any]], seeds: int) -> Table:
@@ -71,23 +74,19 @@ def build_table(data: str, models: list[str], categories: list[str], rows: list[
         Table with ranks. A mean that lacks categories or seeds says so and is not ranked.
     """
     done: defaultdict[tuple[str, str], list[dict]] = defaultdict(list)
-    for row in rows:
-        if row["status"] == "done" and row["job"]["data"] == data:
-            done[row["job"]["model"], row["job"]["category"]].append(row)
+    for row in finished(rows, data=data):
+        done[row["job"]["model"], row["job"]["category"]].append(row)
     metrics = [name for name in METRIC_TITLES if any(name in row["metrics"] for group in done.values() for row in group)]
-    table = Table(data, models, categories, metrics, counted=len({category for _, category in done}))
-    for model in models:
-        table.cells[model] = {c: {name: _cell(done[model, c], name, seeds) for name in metrics} for c in categories} | {
-            MEAN: {}
-        }
+    total = len({category for _, category in done})
+    cells = {m: {c: {n: _cell(done[m, c], n, seeds) for n in metrics} for c in categories} | {MEAN: {}} for m in models}
     for name in metrics:
-        counted = [c for c in categories if any(table.cells[m][c][name].value is not None for m in models)]
+        counted = [c for c in categories if any(cells[m][c][name].value is not None for m in models)]
         for model in models:
-            cells, own = [table.cells[model][c][name] for c in counted], [row for c in counted for row in done[model, c]]
-            table.cells[model][MEAN][name] = _mean(cells, own, name)
+            own = [row for c in counted for row in done[model, c]]
+            cells[model][MEAN][name] = _mean([cells[model][c][name] for c in counted], own, name)
         for category in [*categories, MEAN]:
-            _rank([table.cells[model][category] for model in models], name)
-    return table
+            _rank([cells[model][category] for model in models], name)
+    return Table(data, models, categories, metrics, cells, total)
 
 
 def _cell(rows: list[dict], name: str, seeds: int) -> Cell:
@@ -129,16 +128,15 @@ def _rank(lines: list[dict[str, Cell]], name: str) -> None:
             ranked = len(comparable) > 1 and not cell.note and round(cell.value, 4) in levels
             rank = levels.index(round(cell.value, 4)) + 1 if ranked else 0
             first = None if cell is cells[0] else cells[0].value
-            line[name] = replace(cell, rank=rank, difference=None if first is None else cell.value - first)
+            line[name] = cell._replace(rank=rank, difference=None if first is None else cell.value - first)
 
 
 def first_seed_rows(rows: list[dict[str, Any]], data: str) -> dict[tuple[str, str], dict[str, Any]]:
     """Finished rows of a data set by model and category, the one with the smallest seed of each."""
     first: dict[tuple[str, str], dict] = {}
-    for row in rows:
-        if row["status"] == "done" and row["job"]["data"] == data:
-            key = (row["job"]["model"], row["job"]["category"])
-            first[key] = min(first.get(key, row), row, key=lambda one: one["job"]["seed"])
+    for row in finished(rows, data=data):
+        key = (row["job"]["model"], row["job"]["category"])
+        first[key] = min(first.get(key, row), row, key=lambda one: one["job"]["seed"])
     return first
 
 
@@ -160,27 +158,23 @@ SPEED: dict[str, tuple[str, str, Any]] = {  # figure of a model -> part of its r
 }
 
 
-def speed_of(rows: Iterable[dict[str, Any]], model: str, data: str | None = None) -> dict[str, float | None]:
-    """Median over a model's jobs of its speed and memory figures (peaks: the largest); see SPEED."""
-    done = [row for row in rows if row["status"] == "done" and row["job"]["model"] == model]
-    chosen = [row for row in done if data in (None, row["job"]["data"])]
-    found: dict[str, float | None] = {}
+def speed_of(rows: list[dict[str, Any]], model: str, **names: str) -> dict[str, float | None]:
+    """Median over a model's jobs (of these names) of its speed and memory figures (peaks: the largest); see SPEED."""
+    own, found = finished(rows, model=model, **names), {}
     for figure, (part, name, reduce) in SPEED.items():
-        values = [row[part][name] for row in chosen if row[part].get(name) is not None]  # older rows lack some
+        values = [row[part][name] for row in own if row[part].get(name) is not None]  # older rows lack some
         found[figure] = float(reduce(values)) if values else None
     return found
 
 
-def mean_curve(
-    curves: list[dict[str, list[float]]], limit: float, start: float | None = 0.0, points: int = 100
-) -> dict[str, list[float]]:
+def mean_curve(curves: list[Curve], limit: float, start: float | None = 0.0, points: int = 100) -> Curve:
     """Average curves vertically on a common axis 0..limit, from `start` at 0 (None: from where the curves start)."""
     x = np.linspace(0, limit, points)
     y = np.mean([_at(curve, x, start) for curve in curves], axis=0)
     return {"x": [round(float(v), 5) for v in x], "y": [round(float(v), 5) for v in y]}
 
 
-def _at(curve: dict[str, list[float]], x: np.ndarray, start: float | None) -> np.ndarray:
+def _at(curve: Curve, x: np.ndarray, start: float | None) -> np.ndarray:
     """Values of a curve that may step vertically: at a repeated x its last point counts, but for the start."""
     xs, ys = np.asarray(curve["x"]), np.asarray(curve["y"])
     last: np.ndarray = np.append(np.diff(xs) > 0, True)

@@ -94,9 +94,8 @@ def csv_text(rows: list[dict[str, Any]]) -> str:
         lines.append(line | flatten({part: row.get("provenance", {}).get(part, {}) for part in parts}))
     columns = list(dict.fromkeys(key for line in lines for key in line))
     stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([csv_safe(column) for column in columns])
-    writer.writerows([csv_safe(line.get(key)) for key in columns] for line in lines)
+    table = [columns, *([line.get(key) for key in columns] for line in lines)]
+    csv.writer(stream, lineterminator="\n").writerows([csv_safe(cell) for cell in cells] for cells in table)
     return stream.getvalue()
 
 

@@ -58,10 +58,8 @@ class ResultsFolder:
         if found is None and any(not item.name.startswith(".") for item in self.path.iterdir()):
             raise ResultsError(f"{self.path} holds other files and no suite.json; choose a new folder for the results")
         if found is not None and found.get("name") != suite.name:
-            raise ResultsError(
-                f'{self.path} holds results of the suite "{found.get("name")}", not of "{suite.name}"; '
-                "choose another folder with --output"
-            )
+            names = f'the suite "{found.get("name")}", not of "{suite.name}"'
+            raise ResultsError(f"{self.path} holds results of {names}; choose another folder with --output")
         content = {
             "format": FORMAT,
             "name": suite.name,
@@ -105,13 +103,12 @@ class ResultsFolder:
         path = self.row_path(job_id)
         try:
             row = json.loads(path.read_text(encoding="utf-8"))
+            if fault := row_fault(row, job_id):
+                raise ValueError(fault)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, RecursionError) as error:
             raise ResultsError(f"row {path} is damaged: {error}") from error
-        fault = row_fault(row, job_id)
-        if fault:
-            raise ResultsError(f"row {path} is damaged: {fault}")
         return row
 
     def write(self, job: Job, row: dict[str, Any], pictures: Pictures | None) -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -19,8 +19,23 @@ from anoclip_anomalib.evaluation.resolution import datasets_of, map_mask_pairs, 
 THUMBNAIL = 192  # longer side of a thumbnail in the report, pixels
 
 
-@dataclass
-class Sample:
+class Scored(NamedTuple):
+    """A test image and what the model says of it.
+
+    Attributes:
+        path: of the image file.
+        score: the raw one.
+        label: 1 anomalous, 0 normal, -1 unknown.
+        map_auroc: the pixel AUROC inside its map; NaN without mask or anomaly.
+    """
+
+    path: str
+    score: float
+    label: int
+    map_auroc: float
+
+
+class Sample(NamedTuple):
     """An image that is kept for the report.
 
     Attributes:
@@ -40,8 +55,7 @@ class Measured:
 
     Attributes:
         pixels: pixel statistics of the test images that have masks.
-        scores, labels, paths: of the test images, in order; label -1 if there is none.
-        map_aurocs: of each test image, the pixel AUROC inside its map; NaN without mask or anomaly.
+        images: the test images, in order.
         image_reference, pixel_reference: scores of normal validation images (not of test images).
         validation: scores and labels of validation images.
         samples: images kept for the report.
@@ -50,10 +64,7 @@ class Measured:
     """
 
     pixels: PixelAccumulator = field(default_factory=PixelAccumulator)
-    scores: list[float] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
-    paths: list[str] = field(default_factory=list)
-    map_aurocs: list[float] = field(default_factory=list)
+    images: list[Scored] = field(default_factory=list)
     image_reference: ScoreReference = field(default_factory=ScoreReference)
     pixel_reference: ScoreReference = field(default_factory=ScoreReference)
     validation: tuple[list[float], list[int]] = field(default_factory=lambda: ([], []))
@@ -105,8 +116,7 @@ class Measure(RawPredictions):
         self.result.validation[0].extend(scores.tolist())
         self.result.validation[1].extend(anomalous.astype(int).tolist())
         self.result.image_reference.update(scores[~anomalous])
-        maps = raw_maps(batch)
-        if maps is not None:
+        if (maps := raw_maps(batch)) is not None:
             self.result.pixel_reference.update(maps[~anomalous])
 
     def begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -122,33 +132,27 @@ class Measure(RawPredictions):
         Raises:
             ValueError: if scores or maps are not finite, or a map has another size than its mask.
         """
-        result = self.result
-        scores = raw_scores(batch)
+        result, scores, maps = self.result, raw_scores(batch), raw_maps(batch)
         paths = [path or "" for path in path_list(batch.image_path, len(scores))]
         labels = [-1] * len(scores) if batch.gt_label is None else batch.gt_label.cpu().int().reshape(-1).tolist()
         result.no_image_score |= batch.pred_score is None
-        result.scores.extend(scores.tolist())
-        result.labels.extend(labels)
-        result.paths.extend(paths)
-        maps = raw_maps(batch)
-        if maps is None:
-            result.map_aurocs.extend([float("nan")] * len(scores))
-            return
-        result.map_size = (int(maps.shape[1]), int(maps.shape[2]))
-        parts = [] if batch.gt_mask is None else list(map_mask_pairs(batch, self.protocol.resolution))
+        parts, pairs = [], [(None, None)] * len(scores)
+        if maps is not None:
+            result.map_size = (int(maps.shape[1]), int(maps.shape[2]))
+            parts = [] if batch.gt_mask is None else list(map_mask_pairs(batch, self.protocol.resolution))
+            pairs = [pair for part in parts for pair in zip(*part, strict=True)] or [(one, None) for one in maps]
         for part in parts:
             result.pixels.update(*part)
-        pairs = [pair for part in parts for pair in zip(*part, strict=True)] or [(one, None) for one in maps]
-        for path, (anomaly_map, mask) in zip(paths, pairs, strict=True):
-            result.map_aurocs.append(_map_auroc(anomaly_map, mask))
-            if path in self._wanted:
+        for path, score, label, (anomaly_map, mask) in zip(paths, scores.tolist(), labels, pairs, strict=True):
+            result.images.append(Scored(path, score, label, _map_auroc(anomaly_map, mask)))
+            if path in self._wanted and anomaly_map is not None:
                 small = None if mask is None else shrink((mask > 0).astype(np.uint8) * 255)
                 result.samples.append(Sample(path, shrink(np.asarray(anomaly_map, np.float32)), small))
 
 
-def _map_auroc(anomaly_map: np.ndarray, mask: np.ndarray | None) -> float:
+def _map_auroc(anomaly_map: np.ndarray | None, mask: np.ndarray | None) -> float:
     """Pixel AUROC of one image; NaN without mask, or where all or nothing is anomalous."""
-    if mask is None or not mask.any() or mask.all():
+    if anomaly_map is None or mask is None or not mask.any() or mask.all():
         return float("nan")
     return float(placements(anomaly_map[mask > 0], anomaly_map[mask == 0]).mean())
 

@@ -4,7 +4,6 @@ import socket
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from datetime import datetime, timezone
-from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
@@ -19,11 +18,6 @@ FACTS = tuple(fact.name for fact in fields(MethodFacts))
 NOT_STATED = "not stated"
 
 
-@lru_cache(maxsize=1)
-def _known() -> dict[str, Any]:
-    return yaml.safe_load(files(__package__).joinpath("provenance.yaml").read_text(encoding="utf-8"))
-
-
 def method_facts(job: Job, model: Any = None, callbacks: Sequence[Any] = ()) -> dict[str, Any]:
     """The five facts about a job's method; what nobody stated says so.
 
@@ -32,7 +26,8 @@ def method_facts(job: Job, model: Any = None, callbacks: Sequence[Any] = ()) -> 
         model: that really ran; its `method_facts`, if it has them, come before the list of other people's models.
         callbacks: that ran with it; their `changed_facts`, if they have them, are laid over the model's.
     """
-    known, own = _known()["models"], getattr(model, "method_facts", None)
+    known = yaml.safe_load(files(__package__).joinpath("provenance.yaml").read_text(encoding="utf-8"))["models"]
+    own = getattr(model, "method_facts", None)
     names = (type(model).__name__, job.model.spec.class_path.rpartition(".")[2])
     facts = dict.fromkeys(FACTS, NOT_STATED)
     facts |= next((known[name] for name in names if name in known), {}) if own is None else asdict(own)

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from anoclip_anomalib.comparison.run.row import failed_row
+from anoclip_anomalib.comparison.run.run_job import run_job
 from anoclip_anomalib.comparison.run.runner import Result
 from anoclip_anomalib.comparison.suite.suite import Job
 from anoclip_anomalib.running.ray_cluster import connect, import_ray
@@ -29,13 +30,7 @@ class OnRay:
         ImportError: Ray is not installed.
     """
 
-    def __init__(
-        self,
-        address: str | None = None,
-        threads: int | None = 1,
-        workers: int | None = None,
-        note: Callable[[str], None] = print,
-    ) -> None:
+    def __init__(self, address: str | None, threads: int, workers: int | None, note: Callable[[str], None]) -> None:
         self.ray, self.address, self.threads, self.workers, self.note = import_ray(), address, threads, workers, note
         self.running: dict[Any, Job] = {}
         self.begun_here = False
@@ -50,7 +45,7 @@ class OnRay:
     @cached_property
     def resources(self) -> dict[str, float]:
         """The cluster's; asking for them starts it."""
-        self.begun_here = connect(self.ray, self.address, self.workers) or self.begun_here
+        self.begun_here = connect(self.ray, self.address, self.workers)
         return self.ray.cluster_resources()
 
     @property
@@ -63,7 +58,7 @@ class OnRay:
         if job.model.gpus and not self.resources.get("GPU"):
             self.note(f"the cluster has no GPU: {job.label} runs on its CPUs")
         need = job_needs(job, self.threads, self.resources)
-        options = self.ray.remote(_work).options(max_retries=RETRIES, **need)
+        options = self.ray.remote(run_job).options(max_retries=RETRIES, **need)
         self.running[options.remote(job, int(need["num_cpus"]))] = job
 
     def wait(self) -> tuple[Job, Result]:
@@ -76,13 +71,7 @@ class OnRay:
             return job, (failed_row(job, error), None)
 
 
-def job_needs(job: Job, threads: int | None, resources: dict[str, float]) -> dict[str, float]:
+def job_needs(job: Job, threads: int, resources: dict[str, float]) -> dict[str, float]:
     """CPUs and GPUs to ask Ray for: no more than the cluster has, since Ray would wait for them for ever."""
-    cpus = min(job.model.cpus or threads or 1, max(1, int(resources.get("CPU", 1))))
+    cpus = min(job.model.cpus or threads, max(1, int(resources.get("CPU", 1))))
     return {"num_cpus": cpus, "num_gpus": min(job.model.gpus, resources.get("GPU", 0.0))}
-
-
-def _work(job: Job, threads: int) -> Result:
-    from anoclip_anomalib.comparison.run.run_job import run_job
-
-    return run_job(job, threads)

@@ -4,8 +4,7 @@ import io
 import math
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -16,7 +15,7 @@ from anoclip_anomalib.comparison.run.row_schema import FORMAT
 from anoclip_anomalib.comparison.suite.suite import Job
 from anoclip_anomalib.evaluation import curves
 from anoclip_anomalib.evaluation.curves import ScoreCounts, UndefinedMetricError
-from anoclip_anomalib.evaluation.registry import METRICS
+from anoclip_anomalib.evaluation.registry import METRICS, Metric
 from anoclip_anomalib.evaluation.thresholds import choose_threshold
 
 HISTOGRAM_BINS = 40
@@ -29,8 +28,7 @@ CURVES: dict[str, tuple[str, Callable, float]] = {  # name -> level, points, lim
 }
 
 
-@dataclass
-class Pictures:
+class Pictures(NamedTuple):
     """Pictures of a job's samples, each a strip of squares side by side.
 
     Attributes:
@@ -65,24 +63,21 @@ def finished_row(job: Job, result: Measured, natural: float | None, root: Any) -
         natural: the model's natural threshold, if it has one.
         root: folder of the data set.
     """
-    scores, labels = np.array(result.scores), np.array(result.labels)
+    scores, labels = np.array([image.score for image in result.images]), np.array([image.label for image in result.images])
     known, rule = labels >= 0, job.protocol.threshold
     labelled = (np.array(result.validation[0]), np.array(result.validation[1])) if result.validation[0] else None
-    thresholds = {
-        "image": choose_threshold(rule, result.image_reference, natural, labelled),
-        "pixel": choose_threshold(rule, result.pixel_reference, natural),
-    }
+    image_threshold = choose_threshold(rule, result.image_reference, natural, labelled)
+    thresholds = {"image": image_threshold, "pixel": choose_threshold(rule, result.pixel_reference, natural)}
     counts = {"image": _tried(curves.count_scores, scores[known], labels[known]), "pixel": _tried(result.pixels.counts)}
-    metrics: dict[str, float | None] = {}
-    undefined: dict[str, str] = {}
-    for name, metric in METRICS.items():
+
+    def figure(metric: Metric) -> tuple[float | None, str | None]:
         found, reason = counts[metric.level]
-        value, why = (None, reason) if reason else _tried(metric.compute, found, thresholds[metric.level].value)
-        metrics[name] = value
-        undefined |= {name: why} if why else {}
+        return (None, reason) if reason else _tried(metric.compute, found, thresholds[metric.level].value)
+
+    figures = {name: figure(metric) for name, metric in METRICS.items()}
     return _head(job, "done") | {
-        "metrics": metrics,
-        "undefined": undefined,
+        "metrics": {name: value for name, (value, _) in figures.items()},
+        "undefined": {name: reason for name, (_, reason) in figures.items() if reason},
         "thresholds": {level: {"value": _finite(one.value), "rule": one.rule} for level, one in thresholds.items()},
         "counts": {
             "images": len(scores),
@@ -97,10 +92,7 @@ def finished_row(job: Job, result: Measured, natural: float | None, root: Any) -
         "image_score": "maximum of the map" if result.no_image_score else "the model's own",
         "curves": _curves({level: found for level, (found, _) in counts.items()}),
         "histogram": _histogram(scores[known], labels[known]),
-        "images": [
-            [relative_path(path, root), float(score), int(label), _finite(map_auroc)]
-            for path, score, label, map_auroc in zip(result.paths, result.scores, result.labels, result.map_aurocs, strict=True)
-        ],
+        "images": [[relative_path(path, root), score, label, _finite(auroc)] for path, score, label, auroc in result.images],
     }
 
 
@@ -116,9 +108,8 @@ def _curves(counts: dict[str, ScoreCounts | None]) -> dict[str, Any]:
     """Points for drawing, see CURVES."""
     drawn = {}
     for name, (level, read, limit) in CURVES.items():
-        found = counts[level]
         with suppress(UndefinedMetricError):
-            if found is not None:
+            if (found := counts[level]) is not None:
                 x, y = read(found.curve)
                 inside = int(np.searchsorted(x, limit, side="right")) + 1
                 x, y = curves.downsample(x[:inside], y[:inside], 120)
@@ -132,8 +123,8 @@ def _histogram(scores: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
         return {"edges": [], "normal": [], "anomalous": []}
     low, high = float(scores.min()), float(scores.max())
     edges = np.linspace(low, high if high > low else low + 1e-6, HISTOGRAM_BINS + 1)
-    count = lambda chosen: np.histogram(scores[chosen], edges)[0].tolist()  # noqa: E731
-    return {"edges": [low, float(edges[-1])], "normal": count(labels == 0), "anomalous": count(labels > 0)}
+    normal, anomalous = (np.histogram(scores[chosen], edges)[0].tolist() for chosen in (labels == 0, labels > 0))
+    return {"edges": [low, float(edges[-1])], "normal": normal, "anomalous": anomalous}
 
 
 def pictures_of(job: Job, result: Measured, root: Any, row: dict[str, Any]) -> Pictures | None:
@@ -145,11 +136,11 @@ def pictures_of(job: Job, result: Measured, root: Any, row: dict[str, Any]) -> P
         return None
     values = np.concatenate([sample.anomaly_map.reshape(-1) for sample in samples])
     low, high = row["map_scale"] = float(np.percentile(values, 1)), float(np.percentile(values, 99.9))  # in float32, as ever
-    index = {path: i for i, path in enumerate(result.paths)}
-    scores, labels = np.array(result.scores), np.array(result.labels)
+    index = {image.path: i for i, image in enumerate(result.images)}
+    scores, labels = np.array([image.score for image in result.images]), np.array([image.label for image in result.images])
     squares = []
     for sample in samples:
-        position = index[sample.path]
+        image = result.images[index[sample.path]]
         level = np.clip((sample.anomaly_map - low) / (high - low), 0, 1) if high > low else sample.anomaly_map * 0
         # A model may have squeezed the image: map and mask take the photograph's shape, so that they lie on it.
         photograph = _photograph(sample.path)
@@ -158,10 +149,8 @@ def pictures_of(job: Job, result: Measured, root: Any, row: dict[str, Any]) -> P
         mask = np.zeros((1, 1), np.uint8) if sample.mask is None else sample.mask
         mask = cv2.resize(mask, size, interpolation=cv2.INTER_LINEAR)
         squares.append([_square(one) for one in (np.round(255 * level).astype(np.uint8), photograph, mask)])
-        quality = image_quality(scores, labels, position, result.map_aurocs[position])
-        row["samples"].append(
-            [relative_path(sample.path, root), int(labels[position]), float(scores[position]), _finite(quality)]
-        )
+        quality = image_quality(scores, labels, index[sample.path], image.map_auroc)
+        row["samples"].append([relative_path(sample.path, root), image.label, image.score, _finite(quality)])
     strips = (np.concatenate(strip, axis=1) for strip in zip(*squares, strict=True))
     return Pictures(*(_encode(strip, kind) for strip, kind in zip(strips, ("PNG", "JPEG", "PNG"), strict=True)))
 
@@ -186,10 +175,8 @@ def _photograph(path: str) -> np.ndarray:
 
 def _square(image: np.ndarray) -> np.ndarray:
     """Centre a thumbnail in a black square of THUMBNAIL pixels."""
-    square = np.zeros((THUMBNAIL, THUMBNAIL, *image.shape[2:]), np.uint8)
-    top, left = (THUMBNAIL - image.shape[0]) // 2, (THUMBNAIL - image.shape[1]) // 2
-    square[top : top + image.shape[0], left : left + image.shape[1]] = image
-    return square
+    gaps = [THUMBNAIL - length for length in image.shape[:2]]
+    return np.pad(image, [(gap // 2, gap - gap // 2) for gap in gaps] + [(0, 0)] * (image.ndim - 2))
 
 
 def _encode(image: np.ndarray, kind: str) -> bytes:

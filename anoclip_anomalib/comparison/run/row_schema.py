@@ -136,9 +136,7 @@ class DoneRow(_Row):
     parameters: NotRequired[dict[str, int]]
 
 
-@cache
-def _adapters() -> dict[str, TypeAdapter]:
-    return {"done": TypeAdapter(DoneRow), "failed": TypeAdapter(FailedRow)}
+_adapter = cache(TypeAdapter)
 
 
 def row_fault(row: Any, job_id: str) -> str | None:
@@ -152,7 +150,7 @@ def row_fault(row: Any, job_id: str) -> str | None:
     if row.get("status") not in ("done", "failed"):
         return "parts are missing"
     try:
-        _adapters()[row["status"]].validate_python(row)
+        _adapter(DoneRow if row["status"] == "done" else FailedRow).validate_python(row)
     except ValidationError as error:
         faults = [(".".join(map(str, fault["loc"])), fault["type"], fault["msg"]) for fault in error.errors(include_url=False)]
         missing = [place for place, kind, _ in faults if kind == "missing"]

@@ -50,8 +50,7 @@ def run_job(job: Job, threads: int | None = None, progress: Steps | None = None)
     finally:
         torch.set_num_threads(before)
         gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        torch.cuda.empty_cache()  # nothing where CUDA was not used
     row["duration_s"] = time.perf_counter() - start
     return row, pictures
 
@@ -74,7 +73,8 @@ def _run(job: Job, progress: Steps | None) -> tuple[dict[str, Any], Pictures | N
         test_s = _timed(lambda: engine.test(model, datamodule=datamodule, verbose=False))
         speed: dict[str, Any] = dict(throughput(stopwatch.seconds, stopwatch.images))
         stopwatch.clear()
-        _time_single_images(engine, model, datamodule, job)
+        if job.protocol.timed_images:
+            _time_single_images(engine, model, datamodule, job)
         speed |= latency(stopwatch.seconds, job.protocol.warmup_images)
     speed |= {"fit_s": fit_s, "test_s": test_s, "device": str(engine.trainer.strategy.root_device)}
     speed |= {"threads": torch.get_num_threads(), "other_load": others.cores}
@@ -115,8 +115,6 @@ def build_model(job: Job) -> tuple[Any, str | None]:
 
 def _time_single_images(engine: Engine, model: Any, datamodule: Any, job: Job) -> None:
     """Predict some test images one by one, so that the stopwatch sees single images."""
-    if job.protocol.timed_images == 0:
-        return
     datamodule.eval_batch_size, before = 1, datamodule.eval_batch_size
     engine.trainer.limit_predict_batches = job.protocol.timed_images + job.protocol.warmup_images
     try:

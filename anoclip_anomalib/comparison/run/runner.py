@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from anoclip_anomalib.comparison.run.folder import ResultsError, ResultsFolder
 from anoclip_anomalib.comparison.run.progress import ComparisonProgress
+from anoclip_anomalib.comparison.run.run_job import run_job
 from anoclip_anomalib.comparison.suite.suite import Job
 
 Result = tuple[dict[str, Any], Any]
@@ -38,11 +39,7 @@ class Here:
 
     capacity = 1
 
-    def __init__(self, threads: int | None = None, run: Callable[..., Result] | None = None) -> None:
-        if run is None:
-            from anoclip_anomalib.comparison.run.run_job import run_job
-
-            run = run_job
+    def __init__(self, threads: int | None = None, run: Callable[..., Result] = run_job) -> None:
         self.threads, self.run = threads, run
 
     def submit(self, job: Job) -> None:

@@ -7,22 +7,17 @@ from contextlib import suppress
 from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from jsonargparse import ArgumentParser
 
 from anoclip_anomalib.comparison.suite.suite import ClassSpec
 
-SHORT_NAMES = {
-    "model": ("anoclip_anomalib", "anomalib.models"),
-    "data": ("anoclip_anomalib.data", "anomalib.data"),
-    "callback": ("anoclip_anomalib", "anomalib.callbacks", "lightning.pytorch.callbacks"),
-}
-
-BASES = {
-    "model": ("anomalib.models", "AnomalibModule"),
-    "data": ("anomalib.data", "AnomalibDataModule"),
-    "callback": ("lightning.pytorch", "Callback"),
+KINDS = {  # kind -> what it is derived from, and the modules that short names stand for something in
+    "model": ("anomalib.models:AnomalibModule", "anoclip_anomalib", "anomalib.models"),
+    "data": ("anomalib.data:AnomalibDataModule", "anoclip_anomalib.data", "anomalib.data"),
+    "callback": ("lightning.pytorch:Callback", "anoclip_anomalib", "anomalib.callbacks", "lightning.pytorch.callbacks"),
 }
 
 
@@ -32,8 +27,7 @@ class UnknownClassError(ValueError):
 
 def base_class(kind: str) -> type:
     """The class that a model, data or callback must be derived from."""
-    module, name = BASES[kind]
-    return getattr(importlib.import_module(module), name)
+    return resolve_name(KINDS[kind][0])
 
 
 def find_class(kind: str, name: str) -> type:
@@ -46,7 +40,7 @@ def find_class(kind: str, name: str) -> type:
     Raises:
         UnknownClassError: with the closest names.
     """
-    base = base_class(kind)
+    base, modules = base_class(kind), KINDS[kind][1:]
     found: Any = None
     if "." in name:
         module, _, attribute = name.rpartition(".")
@@ -55,10 +49,10 @@ def find_class(kind: str, name: str) -> type:
         except Exception as error:  # noqa: BLE001 - whatever a module does when it is imported
             raise UnknownClassError(f'{kind} "{name}" cannot be imported: {error}') from error
     else:
-        for module in SHORT_NAMES[kind]:
+        for module in modules:
             found = found or getattr(importlib.import_module(module), name, None)
     if found is None:
-        known = sorted({name for module in SHORT_NAMES[kind] for name in _names(module, base)})
+        known = sorted({name for module in modules for name in _names(module, base)})
         close = get_close_matches(name, known, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}, or a full class path"
         raise UnknownClassError(f'unknown {kind} "{name}"; {hint}')
@@ -129,9 +123,9 @@ def constant_categories(datamodule: type) -> tuple[str, ...]:
     return next((tuple(found) for one in sources for name in names if (found := getattr(one, name, ()))), ())
 
 
-def folder_categories(root: Path) -> tuple[str, ...]:
+def folder_categories(root: Path | None) -> tuple[str, ...]:
     """Sub-folders of a data root that hold a split."""
-    if not root.is_dir():
+    if root is None or not root.is_dir():
         return ()
     splits = ("test", "test_public", "train")
     return tuple(sorted(f.name for f in root.iterdir() if f.is_dir() and any((f / split).is_dir() for split in splits)))
@@ -139,8 +133,5 @@ def folder_categories(root: Path) -> tuple[str, ...]:
 
 def known_categories(datamodule: type, root: Path | None) -> tuple[str, ...]:
     """Categories that exist: anomalib's list, unless none of it is on disk and other categories are (own data)."""
-    listed = constant_categories(datamodule)
-    present = folder_categories(root) if root is not None else ()
-    if present and not set(listed) & set(present):
-        return present
-    return listed or present
+    listed, present = constant_categories(datamodule), folder_categories(root)
+    return listed if set(listed) & set(present) else present or listed

@@ -23,6 +23,7 @@ GENERATE_IS_GONE = (
     "train_good, test_good, test_bad and drawing_seed"
 )
 KINDS = {Suite: "suite", ModelEntry: "model", DataEntry: "data set"}
+_adapter = cache(TypeAdapter)
 TYPES = {"dict_type": "a mapping", "tuple_type": "a list", "dataclass_type": "a mapping", "string_type": "text"}
 
 
@@ -108,8 +109,7 @@ class _Reader:
         for name, fault in unknown.items():
             self.doc.fault((*where, "init_args", name), fault)
         spec = ClassSpec(catalogue.full_path(found), spec.init_args)
-        message = None if unknown else catalogue.check_values(kind, spec)
-        if message:
+        if not unknown and (message := catalogue.check_values(kind, spec)):
             self.doc.fault((*where, "init_args"), f"{found.__name__}: {message}")
         return spec
 
@@ -130,8 +130,7 @@ class _Reader:
         if "category" in spec.init_args:
             self.doc.fault((*where, "init_args", "category"), "name categories under `categories`, not in init_args")
         found = catalogue.find_class("data", spec.class_path)
-        default = getattr(inspect.signature(found).parameters.get("root"), "default", None)
-        place = spec.init_args.get("root") or default
+        place = spec.init_args.get("root") or getattr(inspect.signature(found).parameters.get("root"), "default", None)
         root = Path(place) if isinstance(place, str | Path) and not getattr(found, "draws_itself", False) else None
         if root is not None and not root.is_dir():
             if self.check_data:
@@ -147,24 +146,16 @@ class _Reader:
                 self.doc.fault(place, f"{found.__name__} has no categories")
             return ()
         known = catalogue.known_categories(found, root)
-        present = catalogue.folder_categories(root) if root is not None else ()
         if not entry.categories:
             if not known and self.check_data:
                 self.doc.fault(place, f"no categories of {found.__name__} are known; list them")
             return known
+        there = dict.fromkeys((*known, *catalogue.folder_categories(root)))
         for index, name in enumerate(entry.categories):
-            if known and name not in (*known, *present):
-                self.doc.fault(
-                    (*place, index),
-                    f'unknown category "{name}" (there are: {", ".join(dict.fromkeys((*known, *present)))}); '
-                    f"own data need a folder {name}/train or {name}/test in the data root, other layouts the class Folder",
-                )
+            if known and name not in there:
+                fault = f'unknown category "{name}" (there are: {", ".join(there)}); own data need a folder {name}/train or'
+                self.doc.fault((*place, index), f"{fault} {name}/test in the data root, other layouts the class Folder")
         return tuple(dict.fromkeys(entry.categories))
-
-
-@cache
-def _adapter(kind: Any) -> TypeAdapter:
-    return TypeAdapter(kind)
 
 
 def _flat(item: Any, key: str) -> Any:

@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
+from itertools import product
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
@@ -11,7 +12,11 @@ from pydantic_core import core_schema
 
 from anoclip_anomalib.evaluation.thresholds import ThresholdRule
 
-STRICT = ConfigDict(extra="forbid")
+
+class _Strict:
+    """What a file says must be an option."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True)
@@ -45,12 +50,8 @@ def _different(seeds: tuple[int, ...]) -> tuple[int, ...]:
 
 
 Text = Annotated[str, Field(coerce_numbers_to_str=True), Must("text")]
-FolderName = Annotated[
-    str,
-    Field(coerce_numbers_to_str=True),
-    AfterValidator(_folder_name),
-    Must("a name for a folder: 1 to 100 characters without slashes, not beginning with a dot"),
-]
+_NAME = Must("a name for a folder: 1 to 100 characters without slashes, not beginning with a dot")
+FolderName = Annotated[str, Field(coerce_numbers_to_str=True), AfterValidator(_folder_name), _NAME]
 Count = Annotated[int, Field(strict=True, ge=0), Must("a whole number of at least 0")]
 Number = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False), Must("a number of at least 0")]
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32), Must("a whole number of at least 0 and below 2^32")]
@@ -59,16 +60,15 @@ Mapping = Annotated[dict[str, Any], Must("a mapping")]
 
 
 @dataclass(frozen=True)
-class ClassSpec:
+class ClassSpec(_Strict):
     """A class by its full path, and the arguments it is called with."""
 
     class_path: Annotated[str, Must("the name or path of a class")]
     init_args: Mapping = field(default_factory=dict)
-    __pydantic_config__ = STRICT
 
 
 @dataclass(frozen=True)
-class ModelEntry:
+class ModelEntry(_Strict):
     """A model of the suite.
 
     Attributes:
@@ -87,11 +87,10 @@ class ModelEntry:
     cpus: Count | None = None
     gpus: Number = 0.0
     provenance: Mapping = field(default_factory=dict)
-    __pydantic_config__ = STRICT
 
 
 @dataclass(frozen=True)
-class DataEntry:
+class DataEntry(_Strict):
     """A data set of the suite.
 
     Attributes:
@@ -105,11 +104,10 @@ class DataEntry:
     spec: ClassSpec
     categories: tuple[Category, ...] = ()
     class_name: Text | None = None
-    __pydantic_config__ = STRICT
 
 
 @dataclass(frozen=True)
-class Protocol:
+class Protocol(_Strict):
     """How every model is measured.
 
     Attributes:
@@ -125,11 +123,10 @@ class Protocol:
     timed_images: Count = 20
     warmup_images: Count = 3
     sample_images: Count = 24
-    __pydantic_config__ = STRICT
 
 
 @dataclass(frozen=True)
-class Suite:
+class Suite(_Strict):
     """Models x data x categories x seeds."""
 
     name: FolderName
@@ -138,7 +135,6 @@ class Suite:
     seeds: Annotated[tuple[Seed, ...], AfterValidator(_different)] = (0,)
     protocol: Protocol = field(default_factory=Protocol)
     description: Text = ""
-    __pydantic_config__ = STRICT
 
 
 @dataclass(frozen=True)
@@ -176,13 +172,9 @@ class Job:
 
 def jobs_of(suite: Suite) -> list[Job]:
     """All jobs of a suite: categories outermost, so that the first categories are soon complete for every model."""
-    return [
-        Job(model, data, category, seed, suite.protocol)
-        for data in suite.data
-        for category in (data.categories or (data.name,))
-        for seed in suite.seeds
-        for model in suite.models
-    ]
+    places = [(data, category) for data in suite.data for category in data.categories or (data.name,)]
+    order = product(places, suite.seeds, suite.models)
+    return [Job(model, *place, seed, suite.protocol) for place, seed, model in order]
 
 
 def select_jobs(jobs: list[Job], only: list[str] | None = None, shard: tuple[int, int] | None = None) -> list[Job]:

@@ -39,13 +39,10 @@ class Located:
             self.data = {} if node is None else self._build(loader, node, ())
         except (OSError, UnicodeDecodeError) as error:
             raise SuiteError([f"{self.path}: cannot be read: {error}"]) from error
-        except yaml.MarkedYAMLError as error:
-            line = error.problem_mark.line + 1 if error.problem_mark else 1
-            raise SuiteError([f"{self.path}:{line}: {error.problem or error}"]) from error
-        except RecursionError as error:
-            raise SuiteError([f"{self.path}:1: nested deeper than {MAX_DEPTH} levels"]) from error
-        except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or a number that there is not
-            raise SuiteError([f"{self.path}:1: {error}"]) from error
+        except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date or a number that there is not
+            mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or error
+            problem = f"nested deeper than {MAX_DEPTH} levels" if isinstance(error, RecursionError) else problem
+            raise SuiteError([f"{self.path}:{mark.line + 1 if mark else 1}: {problem}"]) from error
 
     def _build(self, loader: yaml.SafeLoader, node: yaml.Node, where: Where) -> Any:
         self._left -= 1
