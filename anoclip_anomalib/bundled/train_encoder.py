@@ -162,8 +162,7 @@ def train(model: nn.Module, captioner: Captioner, args: argparse.Namespace, save
     pool = PairPool(iter(loader), POOL)
     optimizer = torch.optim.AdamW(parameter_groups(model, args.peak), betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: min((step + 1) / WARMUP, 0.01 + 0.495 * (1 + np.cos(np.pi * step / args.steps))),
+        optimizer, lambda step: min((step + 1) / WARMUP, 0.01 + 0.495 * (1 + np.cos(np.pi * step / args.steps)))
     )
     towers, tokenize = DistributedDataParallel(Embeddings(model, args.compile)), tokenizer_of(model)
     started = saved = time.monotonic()

@@ -27,13 +27,7 @@ from anoclip_anomalib.running.signals import run_command
 
 logger = logging.getLogger(__name__)
 
-USER_ERRORS = (
-    ValueError,
-    TypeError,
-    OSError,
-    WeightsUnavailableError,
-    MisconfigurationException,
-)
+USER_ERRORS = (ValueError, TypeError, OSError, WeightsUnavailableError, MisconfigurationException)
 WITH_PREDICTIONS = ("test", "predict")
 ROWS_SHOWN = 20
 DEFAULT_SEED = 0
@@ -94,8 +88,9 @@ class AnoclipCLI(AnomalibCLI):
             found = re.search(r"GLOBAL (\S+)", str(error))
             inside = f"code ({found[1]})" if found else "something else than tensors"
             path = self._get(self.config, "ckpt_path")
-            msg = f"The checkpoint {path} is damaged or holds {inside}, which could run when it is loaded; it is refused"
-            raise ValueError(msg) from error
+            raise ValueError(
+                f"The checkpoint {path} is damaged or holds {inside}, which could run when it is loaded; it is refused"
+            ) from error
 
     @property
     def predictions(self) -> PredictionsCsv | None:

@@ -30,16 +30,8 @@ _EXIT = {
     "": "Exit code: 0 done, 2 bad input, 130 or 143 interrupted.",
 }
 _PLAIN = {
-    "benchmark": [
-        "usage: anoclip benchmark --config FILE",
-        "",
-        "  --config FILE   YAML: accelerator, model, data",
-    ],
-    "install": [
-        "usage: anoclip install [--option NAME]",
-        "",
-        "  --option NAME   full, core, dev, loggers, ...",
-    ],
+    "benchmark": ["usage: anoclip benchmark --config FILE", "", "  --config FILE   YAML: accelerator, model, data"],
+    "install": ["usage: anoclip install [--option NAME]", "", "  --option NAME   full, core, dev, loggers, ..."],
 }
 
 

@@ -98,15 +98,12 @@ def main(argv: list[str]) -> int:
 def _check(args: argparse.Namespace, read: tuple[Path, ...]) -> None:
     to_authors = getattr(args, "to_authors", None)
     if (args.out is None) == (to_authors is None):
-        msg = "give either --out (from the authors' files) or --to-authors FILE (to them)"
-        raise ValueError(msg)
+        raise ValueError("give either --out (from the authors' files) or --to-authors FILE (to them)")
     if args.out is not None and args.out.suffix != ".safetensors":
-        msg = f"--out must be a .safetensors, not {args.out}"
-        raise ValueError(msg)
+        raise ValueError(f"--out must be a .safetensors, not {args.out}")
     for path in read if to_authors is None else (to_authors,):
         if not path.is_file() and str(path) != "demo":
-            msg = f"No such file: {path}"
-            raise FileNotFoundError(msg)
+            raise FileNotFoundError(f"No such file: {path}")
 
 
 def _facts(method: str, args: argparse.Namespace) -> Any:

@@ -158,16 +158,15 @@ def _check(given: dict[str, Any], root: Path) -> None:
     while not place.exists():
         place = place.parent
     if not place.is_dir() or not os.access(place, os.W_OK):
-        msg = f"--out {printable(root)} cannot be written: {printable(place)} is no folder in which this user may write"
-        raise ValueError(msg)
+        raise ValueError(
+            f"--out {printable(root)} cannot be written: {printable(place)} is no folder in which this user may write"
+        )
     if given.get("runner") == "ray":
         missing = [name for name in ("ray", "pyarrow") if find_spec(name) is None]
         if missing:
-            msg = f"--runner ray needs {' and '.join(missing)}: pip install 'anoclip_anomalib[ray]'"
-            raise ValueError(msg)
+            raise ValueError(f"--runner ray needs {' and '.join(missing)}: pip install 'anoclip_anomalib[ray]'")
     elif "address" in given or "workers" in given:
-        msg = "--address and --workers belong to --runner ray"
-        raise ValueError(msg)
+        raise ValueError("--address and --workers belong to --runner ray")
 
 
 def _log(given: dict[str, Any]) -> None:

@@ -136,8 +136,7 @@ def package_folder(name: str) -> Path:
     """
     spec = find_spec(name)
     if spec is None or not spec.submodule_search_locations:
-        msg = f"{name} is not installed"
-        raise ModuleNotFoundError(msg)
+        raise ModuleNotFoundError(f"{name} is not installed")
     return Path(spec.submodule_search_locations[0])
 
 

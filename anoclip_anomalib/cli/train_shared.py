@@ -79,15 +79,12 @@ def checked_source(args: argparse.Namespace) -> Source:
         ValueError: For the first argument that cannot be used.
     """
     if args.out.suffix != ".safetensors":
-        msg = f"--out must be a .safetensors, not {args.out}"
-        raise ValueError(msg)
+        raise ValueError(f"--out must be a .safetensors, not {args.out}")
     for name in ("accumulate", "num_workers"):
         if getattr(args, name) < (1 if name == "accumulate" else 0):
-            msg = f"--{name.replace('_', '-')} {getattr(args, name)} is too small"
-            raise ValueError(msg)
+            raise ValueError(f"--{name.replace('_', '-')} {getattr(args, name)} is too small")
     if args.root is not None and not Path(args.root).is_dir():
-        msg = f"--root: no such folder: {args.root}"
-        raise ValueError(msg)
+        raise ValueError(f"--root: no such folder: {args.root}")
     return read_source(args.source, root=args.root)
 
 
@@ -173,8 +170,9 @@ def images_of(source: Source, largest: int) -> "Data":
         found = catalogue.find_class("data", spec.class_path)
         root = Path(spec.init_args["root"]) if "root" in spec.init_args else None
         if root is not None and not root.is_dir():
-            msg = f"The source {source.name} needs its data in {root}, which does not exist; name its folder with --root"
-            raise ValueError(msg)
+            raise ValueError(
+                f"The source {source.name} needs its data in {root}, which does not exist; name its folder with --root"
+            )
         categories = spec.categories
         if root is not None and catalogue.takes(found, "category"):
             categories = _present(spec, root, catalogue.constant_categories(found) or catalogue.folder_categories(root))
@@ -195,6 +193,5 @@ def _present(spec: DataSpec, root: Path, known: Sequence[str]) -> tuple[str, ...
     missing = [name for name in spec.categories if name not in present]
     if missing or not present:
         what = f"no {missing[0]!r}" if missing else "no category"
-        msg = f"{root} has {what} of {spec.class_path}; name its folder with --root"
-        raise ValueError(msg)
+        raise ValueError(f"{root} has {what} of {spec.class_path}; name its folder with --root")
     return tuple(present)

@@ -145,14 +145,7 @@ class EpochSampler(Sampler[int]):
     """
 
     def __init__(
-        self,
-        count: int,
-        *,
-        seed: int,
-        classes: Sequence[int] | None = None,
-        pairs: int = 0,
-        rank: int = 0,
-        processes: int = 1,
+        self, count: int, *, seed: int, classes: Sequence[int] | None = None, pairs: int = 0, rank: int = 0, processes: int = 1
     ) -> None:
         self.count, self.seed, self.rank, self.processes = count, seed, rank, processes
         self.classes, self.pairs = classes, pairs
@@ -233,8 +226,7 @@ class AuxiliaryDataModule(LightningDataModule):
         held_out = dataset(held, None, drawn_count=held_drawn, drawn_epoch=_HELD_EPOCH)
         self.held = held_out if len(held_out) else None
         if len(self.training) == 0:
-            msg = f"The source {source.name} has no images to train on"
-            raise ValueError(msg)
+            raise ValueError(f"The source {source.name} has no images to train on")
 
     def train_dataloader(self) -> DataLoader:
         """The training images in the order of the epoch."""

@@ -80,11 +80,9 @@ def read_source(path: str | Path, *, root: str | Path | None = None) -> Source:
     content = read_yaml(path, "source", "configs/ has examples")
     _check_keys(path, content, _KEYS)
     if not content.get("data") and not content.get("generated"):
-        msg = f"{path} names no data: it needs `data` (a list of data sets) or `generated`"
-        raise ValueError(msg)
+        raise ValueError(f"{path} names no data: it needs `data` (a list of data sets) or `generated`")
     if not isinstance(content.get("data") or [], list):
-        msg = f"{path}: `data` must be a list of data sets"
-        raise ValueError(msg)
+        raise ValueError(f"{path}: `data` must be a list of data sets")
     specs = [_data_spec(path, entry, root) for entry in content.get("data") or []]
     source = Source(
         name=str(content.get("name") or path.stem),
@@ -103,13 +101,15 @@ def read_source(path: str | Path, *, root: str | Path | None = None) -> Source:
 def _data_spec(path: Path, entry: Any, root: str | Path | None) -> DataSpec:
     keys = ("class_path", "init_args", "categories")
     if not isinstance(entry, dict) or not isinstance(entry.get("class_path"), str):
-        msg = f"{path}: each entry of `data` must be a mapping with `class_path`, `init_args` and `categories`; got {entry!r}"
-        raise ValueError(msg)
+        raise ValueError(
+            f"{path}: each entry of `data` must be a mapping with `class_path`, `init_args` and `categories`; got {entry!r}"
+        )
     _check_keys(path, entry, keys)
     arguments, categories = entry.get("init_args") or {}, entry.get("categories") or ()
     if not isinstance(arguments, dict) or isinstance(categories, str) or not all(isinstance(c, str) for c in categories):
-        msg = f"{path}: `init_args` must be a mapping and `categories` a list of names; got {arguments!r} and {categories!r}"
-        raise ValueError(msg)
+        raise ValueError(
+            f"{path}: `init_args` must be a mapping and `categories` a list of names; got {arguments!r} and {categories!r}"
+        )
     if root is not None:
         arguments = arguments | {"root": str(root)}
     return DataSpec(class_path=entry["class_path"], init_args=arguments, categories=tuple(categories))
@@ -117,17 +117,15 @@ def _data_spec(path: Path, entry: Any, root: str | Path | None) -> DataSpec:
 
 def _generated_spec(path: Path, entry: Any) -> GeneratedSpec:
     if not isinstance(entry, dict):
-        msg = f"{path}: `generated` must be a mapping with `images`, `photos` and `plain`; got {entry!r}"
-        raise ValueError(msg)
+        raise ValueError(f"{path}: `generated` must be a mapping with `images`, `photos` and `plain`; got {entry!r}")
     _check_keys(path, entry, ("images", "photos", "plain"))
     images, photos, plain = entry.get("images"), entry.get("photos", False), entry.get("plain", GeneratedSpec.plain)
     share = isinstance(plain, int | float) and 0 <= plain <= 1
     if not isinstance(images, int) or images < 2 or images % 2 or not isinstance(photos, bool) or not share:
-        msg = (
+        raise ValueError(
             f"{path}: `generated` needs `images` (in an epoch, an even number), `photos` (true or false) and `plain` (a part "
             f"from 0 to 1); got {entry!r}"
         )
-        raise ValueError(msg)
     return GeneratedSpec(images=images, photos=photos, plain=plain)
 
 
@@ -135,8 +133,9 @@ def _check_keys(path: Path, content: dict, known: tuple[str, ...]) -> None:
     for key in content:
         if key not in known:
             near = get_close_matches(str(key), known, n=1)
-            msg = f"{path}: unknown key {key!r}{f', did you mean {near[0]!r}?' if near else ''}; known: {', '.join(known)}"
-            raise ValueError(msg)
+            raise ValueError(
+                f"{path}: unknown key {key!r}{f', did you mean {near[0]!r}?' if near else ''}; known: {', '.join(known)}"
+            )
 
 
 def _check_values(path: Path, source: Source) -> None:
@@ -150,5 +149,4 @@ def _check_values(path: Path, source: Source) -> None:
     }
     for message, wrong in faults.items():
         if wrong:
-            msg = f"{path}: {message}"
-            raise ValueError(msg)
+            raise ValueError(f"{path}: {message}")
