@@ -4,7 +4,6 @@ import csv
 import logging
 import pickle
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from anoclip_anomalib.cli.parser import refused
 from anoclip_anomalib.clip import WeightsUnavailableError
 from anoclip_anomalib.data import FolderImages, check_masks, warn_of_depth
 from anoclip_anomalib.data.pictures import NamedVisualizer
@@ -120,8 +120,7 @@ def _run(argv: list[str]) -> int:
             cli = AnoclipCLI(args=argv)
     except USER_ERRORS as error:
         logger.debug("The error in full", exc_info=True)
-        print(f"anoclip: error: {clear_message(error)}", file=sys.stderr)
-        return 2
+        return refused(f"anoclip: error: {clear_message(error)}")
     if cli.subcommand != "predict" or cli.predictions is None or cli.predictions.path is None:
         return 0
     print_predictions(cli.predictions.path)

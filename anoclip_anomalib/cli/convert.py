@@ -1,13 +1,12 @@
 """``anoclip convert METHOD``: the authors' files of learned weights to ours, and for AA-CLIP back."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
 from anoclip_anomalib.aaclip.settings import Recipe
 from anoclip_anomalib.cli.early_checks import did_you_mean
-from anoclip_anomalib.cli.parser import Parser
+from anoclip_anomalib.cli.parser import Parser, refused
 from anoclip_anomalib.promptlearning.methods import CONTEXT_TOKENS, DEEP_BLOCKS, DEEP_TOKENS
 from anoclip_anomalib.promptlearning.methods import METHODS as PROMPT_METHODS
 from anoclip_anomalib.running.quiet import log_to_stderr
@@ -29,7 +28,8 @@ def build_parser(method: str = "aaclip") -> argparse.ArgumentParser:
             "says where they are published and which names mislead."
         )
     parser = Parser(prog=f"anoclip convert {method}", description=description, allow_abbrev=False)
-    add, file = parser.add_argument, {"type": Path, "metavar": "FILE"}
+    add = parser.add_argument
+    file: dict[str, Any] = {"type": Path, "metavar": "FILE"}
     if own is None:
         add("--text", required=True, help="text_adapter.pth", **file)
         add("--image", required=True, help="image_adapter_N.pth", **file)
@@ -68,16 +68,14 @@ def main(argv: list[str]) -> int:
             print(f"usage: anoclip convert METHOD [options]\n\n{HELP}\n\nMethods: {', '.join(METHODS)}")
             return 0
         near = did_you_mean(argv[0], METHODS) if argv else ""
-        print(f"anoclip convert: name a method: {', '.join(METHODS)}{near}", file=sys.stderr)
-        return 2
+        return refused(f"anoclip convert: name a method: {', '.join(METHODS)}{near}")
     method = argv[0]
     args = build_parser(method).parse_args(argv[1:])
     try:
         _check(args)
         print(_convert_aaclip(args) if method == "aaclip" else _convert_prompts(method, args))
     except (ValueError, OSError, RuntimeError) as error:
-        print(f"anoclip convert: {error}", file=sys.stderr)
-        return 2
+        return refused(f"anoclip convert: {error}")
     return 0
 
 

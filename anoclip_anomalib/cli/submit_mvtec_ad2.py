@@ -139,8 +139,7 @@ def _runtime(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
 
     config = ModelConfig(model_arguments)
     device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    model = prepare(config)
-    sizes = arguments.sizes or list(SIZES)
+    model, sizes = prepare(config), arguments.sizes or list(SIZES)
     warmup, count = protocol_counts(device)
     warmup, count = (arguments.warmup if arguments.warmup is not None else warmup), arguments.count or count
     with Progress() as progress:

@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
+from anoclip_anomalib.cli.parser import refused
 from anoclip_anomalib.data.sources import DataSpec, Source, read_source
 from anoclip_anomalib.running.signals import run_command
 
@@ -105,8 +106,7 @@ def check_and_train(
     try:
         recipe, source = check(args)
     except (ValueError, FileNotFoundError) as error:
-        print(f"anoclip train: {error}", file=sys.stderr)
-        return 2
+        return refused(f"anoclip train: {error}")
     return run_command("anoclip train", lambda: train(args, recipe, source))
 
 
