@@ -43,16 +43,8 @@ class UntrainedAnomalyDino(AnomalyDINO):
 
         torch_model.TimmFeatureExtractor = untrained
         try:
-            super().__init__(
-                num_neighbours=num_neighbours,
-                encoder_name=encoder_name,
-                masking=masking,
-                coreset_subsampling=coreset_subsampling,
-                sampling_ratio=sampling_ratio,
-                pre_processor=pre_processor,
-                post_processor=post_processor,
-                evaluator=evaluator,
-                visualizer=visualizer,
-            )
+            after = {"post_processor": post_processor, "evaluator": evaluator, "visualizer": visualizer}
+            own = (num_neighbours, encoder_name, masking, coreset_subsampling, sampling_ratio)
+            super().__init__(*own, pre_processor=pre_processor, **after)
         finally:
             torch_model.TimmFeatureExtractor = trained

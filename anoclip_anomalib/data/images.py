@@ -39,8 +39,7 @@ def read_image(path: str | Path) -> torch.Tensor:
     """
     try:
         if not os.path.isfile(path):  # a pipe would be waited for, for ever
-            reason = "a link that leads to no file" if os.path.islink(path) else "no regular file"
-            raise OSError(reason)  # noqa: TRY301
+            raise OSError("a link that leads to no file" if os.path.islink(path) else "no regular file")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large images are provided for
             with Image.open(path) as image:
