@@ -1,7 +1,5 @@
 """anomalib's AnomalyDINO where DINOv2's weights are not at hand."""
 
-from typing import Any
-
 from anomalib.models.image.anomaly_dino import torch_model
 from anomalib.models.image.anomaly_dino.lightning_model import AnomalyDINO
 from torch import nn
@@ -37,11 +35,7 @@ class UntrainedAnomalyDino(AnomalyDINO):
         visualizer: nn.Module | bool = True,
     ) -> None:
         trained = torch_model.TimmFeatureExtractor
-
-        def untrained(**arguments: Any) -> nn.Module:
-            return trained(**{**arguments, "pre_trained": False})
-
-        torch_model.TimmFeatureExtractor = untrained
+        torch_model.TimmFeatureExtractor = lambda **arguments: trained(**arguments | {"pre_trained": False})
         try:
             after = {"post_processor": post_processor, "evaluator": evaluator, "visualizer": visualizer}
             own = (num_neighbours, encoder_name, masking, coreset_subsampling, sampling_ratio)

@@ -191,13 +191,11 @@ def train(model: nn.Module, captioner: Captioner, args: argparse.Namespace, save
         for name, value in zip(meters, (named_loss, generic_loss, correct), strict=True):
             meters[name] += float(value.detach()) / args.log_every
         if rank == 0 and (step + 1) % args.log_every == 0:
-            speed = (step + 1) * distributed.get_world_size() * 2 * args.pairs / (time.monotonic() - started)
-            print(
-                f"step {step + 1}/{args.steps} named {meters['named']:.3f} generic {meters['generic']:.3f} "
-                f"pairs right {meters['state']:.3f} scale {float(scale.detach()):.1f} {speed:.0f} images/s "
-                f"{time.monotonic() - started:.0f} s",
-                flush=True,
-            )
+            seconds = time.monotonic() - started
+            speed = (step + 1) * distributed.get_world_size() * 2 * args.pairs / seconds
+            means = f"named {meters['named']:.3f} generic {meters['generic']:.3f} pairs right {meters['state']:.3f}"
+            pace = f"scale {float(scale.detach()):.1f} {speed:.0f} images/s {seconds:.0f} s"
+            print(f"step {step + 1}/{args.steps} {means} {pace}", flush=True)
             meters = dict.fromkeys(meters, 0.0)
         if rank == 0 and time.monotonic() - saved > args.save_every:
             save(f"step {step + 1} of {args.steps}")

@@ -87,10 +87,8 @@ class AnoclipCLI(AnomalibCLI):
         except (pickle.UnpicklingError, EOFError) as error:
             found = re.search(r"GLOBAL (\S+)", str(error))
             inside = f"code ({found[1]})" if found else "something else than tensors"
-            path = self._get(self.config, "ckpt_path")
-            raise ValueError(
-                f"The checkpoint {path} is damaged or holds {inside}, which could run when it is loaded; it is refused"
-            ) from error
+            fault = f"is damaged or holds {inside}, which could run when it is loaded; it is refused"
+            raise ValueError(f"The checkpoint {self._get(self.config, 'ckpt_path')} {fault}") from error
 
     @property
     def predictions(self) -> PredictionsCsv | None:

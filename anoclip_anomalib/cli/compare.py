@@ -82,10 +82,9 @@ def _compare(args: argparse.Namespace, folder, jobs) -> int:  # noqa: ANN001
     try:
         return _run(args, folder, jobs)
     except OSError as error:
-        print(f"stopped: {error}; finished rows are kept, the same command continues", file=sys.stderr)
+        return refused(f"stopped: {error}; finished rows are kept, the same command continues")
     except ImportError as error:
-        print(error, file=sys.stderr)
-    return 2
+        return refused(error)
 
 
 def _dry_run(folder, jobs) -> int:  # noqa: ANN001
@@ -121,10 +120,8 @@ def _run(args: argparse.Namespace, folder, jobs) -> int:  # noqa: ANN001
     rows, faults = folder.rows()
     wanted = {job.id for job in jobs}
     failed = [row for row in rows if row["id"] in wanted and row["status"] == "failed"]
-    print(
-        f"{len(outcome.done)} done, {len(outcome.failed)} failed, {len(outcome.kept)} were there already, "
-        f"{len(outcome.elsewhere)} in the hands of another process; results in {folder.path}"
-    )
+    counts = f"{len(outcome.done)} done, {len(outcome.failed)} failed, {len(outcome.kept)} were there already"
+    print(f"{counts}, {len(outcome.elsewhere)} in the hands of another process; results in {folder.path}")
     for row in failed:
         job = row["job"]
         print(f"failed: {job['model']} | {job['data']} / {job['category']} | seed {job['seed']}: {row['error']['message']}")

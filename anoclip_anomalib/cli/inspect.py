@@ -139,9 +139,8 @@ def _check(given: dict[str, Any], root: Path) -> None:
     while not place.exists():
         place = place.parent
     if not place.is_dir() or not os.access(place, os.W_OK):
-        raise ValueError(
-            f"--out {printable(root)} cannot be written: {printable(place)} is no folder in which this user may write"
-        )
+        reason = f"{printable(place)} is no folder in which this user may write"
+        raise ValueError(f"--out {printable(root)} cannot be written: {reason}")
     if given.get("runner") == "ray":
         missing = [name for name in ("ray", "pyarrow") if find_spec(name) is None]
         if missing:

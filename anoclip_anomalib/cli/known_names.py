@@ -59,7 +59,7 @@ class Known:
     @property
     def options(self) -> dict[str, Option]:
         """The arguments of its constructor by name, without those that ``**kwargs`` passes on."""
-        return _options(self.file, self._node, self._constructor)
+        return _options(self.file, self._node, "__init__")
 
     def default(self, name: str) -> str | None:
         """The default of an argument that is a text."""
@@ -69,7 +69,8 @@ class Known:
     @property
     def takes_more(self) -> bool:
         """Whether there may be arguments that the source does not list."""
-        return self._constructor is None or self._constructor.args.kwarg is not None
+        constructor = _method(self._node, "__init__")
+        return constructor is None or constructor.args.kwarg is not None
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -94,11 +95,7 @@ class Known:
 
     @property
     def _node(self) -> ast.ClassDef:
-        return next(node for node in _tree(self.file).body if isinstance(node, ast.ClassDef) and node.name == self.name)
-
-    @property
-    def _constructor(self) -> ast.FunctionDef | None:
-        return _method(self._node, "__init__")
+        return _class(self.file, self.name)
 
 
 @cache
@@ -129,9 +126,7 @@ def arguments_of(module: str, owner: str, method: str = "__init__") -> dict[str,
         owner: The class.
         method: Its method.
     """
-    file = _file(module)
-    node = next(one for one in _tree(file).body if isinstance(one, ast.ClassDef) and one.name == owner)
-    return _options(file, node, _method(node, method))
+    return _options(_file(module), _class(_file(module), owner), method)
 
 
 def package_folder(name: str) -> Path:
@@ -155,15 +150,12 @@ def _file(module: str, beside: Path | None = None) -> Path:
 
 def _derived(kind: Kind) -> dict[str, Path]:
     """anomalib's classes that are derived from the base of a kind."""
-    anomalib = package_folder("anomalib")
-    folder = anomalib / ("models" if kind == "model" else "data/datamodules")
+    inside, pattern = ("models", "lightning_model.py") if kind == "model" else ("data/datamodules", "*.py")
+    folder = package_folder("anomalib") / inside
     bases, files = {}, {}
-    for file in folder.rglob("lightning_model.py" if kind == "model" else "*.py"):
-        if "base" in file.relative_to(folder).parts:
-            continue
+    for file in (one for one in folder.rglob(pattern) if "base" not in one.relative_to(folder).parts):
         for name, parents in _CLASS.findall(file.read_text(encoding="utf-8")):
-            bases[name] = {parent.strip() for parent in parents.split(",")}
-            files[name] = file
+            bases[name], files[name] = {parent.strip() for parent in parents.split(",")}, file
     found = {_BASES[kind], "AnomalibVideoDataModule"}
     while new := {name for name, parents in bases.items() if parents & found} - found:
         found |= new
@@ -175,11 +167,16 @@ def _tree(file: Path) -> ast.Module:
     return ast.parse(file.read_text(encoding="utf-8"))
 
 
+def _class(file: Path, name: str) -> ast.ClassDef:
+    return next(node for node in _tree(file).body if isinstance(node, ast.ClassDef) and node.name == name)
+
+
 def _method(node: ast.ClassDef, name: str) -> ast.FunctionDef | None:
     return next((item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == name), None)
 
 
-def _options(file: Path, owner: ast.ClassDef, function: ast.FunctionDef | None) -> dict[str, Option]:
+def _options(file: Path, owner: ast.ClassDef, method: str) -> dict[str, Option]:
+    function = _method(owner, method)
     if function is None:
         return {}
     texts = _argument_texts(ast.get_docstring(owner)) | _argument_texts(ast.get_docstring(function))

@@ -32,10 +32,9 @@ def main(argv: list[str]) -> int:
         lines = (*prompt_set.normal, *prompt_set.abnormal) if arguments.states_only else (*normal, *abnormal)
         print(*lines, "", sep="\n")
     kind = "texture" if prompt_set.texture else "object"
-    print(
-        f"{prompt_set.class_name} ({kind}): {len(prompt_set.normal_sentences)} normal sentences from "
-        f"{len(prompt_set.normal)} states, {len(prompt_set.abnormal_sentences)} abnormal from {len(prompt_set.abnormal)}"
-    )
+    good = f"{len(prompt_set.normal_sentences)} normal sentences from {len(prompt_set.normal)} states"
+    bad = f"{len(prompt_set.abnormal_sentences)} abnormal from {len(prompt_set.abnormal)}"
+    print(f"{prompt_set.class_name} ({kind}): {good}, {bad}")
     if rows:
         _print_cosines(rows)
     return 0
@@ -70,9 +69,8 @@ def _settings(arguments: argparse.Namespace) -> dict:
         try:
             settings[name] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise ValueError(
-                f"--set {item!r} is not valid YAML; sentences with {{}} need quotes, as in templates='[\"a {{}}\"]'"
-            ) from error
+            hint = "sentences with {} need quotes, as in templates='[\"a {}\"]'"
+            raise ValueError(f"--set {item!r} is not valid YAML; {hint}") from error
     return settings
 
 

@@ -61,13 +61,9 @@ def main(argv: list[str]) -> int:
 
 def parser(name: str, description: str, *, with_model: bool = True) -> argparse.ArgumentParser:
     """A parser of one command's own options; no abbreviations, since model options are parsed elsewhere."""
-    return Parser(
-        prog=f"anoclip submit {name}",
-        description=description,
-        epilog=MODEL_OPTIONS if with_model else None,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    raw, epilog = argparse.RawDescriptionHelpFormatter, MODEL_OPTIONS if with_model else None
+    prog = f"anoclip submit {name}"
+    return Parser(prog=prog, description=description, epilog=epilog, formatter_class=raw, allow_abbrev=False)
 
 
 def threshold_rule(text: str) -> Any:

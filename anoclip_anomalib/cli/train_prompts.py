@@ -4,18 +4,8 @@ import argparse
 from dataclasses import fields, replace
 from typing import Any
 
+from anoclip_anomalib.cli import train_shared as shared
 from anoclip_anomalib.cli.parser import Parser
-from anoclip_anomalib.cli.train_shared import (
-    EXIT_CODES,
-    SETTINGS_HELP,
-    add_field,
-    add_machine,
-    add_source,
-    check_and_train,
-    checked_source,
-    images_of,
-    run_training,
-)
 from anoclip_anomalib.data.sources import Source
 from anoclip_anomalib.promptlearning.methods import METHODS
 from anoclip_anomalib.promptlearning.settings import TRAINING, PromptRecipe
@@ -26,9 +16,9 @@ HELP = "Train prompts for PromptClip on labelled images of another data set; res
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
-    parser = Parser(prog="anoclip train prompts", description=HELP, epilog=EXIT_CODES, allow_abbrev=False)
+    parser = Parser(prog="anoclip train prompts", description=HELP, epilog=shared.EXIT_CODES, allow_abbrev=False)
     parser.add_argument("--method", choices=tuple(METHODS), default="anomalyclip", help="(default: %(default)s)")
-    add_source(parser)
+    shared.add_source(parser)
     own = PromptRecipe(method="anomalyclip", training=TRAINING["anomalyclip"])
     parser.add_argument("--backbone", default=own.backbone, help="(default: %(default)s)")
     parser.add_argument("--pretrained", help=f"(default: {own.pretrained}; of the demo backbone its own)")
@@ -42,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("steps (defaults are the authors', for --method anomalyclip)")
     for field in fields(TrainingSettings):
         flag, default = f"--{field.name.replace('_', '-')}", getattr(own.training, field.name)
-        add_field(group, flag, field, default, SETTINGS_HELP[field.name])
+        shared.add_field(group, flag, field, default, shared.SETTINGS_HELP[field.name])
     parser.set_defaults(**{field.name: None for field in fields(TrainingSettings)})
     group = parser.add_argument_group("knowledge prompts")
     known = "regularise learned prompts by what is commonly wrong with the source's products (a file, or what comes along)"
@@ -53,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
         "compute what the frozen tower says once, on disk (2 MB an image at 518 pixels, 11 MB for april-gan); default: unless "
         "images are drawn anew in each epoch or, with adaclip, the tower is trained"
     )
-    add_machine(parser, cached, default=None)
+    shared.add_machine(parser, cached, default=None)
     return parser
 
 
@@ -66,12 +56,12 @@ def main(argv: list[str]) -> int:
     Returns:
         The exit code.
     """
-    return check_and_train(build_parser().parse_args(argv), _checked, _train)
+    return shared.check_and_train(build_parser().parse_args(argv), _checked, _train)
 
 
 def _checked(args: argparse.Namespace) -> tuple[PromptRecipe, Source]:
     """Everything that can be checked without torch."""
-    source = checked_source(args)
+    source = shared.checked_source(args)
     given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(args).items()}
     steps = {field.name: given[field.name] for field in fields(TrainingSettings) if given[field.name] is not None}
     own = {field.name: given[field.name] for field in fields(PromptRecipe) if field.name in given}
@@ -86,4 +76,6 @@ def _checked(args: argparse.Namespace) -> tuple[PromptRecipe, Source]:
 def _train(args: argparse.Namespace, recipe: PromptRecipe, source: Source) -> int:
     from anoclip_anomalib.promptlearning.train import train
 
-    return run_training(args, lambda machine: train(recipe, images_of(source, recipe.image_size), args.out, machine=machine))
+    return shared.run_training(
+        args, lambda machine: train(recipe, shared.images_of(source, recipe.image_size), args.out, machine=machine)
+    )

@@ -157,9 +157,8 @@ def images_of(source: Source, largest: int) -> "Data":
         found = catalogue.find_class("data", spec.class_path)
         root = Path(spec.init_args["root"]) if "root" in spec.init_args else None
         if root is not None and not root.is_dir():
-            raise ValueError(
-                f"The source {source.name} needs its data in {root}, which does not exist; name its folder with --root"
-            )
+            missing = f"needs its data in {root}, which does not exist"
+            raise ValueError(f"The source {source.name} {missing}; name its folder with --root")
         categories = spec.categories
         if root is not None and catalogue.takes(found, "category"):
             categories = _present(spec, root, catalogue.constant_categories(found) or catalogue.folder_categories(root))

@@ -72,9 +72,8 @@ def labelled_samples(spec: DataSpec, build: Build, categories: Sequence[str]) ->
     kinds = {sample.anomalous for sample in samples}
     if kinds != {True, False}:
         missing = "images" if not kinds else "anomalous images" if True not in kinds else "normal images"
-        raise ValueError(
-            f"The source's data set {spec.class_path} has no {missing}: normal and anomalous images with masks are needed"
-        )
+        needed = "normal and anomalous images with masks are needed"
+        raise ValueError(f"The source's data set {spec.class_path} has no {missing}: {needed}")
     return samples
 
 

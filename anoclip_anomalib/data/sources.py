@@ -94,15 +94,13 @@ def read_source(path: str | Path, *, root: str | Path | None = None) -> Source:
 
 def _data_spec(path: Path, entry: Any, root: str | Path | None) -> DataSpec:
     if not isinstance(entry, dict) or not isinstance(entry.get("class_path"), str):
-        raise ValueError(
-            f"{path}: each entry of `data` must be a mapping with `class_path`, `init_args` and `categories`; got {entry!r}"
-        )
+        wanted = "a mapping with `class_path`, `init_args` and `categories`"
+        raise ValueError(f"{path}: each entry of `data` must be {wanted}; got {entry!r}")
     _check_keys(path, entry, DataSpec)
     arguments, categories = entry.get("init_args") or {}, entry.get("categories") or ()
     if not isinstance(arguments, dict) or isinstance(categories, str) or not all(isinstance(c, str) for c in categories):
-        raise ValueError(
-            f"{path}: `init_args` must be a mapping and `categories` a list of names; got {arguments!r} and {categories!r}"
-        )
+        wanted = "`init_args` must be a mapping and `categories` a list of names"
+        raise ValueError(f"{path}: {wanted}; got {arguments!r} and {categories!r}")
     if root is not None:
         arguments = arguments | {"root": str(root)}
     return DataSpec(class_path=entry["class_path"], init_args=arguments, categories=tuple(categories))
