@@ -37,8 +37,8 @@ class UntrainedAnomalyDino(AnomalyDINO):
         trained = torch_model.TimmFeatureExtractor
         torch_model.TimmFeatureExtractor = lambda **arguments: trained(**arguments | {"pre_trained": False})
         try:
-            after = {"post_processor": post_processor, "evaluator": evaluator, "visualizer": visualizer}
             own = (num_neighbours, encoder_name, masking, coreset_subsampling, sampling_ratio)
-            super().__init__(*own, pre_processor=pre_processor, **after)
+            others = {"post_processor": post_processor, "evaluator": evaluator, "visualizer": visualizer}
+            super().__init__(*own, pre_processor=pre_processor, **others)
         finally:
             torch_model.TimmFeatureExtractor = trained

@@ -139,8 +139,8 @@ class RepairedWinClip(WinClip):
         evaluator: nn.Module | bool = True,
         visualizer: nn.Module | bool = True,
     ) -> None:
-        after = {"post_processor": post_processor, "evaluator": evaluator, "visualizer": visualizer}
-        super(WinClip, self).__init__(pre_processor=pre_processor, **after)
+        others = {"post_processor": post_processor, "evaluator": evaluator, "visualizer": visualizer}
+        super(WinClip, self).__init__(pre_processor=pre_processor, **others)
         self.model = RepairedWinClipModel(tuple(scales), backbone, pretrained, source)
         if pre_processor is True:  # anomalib's at the encoder's own size
             resize = Resize(pair(self.model.clip.visual.image_size), antialias=True, interpolation=InterpolationMode.BICUBIC)
@@ -184,9 +184,9 @@ def fair_winclip(model: WinClip) -> tuple[WinClip, str | None]:
     fault = window_fault(model.model)
     if fault < 1e-3:
         return model, None
-    images = str(model.few_shot_source) if model.few_shot_source else None
-    around: dict[str, Any] = {name: getattr(model, name) or False for name in ("pre_processor", "post_processor")}
-    own = (model.class_name, model.k_shot, model.model.scales, images)
-    repaired = RepairedWinClip(*own, source=model.model, **around, evaluator=False, visualizer=False)
+    few_shot_source = str(model.few_shot_source) if model.few_shot_source else None
+    settings = (model.class_name, model.k_shot, model.model.scales, few_shot_source)
+    processors: dict[str, Any] = {name: getattr(model, name) or False for name in ("pre_processor", "post_processor")}
+    repaired = RepairedWinClip(*settings, source=model.model, **processors, evaluator=False, visualizer=False)
     note = f"RepairedWinClip: anomalib's window embeddings are wrong under this open_clip (relative error {fault:.2f})"
     return repaired, note
