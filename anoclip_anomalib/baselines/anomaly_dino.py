@@ -1,7 +1,5 @@
 """anomalib's AnomalyDINO where DINOv2's weights are not at hand."""
 
-from typing import Any
-
 from anomalib.models.image.anomaly_dino import torch_model
 from anomalib.models.image.anomaly_dino.lightning_model import AnomalyDINO
 from torch import nn
@@ -37,22 +35,10 @@ class UntrainedAnomalyDino(AnomalyDINO):
         visualizer: nn.Module | bool = True,
     ) -> None:
         trained = torch_model.TimmFeatureExtractor
-
-        def untrained(**arguments: Any) -> nn.Module:
-            return trained(**{**arguments, "pre_trained": False})
-
-        torch_model.TimmFeatureExtractor = untrained
+        torch_model.TimmFeatureExtractor = lambda **arguments: trained(**arguments | {"pre_trained": False})
         try:
-            super().__init__(
-                num_neighbours=num_neighbours,
-                encoder_name=encoder_name,
-                masking=masking,
-                coreset_subsampling=coreset_subsampling,
-                sampling_ratio=sampling_ratio,
-                pre_processor=pre_processor,
-                post_processor=post_processor,
-                evaluator=evaluator,
-                visualizer=visualizer,
-            )
+            own = (num_neighbours, encoder_name, masking, coreset_subsampling, sampling_ratio)
+            others = {"post_processor": post_processor, "evaluator": evaluator, "visualizer": visualizer}
+            super().__init__(*own, pre_processor=pre_processor, **others)
         finally:
             torch_model.TimmFeatureExtractor = trained

@@ -33,11 +33,8 @@ def centre_closeness(size: tuple[int, int]) -> torch.Tensor:
     Returns:
         (H, W) in [0, 1]: one minus the distance in units of half the diagonal; 0 beyond the corners.
     """
-    height, width = size
-    rows = torch.linspace(-1, 1, height) if height > 1 else torch.zeros(1)
-    columns = torch.linspace(-1, 1, width) if width > 1 else torch.zeros(1)
-    vertical, horizontal = rows[:, None] * height, columns[None] * width
-    return 1 - (vertical**2 + horizontal**2).sqrt() / (height**2 + width**2) ** 0.5
+    rows, columns = (side * torch.linspace(-1, 1, side) if side > 1 else torch.zeros(1) for side in size)
+    return 1 - (rows[:, None] ** 2 + columns[None] ** 2).sqrt() / (size[0] ** 2 + size[1] ** 2) ** 0.5
 
 
 def local_contrast(images: torch.Tensor, sigma: float) -> torch.Tensor:

@@ -29,8 +29,7 @@ from anoclip_anomalib.clip.patch_embedding import pair
 def transformer_is_batch_first(transformer: nn.Module, width: int) -> bool:
     """Find out by computing which of the first two dimensions of (2, 3, width) the transformer does not mix."""
     generator = torch.Generator().manual_seed(0)
-    parameter = next(transformer.parameters())
-    tokens = torch.randn(2, 3, width, generator=generator).to(parameter)
+    tokens = torch.randn(2, 3, width, generator=generator).to(next(transformer.parameters()))
     changed = tokens.clone()
     changed[1] += 1
     return torch.equal(transformer(tokens)[0], transformer(changed)[0])
@@ -66,7 +65,6 @@ def window_embeddings(visual: nn.Module, feature_map: torch.Tensor, masks: torch
     Returns:
         (B, W, D') class token embeddings of the windows.
     """
-    batch, windows = len(feature_map), masks.shape[1]
     index = torch.cat((torch.zeros_like(masks[:1]), masks + 1)).T.long().to(feature_map.device)  # (W, 1 + K)
     tokens = feature_map[:, index].flatten(0, 1)  # (B * W, 1 + K, D)
     tokens = visual.ln_pre(visual.patch_dropout(tokens))
@@ -74,7 +72,7 @@ def window_embeddings(visual: nn.Module, feature_map: torch.Tensor, masks: torch
     pooled, _ = visual._global_pool(visual.ln_post(tokens))
     if visual.proj is not None:
         pooled = pooled @ visual.proj
-    return pooled.reshape(batch, windows, -1)
+    return pooled.reshape(len(feature_map), masks.shape[1], -1)
 
 
 class RepairedWinClipModel(WinClipModel):
@@ -141,9 +139,8 @@ class RepairedWinClip(WinClip):
         evaluator: nn.Module | bool = True,
         visualizer: nn.Module | bool = True,
     ) -> None:
-        super(WinClip, self).__init__(
-            pre_processor=pre_processor, post_processor=post_processor, evaluator=evaluator, visualizer=visualizer
-        )
+        others = {"post_processor": post_processor, "evaluator": evaluator, "visualizer": visualizer}
+        super(WinClip, self).__init__(pre_processor=pre_processor, **others)
         self.model = RepairedWinClipModel(tuple(scales), backbone, pretrained, source)
         if pre_processor is True:  # anomalib's at the encoder's own size
             resize = Resize(pair(self.model.clip.visual.image_size), antialias=True, interpolation=InterpolationMode.BICUBIC)
@@ -187,16 +184,9 @@ def fair_winclip(model: WinClip) -> tuple[WinClip, str | None]:
     fault = window_fault(model.model)
     if fault < 1e-3:
         return model, None
-    repaired = RepairedWinClip(
-        class_name=model.class_name,
-        k_shot=model.k_shot,
-        scales=model.model.scales,
-        few_shot_source=str(model.few_shot_source) if model.few_shot_source else None,
-        source=model.model,
-        pre_processor=model.pre_processor or False,
-        post_processor=model.post_processor or False,
-        evaluator=False,
-        visualizer=False,
-    )
+    few_shot_source = str(model.few_shot_source) if model.few_shot_source else None
+    settings = (model.class_name, model.k_shot, model.model.scales, few_shot_source)
+    processors: dict[str, Any] = {name: getattr(model, name) or False for name in ("pre_processor", "post_processor")}
+    repaired = RepairedWinClip(*settings, source=model.model, **processors, evaluator=False, visualizer=False)
     note = f"RepairedWinClip: anomalib's window embeddings are wrong under this open_clip (relative error {fault:.2f})"
     return repaired, note

@@ -43,13 +43,10 @@ def draw_pair(rng: Rng, size: int, ease: float = 0.0, close_ups: float = 0.6) ->
     drawn = 2 * size if zoomed else size
     scene = CATEGORIES[CATEGORY_NAMES[category]](rng, drawn)
     kinds = rng.choice(len(DEFECTS), 1 + int(not zoomed and rng.random() < 0.25), replace=False)
-    image = scene.image
-    mask = np.zeros(image.shape[:2], bool)
+    image, least, most = scene.image, 0.008 + 0.03 * ease, 0.12 + 0.2 * ease
     for kind in kinds:
-        defect = tuple(DEFECTS.values())[int(kind)]
-        image, mask = visible_defect(
-            rng, Scene(image, scene.foreground, scene.background), defect, 0.008 + 0.03 * ease, 0.12 + 0.2 * ease
-        )
+        before = Scene(image, scene.foreground, scene.background)
+        image, mask = visible_defect(rng, before, tuple(DEFECTS.values())[int(kind)], least, most)
     first = Photograph.draw(rng, drawn)
     second = first if rng.random() < 0.8 else Photograph.draw(rng, drawn)
     pair = np.stack([first.take(scene.image), second.take(image)])
@@ -59,12 +56,10 @@ def draw_pair(rng: Rng, size: int, ease: float = 0.0, close_ups: float = 0.6) ->
 def _close_up(rng: Rng, pair: np.ndarray, mask: np.ndarray, size: int) -> np.ndarray:
     """The same window around a place of the defect, from both images (2, S, S, 3), as (2, size, size, 3)."""
     side = int(np.exp(rng.uniform(np.log(size / 2), np.log(len(mask)))))
-    rows, columns = np.nonzero(mask)
-    index = int(rng.integers(len(rows)))
-    corner = [
-        int(np.clip(place - side * rng.uniform(0.15, 0.85), 0, len(mask) - side)) for place in (rows[index], columns[index])
-    ]
-    window = pair[:, corner[0] : corner[0] + side, corner[1] : corner[1] + side]
+    places = np.argwhere(mask)
+    place = places[int(rng.integers(len(places)))]
+    top, left = (int(np.clip(middle - side * rng.uniform(0.15, 0.85), 0, len(mask) - side)) for middle in place)
+    window = pair[:, top : top + side, left : left + side]
     how = cv2.INTER_AREA if side > size else cv2.INTER_LINEAR
     return np.stack([cv2.resize(image, (size, size), interpolation=how) for image in window])
 

@@ -133,13 +133,10 @@ def parameter_groups(model: nn.Module, peak: float) -> list[dict]:
     Only matrices of the vision tower decay; the scale learns faster, as it has far to go in a short training.
     """
     named = {name: parameter for name, parameter in model.named_parameters() if name != "logit_scale"}
-    vision = [parameter for name, parameter in named.items() if name.startswith("visual.") and parameter.ndim >= 2]
-    plain = [parameter for name, parameter in named.items() if name.startswith("visual.") and parameter.ndim < 2]
-    text = [parameter for name, parameter in named.items() if not name.startswith("visual.")]
+    decaying = {name for name, parameter in named.items() if name.startswith("visual.") and parameter.ndim >= 2}
     return [
-        {"params": vision, "lr": peak, "weight_decay": 0.05},
-        {"params": plain, "lr": peak, "weight_decay": 0.0},
-        {"params": text, "lr": peak, "weight_decay": 0.0},
+        {"params": [named[name] for name in named if name in decaying], "lr": peak, "weight_decay": 0.05},
+        {"params": [named[name] for name in named if name not in decaying], "lr": peak, "weight_decay": 0.0},
         {"params": [model.logit_scale], "lr": 2 * peak, "weight_decay": 0.0},
     ]
 
@@ -153,17 +150,13 @@ def train(model: nn.Module, captioner: Captioner, args: argparse.Namespace, save
     rng = np.random.default_rng([args.seed, SIZE, 1, rank])
     count = POOL + args.steps // REFRESH + 2
     easing = int(args.eased * args.steps / REFRESH)
-    loader = DataLoader(
-        PairChunks(1000 * args.seed + rank, SIZE, args.chunk_pairs, count, easing, args.close_ups),
-        batch_size=None,
-        num_workers=args.workers,
-        prefetch_factor=4 if args.workers else None,
-    )
+    chunks = PairChunks(1000 * args.seed + rank, SIZE, args.chunk_pairs, count, easing, args.close_ups)
+    prefetch = 4 if args.workers else None
+    loader = DataLoader(chunks, batch_size=None, num_workers=args.workers, prefetch_factor=prefetch)
     pool = PairPool(iter(loader), POOL)
     optimizer = torch.optim.AdamW(parameter_groups(model, args.peak), betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: min((step + 1) / WARMUP, 0.01 + 0.495 * (1 + np.cos(np.pi * step / args.steps))),
+        optimizer, lambda step: min((step + 1) / WARMUP, 0.01 + 0.495 * (1 + np.cos(np.pi * step / args.steps)))
     )
     towers, tokenize = DistributedDataParallel(Embeddings(model, args.compile)), tokenizer_of(model)
     started = saved = time.monotonic()
@@ -198,13 +191,11 @@ def train(model: nn.Module, captioner: Captioner, args: argparse.Namespace, save
         for name, value in zip(meters, (named_loss, generic_loss, correct), strict=True):
             meters[name] += float(value.detach()) / args.log_every
         if rank == 0 and (step + 1) % args.log_every == 0:
-            speed = (step + 1) * distributed.get_world_size() * 2 * args.pairs / (time.monotonic() - started)
-            print(
-                f"step {step + 1}/{args.steps} named {meters['named']:.3f} generic {meters['generic']:.3f} "
-                f"pairs right {meters['state']:.3f} scale {float(scale.detach()):.1f} {speed:.0f} images/s "
-                f"{time.monotonic() - started:.0f} s",
-                flush=True,
-            )
+            seconds = time.monotonic() - started
+            speed = (step + 1) * distributed.get_world_size() * 2 * args.pairs / seconds
+            means = f"named {meters['named']:.3f} generic {meters['generic']:.3f} pairs right {meters['state']:.3f}"
+            pace = f"scale {float(scale.detach()):.1f} {speed:.0f} images/s {seconds:.0f} s"
+            print(f"step {step + 1}/{args.steps} {means} {pace}", flush=True)
             meters = dict.fromkeys(meters, 0.0)
         if rank == 0 and time.monotonic() - saved > args.save_every:
             save(f"step {step + 1} of {args.steps}")
@@ -232,10 +223,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--log-every", type=int, default=25)
     parser.add_argument("--save-every", type=float, default=180, help="seconds between checkpoints")
     args = parser.parse_args(argv)
-    provenance = _provenance(argv)
+    words = sys.argv[1:] if argv is None else argv
+    provenance = {
+        "command": " ".join(["python -m anoclip_anomalib.bundled.train_encoder", *words]),
+        "commit": commit() or "unknown",
+        "versions": json.dumps({"torch": torch.__version__, "numpy": np.__version__, "opencv": cv2.__version__}),
+    }
     with tempfile.TemporaryDirectory() as folder:
-        arguments = (args, provenance, f"file://{folder}/rendezvous")
-        multiprocessing.spawn(_train, arguments, nprocs=args.processes)
+        multiprocessing.spawn(_train, (args, provenance, f"file://{folder}/rendezvous"), nprocs=args.processes)
     return 0
 
 
@@ -256,15 +251,6 @@ def _train(rank: int, args: argparse.Namespace, provenance: dict[str, str], meet
 
     train(model, captioner, args, save)
     distributed.destroy_process_group()
-
-
-def _provenance(argv: list[str] | None) -> dict[str, str]:
-    arguments = sys.argv[1:] if argv is None else argv
-    return {
-        "command": " ".join(["python -m anoclip_anomalib.bundled.train_encoder", *arguments]),
-        "commit": commit() or "unknown",
-        "versions": json.dumps({"torch": torch.__version__, "numpy": np.__version__, "opencv": cv2.__version__}),
-    }
 
 
 if __name__ == "__main__":

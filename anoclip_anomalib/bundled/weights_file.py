@@ -26,11 +26,8 @@ def save_weights(
         config: Keyword arguments of ``open_clip.model.CLIP``.
         provenance: How the weights came about; goes into the safetensors header beside the notice.
     """
-    tensors = {
-        name: tensor.detach().to(torch.float16).contiguous()
-        for name, tensor in state.items()
-        if tensor.is_floating_point() and name != "attn_mask"
-    }
+    kept = {name: tensor for name, tensor in state.items() if tensor.is_floating_point() and name != "attn_mask"}
+    tensors = {name: tensor.detach().to(torch.float16).contiguous() for name, tensor in kept.items()}
     with atomic_write(folder / WEIGHTS.name) as path:
         save_file(tensors, path, metadata={**provenance, "notice": NOTICE})
     with atomic_write(folder / CONFIG.name) as path:

@@ -4,7 +4,6 @@ import csv
 import logging
 import pickle
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from anoclip_anomalib.cli.parser import refused
 from anoclip_anomalib.clip import WeightsUnavailableError
 from anoclip_anomalib.data import FolderImages, check_masks, warn_of_depth
 from anoclip_anomalib.data.pictures import NamedVisualizer
@@ -27,13 +27,7 @@ from anoclip_anomalib.running.signals import run_command
 
 logger = logging.getLogger(__name__)
 
-USER_ERRORS = (
-    ValueError,
-    TypeError,
-    OSError,
-    WeightsUnavailableError,
-    MisconfigurationException,
-)
+USER_ERRORS = (ValueError, TypeError, OSError, WeightsUnavailableError, MisconfigurationException)
 WITH_PREDICTIONS = ("test", "predict")
 ROWS_SHOWN = 20
 DEFAULT_SEED = 0
@@ -93,9 +87,8 @@ class AnoclipCLI(AnomalibCLI):
         except (pickle.UnpicklingError, EOFError) as error:
             found = re.search(r"GLOBAL (\S+)", str(error))
             inside = f"code ({found[1]})" if found else "something else than tensors"
-            path = self._get(self.config, "ckpt_path")
-            msg = f"The checkpoint {path} is damaged or holds {inside}, which could run when it is loaded; it is refused"
-            raise ValueError(msg) from error
+            fault = f"is damaged or holds {inside}, which could run when it is loaded; it is refused"
+            raise ValueError(f"The checkpoint {self._get(self.config, 'ckpt_path')} {fault}") from error
 
     @property
     def predictions(self) -> PredictionsCsv | None:
@@ -125,8 +118,7 @@ def _run(argv: list[str]) -> int:
             cli = AnoclipCLI(args=argv)
     except USER_ERRORS as error:
         logger.debug("The error in full", exc_info=True)
-        print(f"anoclip: error: {clear_message(error)}", file=sys.stderr)
-        return 2
+        return refused(f"anoclip: error: {clear_message(error)}")
     if cli.subcommand != "predict" or cli.predictions is None or cli.predictions.path is None:
         return 0
     print_predictions(cli.predictions.path)

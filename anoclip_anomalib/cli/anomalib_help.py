@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 
 from anoclip_anomalib.cli.early_checks import own_options
-from anoclip_anomalib.cli.known_names import Kind, Known, Option, known
+from anoclip_anomalib.cli.known_names import Kind, Known, known, listed
 
 FULL_HELP = "--help-all"
 _MODEL, _DATA = "AnoClip", "MVTecAD"
@@ -30,16 +30,8 @@ _EXIT = {
     "": "Exit code: 0 done, 2 bad input, 130 or 143 interrupted.",
 }
 _PLAIN = {
-    "benchmark": [
-        "usage: anoclip benchmark --config FILE",
-        "",
-        "  --config FILE   YAML: accelerator, model, data",
-    ],
-    "install": [
-        "usage: anoclip install [--option NAME]",
-        "",
-        "  --option NAME   full, core, dev, loggers, ...",
-    ],
+    "benchmark": ["usage: anoclip benchmark --config FILE", "", "  --config FILE   YAML: accelerator, model, data"],
+    "install": ["usage: anoclip install [--option NAME]", "", "  --option NAME   full, core, dev, loggers, ..."],
 }
 
 
@@ -57,7 +49,7 @@ def help_text(command: str, summary: str, words: Sequence[str]) -> str:
     folder = " FOLDER" if command == "predict" else " NAME"
     lines = [f"usage: anoclip {command} --model NAME --data{folder} [options]", "", summary, ""]
     model = _chosen("model", words) or known("model")[_MODEL]
-    lines += [f"  --model NAME   {_names('model')}; of anomalib: {_names('model', ours=False)}", ""]
+    lines += [f"  --model NAME   {listed('model')}; of anomalib: {listed('model', ours=False)}", ""]
     lines += [f"Options of {model.name} ({model.summary})", *_section("model", model)]
     if model.name == _MODEL:
         lines += ["", f"  Of another model: anoclip {command} --model NAME --help"]
@@ -65,48 +57,38 @@ def help_text(command: str, summary: str, words: Sequence[str]) -> str:
     lines += ["", "Data"]
     if command == "predict":
         lines += ["  --data FOLDER   photographs of any format, also in subfolders; or an image; or a data set:"]
-    lines += [f"  --data NAME   {_names('data')}; of anomalib: {_names('data', ours=False)}"]
-    if data or command != "predict":
-        lines += ["", f"Options of {(data or known('data')[_DATA]).name}", *_section("data", data or known("data")[_DATA])]
+    lines += [f"  --data NAME   {listed('data')}; of anomalib: {listed('data', ours=False)}"]
+    shown = data or (known("data")[_DATA] if command != "predict" else None)
+    if shown:
+        lines += ["", f"Options of {shown.name}", *_section("data", shown)]
     if data is None:
         lines += ["", f"  Of another data set: anoclip {command} --data NAME --help"]
     lines += ["", "Run"]
-    names = own_options(command)
     for name, (value, text) in _RUN.items():
-        if name.partition(".")[0] in names:
+        if name.partition(".")[0] in own_options(command):
             lines += [f"  --{name} {value}", f"      {text}"]
-    lines += ["", _EXIT.get(command, _EXIT[""]), full]
-    return "\n".join(_wrapped(lines))
+    return "\n".join(_wrapped([*lines, "", _EXIT.get(command, _EXIT[""]), full]))
 
 
 def _chosen(kind: Kind, words: Sequence[str]) -> Known | None:
     """The model or data set that the words name."""
-    text = " ".join(words)
-    named = re.search(rf"--{kind}[ =](\S+)", text)
+    named = re.search(rf"--{kind}[ =](\S+)", " ".join(words))
     return known(kind).get(named[1].rpartition(".")[2]) if named else None
-
-
-def _names(kind: Kind, *, ours: bool = True) -> str:
-    return ", ".join(name for name, one in known(kind).items() if one.ours is ours)
 
 
 def _section(kind: Kind, chosen: Known) -> Iterator[str]:
     for option in chosen.options.values():
         yield f"  --{kind}.{option.name} {option.kind}".rstrip()
-        yield f"      {_text(option)}"
+        text = re.split(r"\s*Defaults? to\b", option.text)[0].rstrip()
+        default = "required" if option.default is None else f"default: {option.default}"
+        yield f"      {f'{text} ({default})'.strip()}"
     if chosen.takes_more:
         yield f"  and those of the class that it is derived from: --{kind}.help {chosen.name}"
-
-
-def _text(option: Option) -> str:
-    text = re.split(r"\s*Defaults? to\b", option.text)[0].rstrip()
-    default = "required" if option.default is None else f"default: {option.default}"
-    return f"{text} ({default})".strip()
 
 
 def _wrapped(lines: Sequence[str]) -> Iterator[str]:
     width = max(60, min(shutil.get_terminal_size().columns, 120))
     for line in lines:
-        indent = len(line) - len(line.lstrip())
-        hanging = " " * (indent if not line.lstrip().startswith("--") else indent + 4)
+        text = line.lstrip()
+        hanging = " " * (len(line) - len(text) + (4 if text.startswith("--") else 0))
         yield from textwrap.wrap(line, width, subsequent_indent=hanging, break_long_words=False, break_on_hyphens=False) or [""]

@@ -6,9 +6,9 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from anoclip_anomalib.cli.early_checks import InputError
 from anoclip_anomalib.cli.early_suite import check_suite
-from anoclip_anomalib.cli.parser import Parser
+from anoclip_anomalib.cli.parser import Parser, refused
+from anoclip_anomalib.comparison.suite.yaml_lines import SuiteError
 from anoclip_anomalib.running.signals import run_command
 
 HELP = "Measure models side by side on data sets, by one protocol; resumable."
@@ -28,21 +28,16 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
-    parser = Parser(
-        prog="anoclip compare",
-        description=HELP,
-        epilog="Exit code: 0 no selected job failed, 1 some failed, 2 bad input, 3 jobs are in other hands, "
-        "130 or 143 interrupted.",
+    codes = (
+        "Exit code: 0 no selected job failed, 1 some failed, 2 bad input, 3 jobs are in other hands, 130 or 143 interrupted."
     )
+    parser = Parser(prog="anoclip compare", description=HELP, epilog=codes)
     parser.add_argument("suite", help="YAML file: models, data sets, categories, seeds (see configs/suites/)")
     parser.add_argument("-o", "--output", help="results folder (default: results/comparison/<suite name>)")
-    parser.add_argument(
-        "--root", action="append", default=[], metavar="DATA=FOLDER", help="folder of a data set of the suite (repeatable)"
-    )
-    parser.add_argument(
-        "--only", action="append", default=[], metavar="NAME",
-        help="only jobs of a model, data set, category or seed=N; glob patterns; repeatable",
-    )  # fmt: skip
+    root = "folder of a data set of the suite (repeatable)"
+    parser.add_argument("--root", action="append", default=[], metavar="DATA=FOLDER", help=root)
+    only = "only jobs of a model, data set, category or seed=N; glob patterns; repeatable"
+    parser.add_argument("--only", action="append", default=[], metavar="NAME", help=only)
     parser.add_argument("--shard", type=parse_shard, metavar="I/N", help="only every N-th of the jobs, beginning with the I-th")
     parser.add_argument("--dry-run", action="store_true", help="check the suite and list its jobs; run nothing")
     parser.add_argument("--keep-failed", action="store_true", help="do not run failed jobs of an earlier run again")
@@ -57,28 +52,19 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Run the command; returns its exit code."""
     args = build_parser().parse_args(argv)
-    roots = {}
     for text in args.root:
-        name, equals, folder = text.partition("=")
-        if not equals:
-            print(f"--root is written DATA=FOLDER, not {text}", file=sys.stderr)
-            return 2
-        roots[name] = folder
+        if "=" not in text:
+            return refused(f"--root is written DATA=FOLDER, not {text}")
+    roots = dict(text.split("=", 1) for text in args.root)
     if args.threads is not None and args.threads < 1:
-        print(f"--threads must be at least 1, got {args.threads}", file=sys.stderr)
-        return 2
+        return refused(f"--threads must be at least 1, got {args.threads}")
     try:
-        check_suite(args.suite, roots)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
+        check_suite(args.suite, roots)  # before torch
 
-    from anoclip_anomalib.comparison.run.folder import ResultsError, ResultsFolder
-    from anoclip_anomalib.comparison.suite.load_suite import load_suite
-    from anoclip_anomalib.comparison.suite.suite import jobs_of, select_jobs
-    from anoclip_anomalib.comparison.suite.yaml_lines import SuiteError
+        from anoclip_anomalib.comparison.run.folder import ResultsFolder
+        from anoclip_anomalib.comparison.suite.load_suite import load_suite
+        from anoclip_anomalib.comparison.suite.suite import jobs_of, select_jobs
 
-    try:
         suite = load_suite(args.suite, roots)
         jobs = select_jobs(jobs_of(suite), args.only, args.shard)
         folder = ResultsFolder(args.output or Path("results") / "comparison" / suite.name)
@@ -86,11 +72,9 @@ def main(argv: list[str]) -> int:
             return _dry_run(folder, jobs)
         folder.open_for(suite)
     except SuiteError as error:
-        print(f"{len(error.faults)} fault(s) in the suite:\n{error}", file=sys.stderr)
-        return 2
-    except (ResultsError, ValueError) as error:
-        print(str(error), file=sys.stderr)
-        return 2
+        return refused(f"{len(error.faults)} fault(s) in the suite:\n{error}")
+    except ValueError as error:
+        return refused(error)
     return run_command("anoclip compare", lambda: _compare(args, folder, jobs))
 
 
@@ -98,10 +82,9 @@ def _compare(args: argparse.Namespace, folder, jobs) -> int:  # noqa: ANN001
     try:
         return _run(args, folder, jobs)
     except OSError as error:
-        print(f"stopped: {error}; finished rows are kept, the same command continues", file=sys.stderr)
+        return refused(f"stopped: {error}; finished rows are kept, the same command continues")
     except ImportError as error:
-        print(str(error), file=sys.stderr)
-    return 2
+        return refused(error)
 
 
 def _dry_run(folder, jobs) -> int:  # noqa: ANN001
@@ -137,10 +120,8 @@ def _run(args: argparse.Namespace, folder, jobs) -> int:  # noqa: ANN001
     rows, faults = folder.rows()
     wanted = {job.id for job in jobs}
     failed = [row for row in rows if row["id"] in wanted and row["status"] == "failed"]
-    print(
-        f"{len(outcome.done)} done, {len(outcome.failed)} failed, {len(outcome.kept)} were there already, "
-        f"{len(outcome.elsewhere)} in the hands of another process; results in {folder.path}"
-    )
+    counts = f"{len(outcome.done)} done, {len(outcome.failed)} failed, {len(outcome.kept)} were there already"
+    print(f"{counts}, {len(outcome.elsewhere)} in the hands of another process; results in {folder.path}")
     for row in failed:
         job = row["job"]
         print(f"failed: {job['model']} | {job['data']} / {job['category']} | seed {job['seed']}: {row['error']['message']}")
@@ -149,8 +130,7 @@ def _run(args: argparse.Namespace, folder, jobs) -> int:  # noqa: ANN001
     if not args.no_report and rows:
         from anoclip_anomalib.comparison.report.build import build_report
 
-        for path in build_report(folder.path):
-            print(f"wrote {path}")
+        print(*(f"wrote {path}" for path in build_report(folder.path)), sep="\n")
     if outcome.elsewhere:
         print("the table is not complete: run the same command again when the other processes are done", file=sys.stderr)
     return 1 if failed or faults else ELSEWHERE if outcome.elsewhere else 0

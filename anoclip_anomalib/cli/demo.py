@@ -9,7 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from anoclip_anomalib.cli.parser import Parser
+from anoclip_anomalib.cli.parser import Parser, refused
 from anoclip_anomalib.running.quiet import quiet
 from anoclip_anomalib.running.signals import run_command
 
@@ -24,14 +24,11 @@ METRICS = {
     "AUPRO": "AUPRO",
 }
 """Column -> metric of a row, all from raw scores at the model's resolution."""
+_VALUE = {"class_path": "AnoClip", "init_args": {"backbone": "demo", "local_attention": "value"}}
 VARIANTS: dict[str, dict[str, Any]] = {
-    "value": {"class_path": "AnoClip", "init_args": {"backbone": "demo", "local_attention": "value"}},
+    "value": _VALUE,
     "query-key": {"class_path": "AnoClip", "init_args": {"backbone": "demo", "local_attention": "query-key"}},
-    "AnoCLIP+": {
-        "class_path": "AnoClip",
-        "init_args": {"backbone": "demo", "local_attention": "value"},
-        "callbacks": ["TestTimeAdaptation"],
-    },
+    "AnoCLIP+": _VALUE | {"callbacks": ["TestTimeAdaptation"]},
     "AA-CLIP": {"class_path": "AaClip", "init_args": {"adapters": "demo"}},
 }
 """Name in the table -> model; AnoCLIP+ adapts to each image besides, AA-CLIP has the bundled adapters."""
@@ -66,8 +63,7 @@ def _run(args: argparse.Namespace) -> int:
             suite = write_suite(args)
             failed = _compare(suite, args)
     except (ValueError, OSError) as error:
-        print(f"anoclip demo: {error}", file=sys.stderr)
-        return 2
+        return refused(f"anoclip demo: {error}")
     for row in failed:
         print(f"failed: {row['job']['model']}, {row['job']['category']}: {row['error']['message']}", file=sys.stderr)
     if failed:

@@ -11,24 +11,16 @@ from typing import Any
 
 import yaml
 
-from anoclip_anomalib.cli.known_names import Kind, Known, arguments_of, backbones, known
+from anoclip_anomalib.cli.known_names import Kind, Known, arguments_of, backbones, known, listed
 
 WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 _ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.xz", ".txz")
 # Where the arguments of a command's own method are, and those that its options do not include.
-_METHODS = {
-    "test": ("lightning.pytorch.trainer.trainer", "Trainer"),
-    "validate": ("lightning.pytorch.trainer.trainer", "Trainer"),
-    "fit": ("lightning.pytorch.trainer.trainer", "Trainer"),
-    "train": ("anomalib.engine.engine", "Engine"),
-    "predict": ("anomalib.engine.engine", "Engine"),
-    "export": ("anomalib.engine.engine", "Engine"),
-}
+_TRAINER, _ENGINE = ("lightning.pytorch.trainer.trainer", "Trainer"), ("anomalib.engine.engine", "Engine")
+_METHODS = dict.fromkeys(("test", "validate", "fit"), _TRAINER) | dict.fromkeys(("train", "predict", "export"), _ENGINE)
 _NOT_OPTIONS = ("datamodule", "dataset", "data_path", "weights_only")
 _SHARED = ("help", "config", "print_config", "seed_everything", "trainer", "model", "data", "logging", "default_root_dir")
 _OF_TRAINING = ("optimizer", "lr_scheduler")
-_NEEDS_DATA = ("predict",)
-_WITH_MODEL = ("config", "model", "data", "ckpt_path", "trainer")
 
 
 class InputError(ValueError):
@@ -52,11 +44,10 @@ def check_command(command: str, words: Sequence[str]) -> None:
         given = {name.partition(".")[0] for name, _ in options}
         if "help" in given or any(name.endswith(".help") for name, _ in options):
             return
-        for need in ("model", *(("data",) if command in _NEEDS_DATA else ())):
+        for need, example in (("model", "AnoClip"), ("data", "FOLDER"))[: 2 if command == "predict" else 1]:
             if need not in given and not given & {"config", "print_config"}:
-                example = "--model AnoClip" if need == "model" else "--data FOLDER"
-                raise InputError(f"--{need} is missing, for instance {example}")
-    check_model_and_data([(name, value) for name, value in options if name.partition(".")[0] in _WITH_MODEL], command)
+                raise InputError(f"--{need} is missing, for instance --{need} {example}")
+    check_model_and_data(options, command)
 
 
 def check_model_and_data(options: Iterable[tuple[str, Any]], command: str = "") -> None:
@@ -69,22 +60,17 @@ def check_model_and_data(options: Iterable[tuple[str, Any]], command: str = "") 
     Raises:
         InputError: For a name, folder or file that does not exist.
     """
-    listed = [pair for name, value in options for pair in _expanded(name, value)]
-    for name, value in listed:
+    given = [pair for name, value in options for pair in _expanded(name, value)]
+    for name, value in given:
         if name == "ckpt_path" and isinstance(value, str) and value.endswith(WEIGHTS):
             check_file(f"--{name}", value)
     for kind in ("model", "data"):
-        own = {
-            name.removeprefix(f"{kind}.").removeprefix("init_args."): value
-            for name, value in listed
-            if name.startswith(f"{kind}.")
-        }
-        chosen = [value for name, value in listed if name == kind] + [own.pop("class_path", None)]
+        prefix = re.compile(rf"{kind}\.(init_args\.)?")
+        own = {prefix.sub("", name, count=1): value for name, value in given if prefix.match(name)}
+        chosen = [value for name, value in given if name == kind] + [own.pop("class_path", None)]
         named = next((value for value in reversed(chosen) if isinstance(value, str)), None)
-        if named is None:
-            continue
-        found = find_class(kind, named, or_folder=kind == "data" and command == "predict")
-        if found is not None:
+        found = find_class(kind, named, or_folder=kind == "data" and command == "predict") if named else None
+        if found:
             for name, value in own.items():
                 check_argument(kind, found, name.rstrip("+").partition(".")[0], value)
             if kind == "data":
@@ -105,7 +91,7 @@ def check_own(words: Sequence[str]) -> None:
         if name == "backbone":
             _check_backbone(str(value))
     if "model-card" not in words:  # where --model is one of a comparison's
-        check_model_and_data([(name, value) for name, value in options if name.partition(".")[0] in _WITH_MODEL])
+        check_model_and_data(options)
 
 
 def own_options(command: str) -> tuple[str, ...]:
@@ -129,8 +115,7 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 
 def no_such_path(path: str | Path, *, folder: bool = False) -> str:
     """That a file or folder does not exist, and which one beside it is meant perhaps."""
-    path = Path(path)
-    above = path
+    path = above = Path(path)
     while not above.parent.exists() and above.parent != above:
         above = above.parent
     beside = [one.name for one in above.parent.iterdir() if one.is_dir() or not folder] if above.parent.is_dir() else []
@@ -162,16 +147,14 @@ def _expanded(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     try:
         content = yaml.safe_load(Path(value).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        problem = " ".join(str(error).split())
-        raise InputError(f"--config: {value} is not valid YAML: {problem}") from error
+        raise InputError(f"--config: {value} is not valid YAML: {' '.join(str(error).split())}") from error
     for part in ("model", "data"):
         section = content.get(part) if isinstance(content, dict) else None
         if isinstance(section, str):
             yield part, section
         elif isinstance(section, dict):
-            inner = section.get("init_args")
-            yield from ((f"{part}.{key}", one) for key, one in section.items() if key != "init_args")
-            yield from ((f"{part}.{key}", one) for key, one in (inner.items() if isinstance(inner, dict) else ()))
+            inner = section.pop("init_args", None)
+            yield from ((f"{part}.{key}", one) for key, one in (section | (inner if isinstance(inner, dict) else {})).items())
 
 
 def _check_option(command: str, name: str) -> None:
@@ -183,9 +166,8 @@ def _check_option(command: str, name: str) -> None:
         if near and not any(one.startswith(first) for one in first_names):
             raise InputError(f"there is no option --{name}; did you mean --{near}{'.' + rest if rest else ''}?")
     elif first == "trainer" and rest:
-        trainers = arguments_of("lightning.pytorch.trainer.trainer", "Trainer")
-        near = None if rest.partition(".")[0] in {*trainers, "help"} else closest(rest.partition(".")[0], trainers, 0.75)
-        if near:
+        trainers, argument = arguments_of(*_TRAINER), rest.partition(".")[0]
+        if argument not in {*trainers, "help"} and (near := closest(argument, trainers, 0.75)):
             raise InputError(f"there is no option --{name}; did you mean --trainer.{near}?")
 
 
@@ -199,25 +181,18 @@ def find_class(kind: Kind, named: str, *, or_folder: bool = False) -> Known | No
     names = known(kind)
     if short in names and re.fullmatch(r"(anomalib|anoclip_anomalib)(\.\w+)*|", module):
         return names[short]
-    what = "data set" if kind == "data" else "model"
     if or_folder:
         if Path(named).exists() or re.fullmatch(r"\w+Dataset|\w+(\.\w+)+", named):
             return None
-        near = closest(named, names) if re.fullmatch(r"\w+", named) else None
-        if near:
+        if re.fullmatch(r"\w+", named) and (near := closest(named, names)):
             raise InputError(f"--data: there is no folder and no data set {named}; did you mean {near}?")
         raise InputError(f"--data: {no_such_path(named, folder=True)}")
-    if not re.fullmatch(r"\w+|(anomalib|anoclip_anomalib)(\.\w+)+", named):
+    modules = ("", "anoclip_anomalib", "anomalib.models", "anomalib.data", "anoclip_anomalib.data")
+    if module not in modules or not re.fullmatch(r"\w+(\.\w+)*", named):
         return None
-    if module not in ("", "anoclip_anomalib", "anomalib.models", "anomalib.data", "anoclip_anomalib.data"):
-        return None
-    near = closest(short, names)
-    ours = ", ".join(name for name, one in names.items() if one.ours)
-    theirs = ", ".join(name for name, one in names.items() if not one.ours)
-    raise InputError(
-        f'unknown {what} "{named}"; '
-        + (f"did you mean {near}?" if near else f"known: {ours}; anomalib's: {theirs}; or a full class path")
-    )
+    near, theirs = closest(short, names), listed(kind, ours=False)
+    hint = f"did you mean {near}?" if near else f"known: {listed(kind)}; anomalib's: {theirs}; or a full class path"
+    raise InputError(f'unknown {"data set" if kind == "data" else "model"} "{named}"; {hint}')
 
 
 def check_argument(kind: Kind, found: Known, name: str, value: Any) -> None:
@@ -226,13 +201,12 @@ def check_argument(kind: Kind, found: Known, name: str, value: Any) -> None:
     Raises:
         InputError: For what does not exist.
     """
-    if name not in found.options and name not in ("help", "dict_kwargs", "init_args"):
-        near = closest(name, found.options, 0.5 if not found.takes_more else 0.8)
-        if not found.takes_more:
-            hint = f"did you mean {near}?" if near else f"it has: {', '.join(found.options)}"
-            raise InputError(f'{found.name} has no argument "{name}"; {hint}')
-        return
-    if not isinstance(value, str):
+    unknown = name not in found.options and name not in ("help", "dict_kwargs", "init_args")
+    if unknown and not found.takes_more:
+        near = closest(name, found.options, 0.5)
+        hint = f"did you mean {near}?" if near else f"it has: {', '.join(found.options)}"
+        raise InputError(f'{found.name} has no argument "{name}"; {hint}')
+    if unknown or not isinstance(value, str):
         return
     if kind == "model" and value.endswith(WEIGHTS) and "://" not in value and not value.startswith("hf-hub:"):
         check_file(f"--model.{name}", value)
@@ -260,23 +234,17 @@ def _check_data(found: Known, own: dict[str, Any]) -> None:
     if not isinstance(category, str):
         return
     base = folder or Path(default)
-    here = sorted(path.name for path in _folders(base)) if base.is_dir() else []
-    present = any((base / inner / category).is_dir() for inner in ("", *here))
-    if present:
+    inside = [*base.iterdir()] if base.is_dir() else []
+    here = sorted(one.name for one in inside if one.is_dir() and not one.name.startswith("."))
+    if any((base / inner / category).is_dir() for inner in ("", *here)):
         return
     if found.categories and category not in found.categories:
         near = closest(category, [*found.categories, *here])
-        raise InputError(
-            f'{found.name} has no category "{category}"; '
-            + (f"did you mean {near}?" if near else f"it has: {', '.join(found.categories)}")
-        )
-    archived = folder is not None and any(path.name.endswith(_ARCHIVES) for path in folder.iterdir())
-    if folder is not None and here and not archived and found.looks_for_category and not found.draws_itself:
+        hint = f"did you mean {near}?" if near else f"it has: {', '.join(found.categories)}"
+        raise InputError(f'{found.name} has no category "{category}"; {hint}')
+    archived = any(one.name.endswith(_ARCHIVES) for one in inside)
+    if folder is not None and here and not archived and found.looks_for_category:
         raise InputError(f"--data.root: {folder} has no folder {category}; it has: {', '.join(here[:20])}")
-
-
-def _folders(path: Path) -> list[Path]:
-    return [one for one in path.iterdir() if one.is_dir() and not one.name.startswith(".")]
 
 
 def check_file(what: str, path: str) -> None:

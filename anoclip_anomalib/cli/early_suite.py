@@ -5,7 +5,7 @@ from typing import Any
 
 from anoclip_anomalib.cli.early_checks import InputError, check_argument, check_file, find_class, no_such_path
 from anoclip_anomalib.cli.known_names import Kind
-from anoclip_anomalib.comparison.suite.yaml_lines import Located, SuiteError
+from anoclip_anomalib.comparison.suite.yaml_lines import Located
 
 _PARTS: dict[str, Kind] = {"models": "model", "data": "data"}
 
@@ -18,36 +18,36 @@ def check_suite(path: str, roots: dict[str, str]) -> None:
         roots: Data set -> folder, from the command line.
 
     Raises:
-        InputError: With all faults, each with its line; or if there is no such file.
+        InputError: If there is no such file.
+        SuiteError: With all faults, each with its line.
     """
     check_file("suite", path)
-    try:
-        document = Located(path)
-        for part, kind in _PARTS.items():
-            entries = document.data.get(part) if isinstance(document.data, dict) else None
-            for index, entry in enumerate(entries if isinstance(entries, list) else ()):
-                _check_entry(document, kind, (part, index), {"class_path": entry} if isinstance(entry, str) else entry, roots)
-        document.raise_faults()
-    except SuiteError as error:
-        raise InputError(f"{len(error.faults)} fault(s) in the suite:\n{error}") from error
+    document = Located(path)
+    for part, kind in _PARTS.items():
+        entries = document.data.get(part) if isinstance(document.data, dict) else None
+        for index, entry in enumerate(entries if isinstance(entries, list) else ()):
+            _check_entry(document, kind, (part, index), {"class_path": entry} if isinstance(entry, str) else entry, roots)
+    document.raise_faults()
 
 
-def _check_entry(document: Any, kind: Kind, where: tuple, entry: Any, roots: dict[str, str]) -> None:
-    named, arguments = (entry.get("class_path"), entry.get("init_args")) if isinstance(entry, dict) else (None, None)
+def _check_entry(document: Located, kind: Kind, where: tuple, entry: Any, roots: dict[str, str]) -> None:
+    named, given = (entry.get("class_path"), entry.get("init_args")) if isinstance(entry, dict) else (None, None)
+    arguments: dict[str, Any] = given if isinstance(given, dict) else {}
     place: tuple = (*where, "class_path")
     try:
         found = find_class(kind, named) if isinstance(named, str) else None
-        arguments = arguments if isinstance(arguments, dict) else {}
-        for name in arguments if found else ():
+        if found is None:
+            return
+        for name in arguments:
             place = (*where, "init_args", name)
-            check_argument(kind, found, name, None)  # type: ignore[arg-type]
+            check_argument(kind, found, name, None)
     except InputError as error:
         document.fault(place, str(error))
         return
-    if kind == "data" and found is not None and not found.draws_itself:
+    if kind == "data" and not found.draws_itself:
         name = entry.get("name") or arguments.get("name") or found.name
         root = roots.get(name, arguments.get("root", found.default("root")))
         if isinstance(root, str) and not Path(root).is_dir():
             near = no_such_path(root, folder=True).partition(";")[2]
-            fault = f'data root {root} of "{name}" does not exist;{near or ""} set init_args.root, or pass --root {name}=FOLDER'
+            fault = f'data root {root} of "{name}" does not exist;{near} set init_args.root, or pass --root {name}=FOLDER'
             document.fault((*where, "init_args", "root"), fault)

@@ -5,12 +5,13 @@ import logging
 import os
 import shlex
 import sys
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from anoclip_anomalib import registry
-from anoclip_anomalib.cli.parser import Parser
+from anoclip_anomalib.cli.parser import Parser, refused
 from anoclip_anomalib.files import printable
 from anoclip_anomalib.running.signals import Terminated, run_command
 
@@ -53,57 +54,38 @@ def build_parser() -> argparse.ArgumentParser:
     add("--adapters", metavar="FILE", help="learned weights, for models that have them")
     add("--image-size", type=_count, metavar="PIXELS", help="side that photographs are resized to (default: the encoder's)")
     add("--adapt", action="store_true", help="test-time adaptation to each photograph")
-    add(
-        "--set",
-        type=_setting,
-        action="append",
-        metavar="KEY=VALUE",
-        help="further argument of the model, such as tiling=square",
-    )
+    setting = "further argument of the model, such as tiling=square"
+    add("--set", type=_setting, action="append", metavar="KEY=VALUE", help=setting)
     add("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
-    add(
-        "--batch-size",
-        type=_count,
-        metavar="N",
-        help="photographs that go through the encoder at once (default: 1 on the CPU, 16 on a GPU)",
-    )
+    batch = "photographs that go through the encoder at once (default: 1 on the CPU, 16 on a GPU)"
+    add("--batch-size", type=_count, metavar="N", help=batch)
     add = parser.add_argument_group("results").add_argument
     add("-o", "--out", metavar="FOLDER", help=f"where the numbered folders go (default: {ROOT})")
     add("--no-pictures", dest="pictures", action="store_false", help="scores only; the page then shows no photographs")
-    add(
-        "--resume", nargs="?", const="", metavar="FOLDER",
-        help="go on with an interrupted run: its folder, or nothing for the newest in --out; its settings are kept",
-    )  # fmt: skip
+    resumed = "go on with an interrupted run: its folder, or nothing for the newest in --out; its settings are kept"
+    add("--resume", nargs="?", const="", metavar="FOLDER", help=resumed)
     add("--json", action="store_true", help="one JSON document on standard output: run, and results by rank")
     add("--quiet", action="store_true", help="no progress, no summary; warnings and errors only")
     add("--log-file", metavar="FILE", help="write what is said to a file too, with times")
     add = parser.add_argument_group("many machines").add_argument
     add("--runner", choices=("local", "ray"), help="here, or with Ray Data on one machine or a cluster (default: local)")
     add("--address", help="ray: of an existing cluster, auto or host:port (default: start one here)")
-    add(
-        "--workers",
-        type=_count,
-        metavar="N",
-        help="ray: models that score at the same time (default: one a GPU, else one a CPU)",
-    )
+    workers = "ray: models that score at the same time (default: one a GPU, else one a CPU)"
+    add("--workers", type=_count, metavar="N", help=workers)
     return parser
 
 
 def _count(text: str) -> int:
-    value = int(text) if text.isdecimal() else 0
-    if value < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is no number from 1 on")
-    return value
+    return int(text)
 
 
 def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no share between 0 and 1, such as 0.05")
-    return value
+    with suppress(ValueError):
+        if 0 < float(text) < 1:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text} is no share between 0 and 1, such as 0.05")
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -121,9 +103,8 @@ def _setting(text: str) -> tuple[str, Any]:
 def main(argv: list[str]) -> int:
     """Run the command; returns its exit code."""
     given = vars(build_parser().parse_args(argv))
-    given["set"] = dict(given["set"]) if "set" in given else {}
-    if not given["set"]:
-        del given["set"]
+    if "set" in given:
+        given["set"] = dict(given["set"])
     return run_command("anoclip inspect", lambda: _main(given, argv), "what is done is kept")
 
 
@@ -149,7 +130,7 @@ def _main(given: dict[str, Any], argv: list[str]) -> int:
         logger.info("Left out: %d %s%s", count, reason, where)
     content |= {"settings": settings, "left_out": dict(photos.left_out)}
     content.setdefault("command", shlex.join(["anoclip", "inspect", *argv]))
-    return _run(given, folder or root, content, photos, total)
+    return _run(given, folder, content, photos, total)
 
 
 def _check(given: dict[str, Any], root: Path) -> None:
@@ -158,16 +139,14 @@ def _check(given: dict[str, Any], root: Path) -> None:
     while not place.exists():
         place = place.parent
     if not place.is_dir() or not os.access(place, os.W_OK):
-        msg = f"--out {printable(root)} cannot be written: {printable(place)} is no folder in which this user may write"
-        raise ValueError(msg)
+        reason = f"{printable(place)} is no folder in which this user may write"
+        raise ValueError(f"--out {printable(root)} cannot be written: {reason}")
     if given.get("runner") == "ray":
         missing = [name for name in ("ray", "pyarrow") if find_spec(name) is None]
         if missing:
-            msg = f"--runner ray needs {' and '.join(missing)}: pip install 'anoclip_anomalib[ray]'"
-            raise ValueError(msg)
+            raise ValueError(f"--runner ray needs {' and '.join(missing)}: pip install 'anoclip_anomalib[ray]'")
     elif "address" in given or "workers" in given:
-        msg = "--address and --workers belong to --runner ray"
-        raise ValueError(msg)
+        raise ValueError("--address and --workers belong to --runner ray")
 
 
 def _log(given: dict[str, Any]) -> None:
@@ -184,22 +163,20 @@ def _log(given: dict[str, Any]) -> None:
         root.addHandler(handler)
 
 
-def _run(given: dict[str, Any], place: Any, content: dict[str, Any], photos: Any, total: int) -> int:
+def _run(given: dict[str, Any], folder: Any, content: dict[str, Any], photos: Any, total: int) -> int:
     from anoclip_anomalib.inspection.run_folder import RunFolder, RunFolderError
     from anoclip_anomalib.inspection.settings import inspector_of
 
-    settings, quiet = content["settings"], bool(given.get("quiet"))
-    folder = place if isinstance(place, RunFolder) else None
     try:
-        inspector = inspector_of(settings)
+        inspector = inspector_of(content["settings"])
     except (ValueError, OSError, RuntimeError, ImportError, TypeError) as error:
         return _refused(error)
     from anoclip_anomalib.inspection.run import FolderRun
     from anoclip_anomalib.running.progress import Progress
 
     try:
-        folder = folder or RunFolder.create(place)
-        with Progress(quiet=quiet) as progress:
+        folder = folder or RunFolder.create(given.get("out", ROOT))
+        with Progress(quiet=bool(given.get("quiet"))) as progress:
             execute = None
             if given.get("runner") == "ray":
                 from anoclip_anomalib.inspection.ray_data import OnRayData
@@ -246,5 +223,4 @@ def _tell(given: dict[str, Any], folder: Any, content: dict[str, Any], total: in
 
 def _refused(error: Exception) -> int:
     logger.debug("The error in full", exc_info=True)
-    print(f"anoclip inspect: error: {printable(str(error))}", file=sys.stderr)
-    return 2
+    return refused(f"anoclip inspect: error: {printable(str(error))}")

@@ -3,7 +3,7 @@
 import ast
 import re
 import sys
-from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -16,7 +16,8 @@ from anoclip_anomalib.registry import PACKAGE, PUBLIC
 Kind = Literal["model", "data"]
 _BASES = {"model": "AnomalibModule", "data": "AnomalibDataModule"}
 _CLASS = re.compile(r"^class (\w+)\(([^)]*)\)", re.MULTILINE)
-_ENTRY = re.compile(r"^(\w+)(?: \([^)]*\))?:\s*(.*)")
+# An entry of a docstring's section, and the lines after it that are indented further.
+_ENTRY = re.compile(r"^ {4}(\w+)(?: \([^)]*\))?:\s*(.*(?:\n(?! {4}\S).*)*)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Known:
     @property
     def options(self) -> dict[str, Option]:
         """The arguments of its constructor by name, without those that ``**kwargs`` passes on."""
-        return _options(self.file, self._node, self._constructor)
+        return _options(self.file, self._node, "__init__")
 
     def default(self, name: str) -> str | None:
         """The default of an argument that is a text."""
@@ -68,14 +69,15 @@ class Known:
     @property
     def takes_more(self) -> bool:
         """Whether there may be arguments that the source does not list."""
-        return self._constructor is None or self._constructor.args.kwarg is not None
+        constructor = _method(self._node, "__init__")
+        return constructor is None or constructor.args.kwarg is not None
 
     @property
     def categories(self) -> tuple[str, ...]:
         """The categories of a data set, as far as its source or that of its images lists or imports them."""
         if self.ours:  # drawn, and listed where nothing heavy is imported
-            named = (node for node in _tree(self.file).body if isinstance(node, ast.ImportFrom) and node.module)
-            listing = [node.module for node in named if any(alias.name == "CATEGORIES" for alias in node.names)]
+            imports = (node for node in _tree(self.file).body if isinstance(node, ast.ImportFrom))
+            listing = [node.module for node in imports if any(alias.name == "CATEGORIES" for alias in node.names)]
             return tuple(import_module(listing[0]).CATEGORIES) if listing and listing[0] else ()
         sources = (self.file, self.file.parents[2] / "datasets" / self.file.parent.name / self.file.name)
         names = ("CATEGORIES", f"{self.name.upper()}_CATEGORIES")
@@ -93,19 +95,20 @@ class Known:
 
     @property
     def _node(self) -> ast.ClassDef:
-        return next(node for node in _tree(self.file).body if isinstance(node, ast.ClassDef) and node.name == self.name)
-
-    @property
-    def _constructor(self) -> ast.FunctionDef | None:
-        return _method(self._node, "__init__")
+        return _class(self.file, self.name)
 
 
 @cache
 def known(kind: Kind) -> dict[str, Known]:
     """What the option ``--model`` or ``--data`` takes by short name: ours first, then anomalib's."""
-    own = [(name, entry) for name, entry in PUBLIC.items() if entry.kind == kind]
-    ours = {name: Known(name, _file(f"{PACKAGE}.{entry.module}"), ours=True) for name, entry in sorted(own)}
-    return ours | {name: Known(name, file, ours=False) for name, file in sorted(_derived(kind)) if name not in ours}
+    files = {name: _file(f"{PACKAGE}.{entry.module}") for name, entry in PUBLIC.items() if entry.kind == kind}
+    ours = {name: Known(name, file, ours=True) for name, file in sorted(files.items())}
+    return ours | {name: Known(name, file, ours=False) for name, file in sorted(_derived(kind).items()) if name not in ours}
+
+
+def listed(kind: Kind, *, ours: bool = True) -> str:
+    """The short names, ours or anomalib's, for help and errors."""
+    return ", ".join(name for name, one in known(kind).items() if one.ours is ours)
 
 
 def backbones() -> tuple[str, ...]:
@@ -123,9 +126,7 @@ def arguments_of(module: str, owner: str, method: str = "__init__") -> dict[str,
         owner: The class.
         method: Its method.
     """
-    file = _file(module)
-    node = next(one for one in _tree(file).body if isinstance(one, ast.ClassDef) and one.name == owner)
-    return _options(file, node, _method(node, method))
+    return _options(_file(module), _class(_file(module), owner), method)
 
 
 def package_folder(name: str) -> Path:
@@ -136,8 +137,7 @@ def package_folder(name: str) -> Path:
     """
     spec = find_spec(name)
     if spec is None or not spec.submodule_search_locations:
-        msg = f"{name} is not installed"
-        raise ModuleNotFoundError(msg)
+        raise ModuleNotFoundError(f"{name} is not installed")
     return Path(spec.submodule_search_locations[0])
 
 
@@ -148,21 +148,18 @@ def _file(module: str, beside: Path | None = None) -> Path:
     return path.with_suffix(".py") if path.with_suffix(".py").is_file() else path / "__init__.py"
 
 
-def _derived(kind: Kind) -> Iterator[tuple[str, Path]]:
+def _derived(kind: Kind) -> dict[str, Path]:
     """anomalib's classes that are derived from the base of a kind."""
-    anomalib = package_folder("anomalib")
-    folder = anomalib / ("models" if kind == "model" else "data/datamodules")
+    inside, pattern = ("models", "lightning_model.py") if kind == "model" else ("data/datamodules", "*.py")
+    folder = package_folder("anomalib") / inside
     bases, files = {}, {}
-    for file in folder.rglob("lightning_model.py" if kind == "model" else "*.py"):
-        if "base" in file.relative_to(folder).parts:
-            continue
+    for file in (one for one in folder.rglob(pattern) if "base" not in one.relative_to(folder).parts):
         for name, parents in _CLASS.findall(file.read_text(encoding="utf-8")):
-            bases[name] = {parent.strip() for parent in parents.split(",")}
-            files[name] = file
+            bases[name], files[name] = {parent.strip() for parent in parents.split(",")}, file
     found = {_BASES[kind], "AnomalibVideoDataModule"}
     while new := {name for name, parents in bases.items() if parents & found} - found:
         found |= new
-    yield from ((name, files[name]) for name in found & files.keys())
+    return {name: files[name] for name in found & files.keys()}
 
 
 @cache
@@ -170,51 +167,46 @@ def _tree(file: Path) -> ast.Module:
     return ast.parse(file.read_text(encoding="utf-8"))
 
 
+def _class(file: Path, name: str) -> ast.ClassDef:
+    return next(node for node in _tree(file).body if isinstance(node, ast.ClassDef) and node.name == name)
+
+
 def _method(node: ast.ClassDef, name: str) -> ast.FunctionDef | None:
     return next((item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == name), None)
 
 
-def _options(file: Path, owner: ast.ClassDef, function: ast.FunctionDef | None) -> dict[str, Option]:
+def _options(file: Path, owner: ast.ClassDef, method: str) -> dict[str, Option]:
+    function = _method(owner, method)
     if function is None:
         return {}
     texts = _argument_texts(ast.get_docstring(owner)) | _argument_texts(ast.get_docstring(function))
-    listed = [*function.args.posonlyargs, *function.args.args][1:]
-    required: list[ast.expr | None] = [None] * (len(listed) - len(function.args.defaults))
-    pairs = [*zip(listed, [*required, *function.args.defaults[-len(listed) :]], strict=True)] if listed else []
-    pairs += zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True)
+    own = function.args
+    names = [*own.posonlyargs, *own.args, *own.kwonlyargs]
+    required = [None] * (len(names) - len(own.defaults) - len(own.kw_defaults))
+    defaults = (_shown(file, default) for default in [*required, *own.defaults, *own.kw_defaults])
     return {
-        arg.arg: Option(
-            arg.arg, _type(file, arg.annotation), None if one is None else _shown(file, one), texts.get(arg.arg, "")
-        )
-        for arg, one in pairs
+        arg.arg: Option(arg.arg, _type(file, arg.annotation), default, texts.get(arg.arg, ""))
+        for arg, default in [*zip(names, defaults, strict=True)][1:]
     }
 
 
-def _shown(file: Path, default: ast.expr) -> str:
+def _shown(file: Path, default: ast.expr | None) -> str | None:
     named = _constant(file, default.id) if isinstance(default, ast.Name) else None
-    return ast.unparse(default) if named is None else repr(named)
+    return repr(named) if named is not None else ast.unparse(default) if default else None
 
 
 def _argument_texts(docstring: str | None) -> dict[str, str]:
     """The entries of a docstring's section ``Args:``."""
     section = re.search(r"^Args:\n((?:[ \t]+.*\n?|\n)+)", docstring or "", re.MULTILINE)
-    texts: dict[str, str] = {}
-    name = ""
-    for line in section[1].splitlines() if section else ():
-        entry = _ENTRY.match(line.strip()) if len(line) - len(line.lstrip()) == 4 else None
-        if entry:
-            name = entry[1]
-        if name and line.strip():
-            texts[name] = _words(f"{texts.get(name, '')} {entry[2] if entry else line}")
-    return texts
+    return {name: _words(text) for name, text in _ENTRY.findall(section[1])} if section else {}
 
 
 def _words(text: str) -> str:
     return " ".join(text.replace("``", "").split())
 
 
-def _definition(file: Path, name: str) -> tuple[Path, ast.expr] | None:
-    """Where a source, or one that it imports the name from, assigns it, and what."""
+def _definition(file: Path, name: str) -> ast.expr | None:
+    """What a source, or one that it imports the name from, assigns to it."""
     for node in _tree(file).body if file.is_file() else ():
         if isinstance(node, ast.ImportFrom) and node.module and any(alias.name == name for alias in node.names):
             try:
@@ -224,19 +216,16 @@ def _definition(file: Path, name: str) -> tuple[Path, ast.expr] | None:
         if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             if any(isinstance(target, ast.Name) and target.id == name for target in targets):
-                return file, node.value
+                return node.value
     return None
 
 
 def _constant(file: Path, name: str) -> Any:
     """A literal; None for what is computed or not there."""
     found = _definition(file, name)
-    if found is None:
-        return None
-    try:
-        return ast.literal_eval(found[1])
-    except ValueError:
-        return None
+    with suppress(ValueError):
+        return ast.literal_eval(found) if found else None
+    return None
 
 
 def _type(file: Path, annotation: ast.expr | None) -> str:
@@ -244,8 +233,7 @@ def _type(file: Path, annotation: ast.expr | None) -> str:
     if isinstance(annotation, ast.BinOp):
         return f"{_type(file, annotation.left)} | {_type(file, annotation.right)}"
     text = ast.unparse(annotation) if annotation else ""
-    found = _definition(file, text) if text.isidentifier() and isinstance(annotation, ast.Name) else None
-    if found is not None and ast.unparse(found[1]).startswith("Literal["):
-        text = ast.unparse(found[1])
-    choices = re.fullmatch(r"Literal\[(.*)\]", text)
+    found = _definition(file, text) if isinstance(annotation, ast.Name) else None
+    meant = ast.unparse(found) if found else text
+    choices = re.fullmatch(r"Literal\[(.*)\]", meant)
     return "{" + choices[1].replace("'", "").replace(" ", "") + "}" if choices else text

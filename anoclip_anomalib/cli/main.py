@@ -88,13 +88,13 @@ def _run(argv: list[str]) -> int:
     command, words = argv[0], argv[1:]
     from anoclip_anomalib.cli import early_checks
     from anoclip_anomalib.cli.anomalib_help import FULL_HELP, help_text
+    from anoclip_anomalib.cli.parser import refused
 
     # `train` is anomalib's command too, whose words all begin with a dash.
     ours = command in OWN_COMMANDS or (command == "train" and words and not words[0].startswith("-"))
     if not ours and command not in ANOMALIB_COMMANDS:
         hint = early_checks.did_you_mean(command, [*OWN_COMMANDS, *ANOMALIB_COMMANDS])
-        print(f"anoclip: error: there is no command {command}{hint}\n\n{_help()}", file=sys.stderr)
-        return 2
+        return refused(f"anoclip: error: there is no command {command}{hint}\n\n{_help()}")
     try:
         if ours:
             early_checks.check_own(argv)
@@ -104,8 +104,7 @@ def _run(argv: list[str]) -> int:
             return 0
         early_checks.check_command(command, words)
     except early_checks.InputError as error:
-        print(f"anoclip {command}: error: {error}", file=sys.stderr)
-        return 2
+        return refused(f"anoclip {command}: error: {error}")
     argv = ["--help" if word == FULL_HELP else word for word in argv]
     return import_module("anoclip_anomalib.cli.anomalib_cli").main(argv)
 
@@ -115,25 +114,19 @@ def _command(name: str) -> ModuleType:
 
 
 def _help() -> str:
-    def table(commands: dict[str, str]) -> list[str]:
-        return [f"  {name:<12} {text}" for name, text in commands.items()]
-
-    return "\n".join(
-        [
-            "anoclip: zero-shot anomaly detection with CLIP, in anomalib",
-            "",
-            "usage: anoclip COMMAND [options]        anoclip COMMAND --help tells a command's options",
-            "",
-            "Commands of this package:",
-            *table(
-                {name: _command(name).HELP for name in OWN_COMMANDS}
-                | {"train aaclip": _command("train").HELP, "train prompts": _command("train_prompts").HELP}
-            ),
-            "",
-            f"anomalib's commands, with --model {', '.join(registry.MODELS)} known by short names:",
-            *table(ANOMALIB_COMMANDS),
-        ]
-    )
+    homes = {name: name for name in OWN_COMMANDS} | {"train aaclip": "train", "train prompts": "train_prompts"}
+    lines = [
+        "anoclip: zero-shot anomaly detection with CLIP, in anomalib",
+        "",
+        "usage: anoclip COMMAND [options]        anoclip COMMAND --help tells a command's options",
+        "",
+        "Commands of this package:",
+        *(f"  {name:<12} {_command(home).HELP}" for name, home in homes.items()),
+        "",
+        f"anomalib's commands, with --model {', '.join(registry.MODELS)} known by short names:",
+        *(f"  {name:<12} {text}" for name, text in ANOMALIB_COMMANDS.items()),
+    ]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,18 @@
 
 import argparse
 import re
+import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from anoclip_anomalib.cli.early_checks import own_options
+
+
+def refused(what: object) -> int:
+    """Say in a line what cannot be used, or why; returns the exit code for it."""
+    print(what, file=sys.stderr)
+    return 2
 
 
 class Parser(argparse.ArgumentParser):

@@ -1,11 +1,10 @@
 """`anoclip pool build`: photographs without labels become a pool that single images are scored against."""
 
 import argparse
-import sys
 from pathlib import Path
 
-from anoclip_anomalib.cli.early_checks import no_such_path
-from anoclip_anomalib.cli.parser import Parser
+from anoclip_anomalib.cli.early_checks import InputError, no_such_path
+from anoclip_anomalib.cli.parser import Parser, refused
 
 HELP = "Build a pool of unlabelled photographs, for MutualClip on single images."
 
@@ -37,23 +36,18 @@ def main(argv: list[str]) -> int:
     """Run the command; returns its exit code (2: bad input)."""
     args = build_parser().parse_args(argv)
     folder, out = Path(args.folder), Path(args.out)
-    fault = None
-    if not folder.is_dir():
-        fault = no_such_path(folder, folder=True)
-    elif out.suffix != ".safetensors":
-        fault = f"--out {out} must end in .safetensors"
-    elif not out.absolute().parent.is_dir():
-        fault = f"there is no folder {out.absolute().parent} for --out"
-    elif args.batch_size < 1:
-        fault = f"--batch_size {args.batch_size} must be at least 1"
-    if fault is not None:
-        print(f"anoclip pool: error: {fault}", file=sys.stderr)
-        return 2
     try:
+        if not folder.is_dir():
+            raise InputError(no_such_path(folder, folder=True))
+        if out.suffix != ".safetensors":
+            raise InputError(f"--out {out} must end in .safetensors")
+        if not out.absolute().parent.is_dir():
+            raise InputError(f"there is no folder {out.absolute().parent} for --out")
+        if args.batch_size < 1:
+            raise InputError(f"--batch_size {args.batch_size} must be at least 1")
         count = _build(args, folder, out)
     except (ValueError, OSError, RuntimeError) as error:
-        print(f"anoclip pool: error: {error}", file=sys.stderr)
-        return 2
+        return refused(f"anoclip pool: error: {error}")
     print(f"wrote {out}: {count} images, {out.stat().st_size / 2**20:.1f} MiB")
     return 0
 
@@ -67,9 +61,8 @@ def _build(args: argparse.Namespace, folder: Path, out: Path) -> int:
     from anoclip_anomalib.mutual.run import score_pool
 
     given = {name: value for name, value in vars(args).items() if name not in _NOT_OF_THE_MODEL and value is not None}
-    module = MutualClip(**given, with_text=args.class_name is not None, visualizer=False).eval()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    module.to(device)
+    module = MutualClip(**given, with_text=args.class_name is not None, visualizer=False).eval().to(device)
     images = FolderImages(folder, transform=lambda image: module.pre_processor.transform(image[None])[0])
 
     @torch.inference_mode()
@@ -77,6 +70,5 @@ def _build(args: argparse.Namespace, folder: Path, out: Path) -> int:
         for batch in DataLoader(images, batch_size=args.batch_size, collate_fn=images.collate_fn):
             add(module.model.encode(batch.image.to(device)))
 
-    where = {"budget": module.budget, "folder": module.features_folder, "device": device}
-    score_pool(module.model, len(images), encode, **where, save=out)
+    score_pool(module.model, len(images), encode, budget=module.budget, folder=module.features_folder, device=device, save=out)
     return len(images)

@@ -1,12 +1,11 @@
 """``anoclip prompts NAME``: every sentence that will be used for a class."""
 
 import argparse
-import sys
 from collections.abc import Mapping
 
 import yaml
 
-from anoclip_anomalib.cli.parser import Parser
+from anoclip_anomalib.cli.parser import Parser, refused
 from anoclip_anomalib.prompts import PromptBuilder, PromptSet
 
 HELP = "Show every sentence that is used for a class."
@@ -27,17 +26,15 @@ def main(argv: list[str]) -> int:
         prompt_set = PromptBuilder.from_settings(settings).sentences(arguments.class_name)
         rows = _cosines(prompt_set, arguments) if arguments.backbone else None
     except (ValueError, OSError, RuntimeError, yaml.YAMLError) as error:
-        print(f"anoclip prompts: error: {error}", file=sys.stderr)
-        return 2
+        return refused(f"anoclip prompts: error: {error}")
     if not (arguments.states_only and rows):
         normal, abnormal = prompt_set.normal_sentences, prompt_set.abnormal_sentences
         lines = (*prompt_set.normal, *prompt_set.abnormal) if arguments.states_only else (*normal, *abnormal)
         print(*lines, "", sep="\n")
     kind = "texture" if prompt_set.texture else "object"
-    print(
-        f"{prompt_set.class_name} ({kind}): {len(prompt_set.normal_sentences)} normal sentences from "
-        f"{len(prompt_set.normal)} states, {len(prompt_set.abnormal_sentences)} abnormal from {len(prompt_set.abnormal)}"
-    )
+    good = f"{len(prompt_set.normal_sentences)} normal sentences from {len(prompt_set.normal)} states"
+    bad = f"{len(prompt_set.abnormal_sentences)} abnormal from {len(prompt_set.abnormal)}"
+    print(f"{prompt_set.class_name} ({kind}): {good}, {bad}")
     if rows:
         _print_cosines(rows)
     return 0
@@ -72,9 +69,8 @@ def _settings(arguments: argparse.Namespace) -> dict:
         try:
             settings[name] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise ValueError(
-                f"--set {item!r} is not valid YAML; sentences with {{}} need quotes, as in templates='[\"a {{}}\"]'"
-            ) from error
+            hint = "sentences with {} need quotes, as in templates='[\"a {}\"]'"
+            raise ValueError(f"--set {item!r} is not valid YAML; {hint}") from error
     return settings
 
 
@@ -98,22 +94,18 @@ def _cosines(prompt_set: PromptSet, arguments: argparse.Namespace) -> list[tuple
     encoder = TextEncoder(load_clip(arguments.backbone, arguments.pretrained))
     text = embed_class(encoder, prompt_set.normal_sentences, prompt_set.abnormal_sentences, mean=arguments.text_mean)
     cosines = text.prompt_bank @ text.class_embeddings.T
-    rows, start = [], 0
-    for polarity, states in (("normal", prompt_set.normal), ("abnormal", prompt_set.abnormal)):
-        for state, sentences in states.items():
-            normal, abnormal = cosines[start : start + len(sentences)].mean(dim=0).tolist()
-            rows.append((polarity, state, normal, abnormal))
-            start += len(sentences)
-    return rows
+    both = {"normal": prompt_set.normal, "abnormal": prompt_set.abnormal}
+    states = [(polarity, state, len(own)) for polarity, all_own in both.items() for state, own in all_own.items()]
+    means = (part.mean(dim=0).tolist() for part in cosines.split([count for _, _, count in states]))
+    return [(polarity, state, *mean) for (polarity, state, _), mean in zip(states, means, strict=True)]
 
 
 def _print_cosines(rows: list[tuple[str, str, float, float]]) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table(title="Mean cosine of each state's sentences with the class embeddings")
-    for name in ("polarity", "state", "normal", "anomalous", "difference"):
-        table.add_column(name, justify="left" if name in ("polarity", "state") else "right")
+    numbers = (Column(name, justify="right") for name in ("normal", "anomalous", "difference"))
+    table = Table("polarity", "state", *numbers, title="Mean cosine of each state's sentences with the class embeddings")
     for polarity, state, normal, abnormal in rows:
         table.add_row(polarity, state, f"{normal:.4f}", f"{abnormal:.4f}", f"{abnormal - normal:+.4f}")
     Console().print(table)

@@ -1,11 +1,10 @@
 """`anoclip report`: HTML, Markdown, CSV and LaTeX from the results of `anoclip compare`."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from anoclip_anomalib.cli.early_checks import no_such_path
-from anoclip_anomalib.cli.parser import Parser
+from anoclip_anomalib.cli.parser import Parser, refused
 
 HELP = "Write the report of a comparison: one HTML file, Markdown, CSV, LaTeX."
 
@@ -26,8 +25,7 @@ def main(argv: list[str]) -> int:
     args = build_parser().parse_args(argv)
     for path, is_folder in ((args.results, True), (args.quoted_file, False)):
         if path is not None and not (Path(path).is_dir() if is_folder else Path(path).is_file()):
-            print(f"anoclip report: error: {no_such_path(path, folder=is_folder)}", file=sys.stderr)
-            return 2
+            return refused(f"anoclip report: error: {no_such_path(path, folder=is_folder)}")
     from anoclip_anomalib.comparison.report.build import build_report
     from anoclip_anomalib.comparison.run.folder import results_folders
 
@@ -37,8 +35,7 @@ def main(argv: list[str]) -> int:
         try:
             written = build_report(folder, output, args.quoted or bool(args.quoted_file), args.quoted_file)
         except (ValueError, OSError) as error:
-            print(str(error), file=sys.stderr)
-            code = 2
+            code = refused(error)
         else:
             print(*(f"wrote {path}" for path in written), sep="\n")
     return code

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from anoclip_anomalib.cli.early_checks import did_you_mean
-from anoclip_anomalib.cli.parser import Parser
+from anoclip_anomalib.cli.parser import Parser, refused
 from anoclip_anomalib.running.quiet import quiet
 from anoclip_anomalib.running.signals import run_command
 from anoclip_anomalib.submission.faults import Report
@@ -40,13 +40,12 @@ def main(argv: list[str]) -> int:
         after an interruption.
     """
     if not argv or argv[0] in ("-h", "--help"):
-        print("\n".join([HELP, "", "usage: anoclip submit FORMAT [options]        anoclip submit FORMAT --help", ""]))
-        print("\n".join(f"  {name:<13} {text}" for name, text in FORMATS.items()))
+        formats = (f"  {name:<13} {text}" for name, text in FORMATS.items())
+        print(HELP, "", "usage: anoclip submit FORMAT [options]        anoclip submit FORMAT --help", "", *formats, sep="\n")
         return 0
     if argv[0] not in FORMATS:
         near = did_you_mean(argv[0], FORMATS)
-        print(f"anoclip submit: error: unknown format '{argv[0]}'; known: {', '.join(FORMATS)}{near}", file=sys.stderr)
-        return 2
+        return refused(f"anoclip submit: error: unknown format '{argv[0]}'; known: {', '.join(FORMATS)}{near}")
     module = import_module(f"anoclip_anomalib.cli.submit_{argv[0].replace('-', '_')}")
 
     def run() -> int:
@@ -55,21 +54,16 @@ def main(argv: list[str]) -> int:
                 return module.main(argv[1:])
         except (ValueError, OSError, ImportError, RuntimeError) as error:
             logging.getLogger(__name__).debug("The error in full", exc_info=True)
-            print(f"anoclip submit {argv[0]}: error: {error}", file=sys.stderr)
-            return 2
+            return refused(f"anoclip submit {argv[0]}: error: {error}")
 
     return run_command(f"anoclip submit {argv[0]}", run)
 
 
 def parser(name: str, description: str, *, with_model: bool = True) -> argparse.ArgumentParser:
     """A parser of one command's own options; no abbreviations, since model options are parsed elsewhere."""
-    return Parser(
-        prog=f"anoclip submit {name}",
-        description=description,
-        epilog=MODEL_OPTIONS if with_model else None,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    raw, epilog = argparse.RawDescriptionHelpFormatter, MODEL_OPTIONS if with_model else None
+    prog = f"anoclip submit {name}"
+    return Parser(prog=prog, description=description, epilog=epilog, formatter_class=raw, allow_abbrev=False)
 
 
 def threshold_rule(text: str) -> Any:
@@ -81,19 +75,18 @@ def threshold_rule(text: str) -> Any:
     from anoclip_anomalib.evaluation.thresholds import ThresholdRule
 
     kind, _, number = text.partition(":")
-    names = {"mean_std": "k", "quantile": "q", "fixed": "value"}
-    if kind not in {*names, "natural"}:
+    names = {"mean_std": "k", "quantile": "q", "fixed": "value", "natural": ""}
+    if kind not in names:
         raise ValueError(f"--threshold {text} is none of mean_std:K, quantile:Q, fixed:VALUE, natural")
     try:
-        return ThresholdRule(kind, **({names[kind]: float(number)} if number and kind in names else {}))
+        return ThresholdRule(kind, **({names[kind]: float(number)} if number and names[kind] else {}))
     except ValueError as error:
         raise ValueError(f"--threshold {text}: {error}") from error
 
 
 def print_report(report: Report) -> int:
     """Print a validator's report; the exit code is 0 for a valid submission, else 1."""
-    for line in report.lines():
-        print(line)
+    print(*report.lines(), sep="\n")
     return 0 if report.ok else 1
 
 

@@ -38,9 +38,9 @@ def _ids_file(arguments: argparse.Namespace) -> Path | None:
         return Path(arguments.ids)
     if not arguments.root:
         return None
-    for folder in (Path(arguments.root), Path(arguments.root) / "datasets"):
-        if (folder / "query-test.parquet").is_file():
-            return folder / "query-test.parquet"
+    for file in (Path(arguments.root) / "query-test.parquet", Path(arguments.root) / "datasets" / "query-test.parquet"):
+        if file.is_file():
+            return file
     raise FileNotFoundError(f"there is no query-test.parquet in {arguments.root} or {arguments.root}/datasets")
 
 

@@ -1,6 +1,5 @@
 """``anoclip submit model-card``: a comparison's results as Hugging Face model card and evaluation results."""
 
-import argparse
 import re
 from pathlib import Path
 
@@ -29,10 +28,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--license", default="apache-2.0", help="(default: %(default)s)")
     parser.add_argument("--task-type", default="anomaly-detection", help="(default: %(default)s)")
     parser.add_argument("--allow-failed", action="store_true", help="write the card although jobs failed; it says which")
-    return _write(parser.parse_args(argv))
-
-
-def _write(arguments: argparse.Namespace) -> int:
+    arguments = parser.parse_args(argv)
     if not Path(arguments.results).is_dir():
         raise FileNotFoundError(no_such_path(arguments.results, folder=True))
     for pair in arguments.hub_ids:

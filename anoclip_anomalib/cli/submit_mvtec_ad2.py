@@ -139,8 +139,7 @@ def _runtime(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
 
     config = ModelConfig(model_arguments)
     device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    model = prepare(config)
-    sizes = arguments.sizes or list(SIZES)
+    model, sizes = prepare(config), arguments.sizes or list(SIZES)
     warmup, count = protocol_counts(device)
     warmup, count = (arguments.warmup if arguments.warmup is not None else warmup), arguments.count or count
     with Progress() as progress:
@@ -149,10 +148,8 @@ def _runtime(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
     path = Path(arguments.out) / f"runtimes_and_memory_{'cpu' if device.type == 'cpu' else 'gpu'}.csv"
     write_runtime_csv(path, rows)
     for row in rows:
-        print(
-            f"{row.image_height} x {row.image_width}: {1000 * row.runtime_mean:.1f} ms "
-            f"(std {1000 * row.runtime_std:.1f}, min {1000 * row.runtime_min:.1f}, max {1000 * row.runtime_max:.1f}), "
-            f"peak {row.peak_memory:.0f} MiB"
-        )
+        mean, std, least, most = (1000 * s for s in (row.runtime_mean, row.runtime_std, row.runtime_min, row.runtime_max))
+        runtime = f"{mean:.1f} ms (std {std:.1f}, min {least:.1f}, max {most:.1f})"
+        print(f"{row.image_height} x {row.image_width}: {runtime}, peak {row.peak_memory:.0f} MiB")
     print(f"{count} images after {warmup} of warm-up, one at a time; written to {path}")
     return 0

@@ -25,7 +25,21 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--pretrained", help="its weights")
     other = "another argument of AnoClip, its value in YAML"
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=other)
-    return _write(parser.parse_args(argv))
+    arguments = parser.parse_args(argv)
+    if arguments.validate is not None and not Path(arguments.validate).is_file():
+        raise FileNotFoundError(f"there is no {arguments.validate}")
+    settings = _settings(arguments) if arguments.validate is None else {}
+    from anoclip_anomalib.submission.vand.fewshot import make_model_file, try_model_file
+
+    if arguments.validate is None:
+        path = Path(arguments.out)
+        scores, provenance = make_model_file(path, settings)
+        print(f"{path}: keeps the interface (scores of two random images: {scores})\n{provenance}")
+        return 0
+    scores, fault = try_model_file(arguments.validate)
+    kept = f"{arguments.validate}: keeps the interface (scores of two random images: {scores})"
+    print(f"error: {arguments.validate}: {fault}" if fault else kept)
+    return 1 if fault else 0
 
 
 def _settings(arguments: argparse.Namespace) -> dict:
@@ -37,19 +51,3 @@ def _settings(arguments: argparse.Namespace) -> dict:
             raise ValueError(f"--set '{pair}' is no NAME=VALUE")
         settings[name] = yaml.safe_load(value)
     return settings
-
-
-def _write(arguments: argparse.Namespace) -> int:
-    if arguments.validate is not None and not Path(arguments.validate).is_file():
-        raise FileNotFoundError(f"there is no {arguments.validate}")
-    from anoclip_anomalib.submission.vand.fewshot import make_model_file, try_model_file
-
-    if arguments.validate is None:
-        path, settings = Path(arguments.out), _settings(arguments)
-        scores, provenance = make_model_file(path, settings)
-        print(f"{path}: keeps the interface (scores of two random images: {scores})\n{provenance}")
-        return 0
-    scores, fault = try_model_file(arguments.validate)
-    kept = f"{arguments.validate}: keeps the interface (scores of two random images: {scores})"
-    print(f"error: {arguments.validate}: {fault}" if fault else kept)
-    return 1 if fault else 0

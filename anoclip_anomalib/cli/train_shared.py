@@ -3,9 +3,11 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
+from anoclip_anomalib.cli.parser import refused
 from anoclip_anomalib.data.sources import DataSpec, Source, read_source
 from anoclip_anomalib.running.signals import run_command
 
@@ -58,17 +60,15 @@ def add_machine(parser: argparse.ArgumentParser, cached: str, *, default: bool |
 
 def add_field(group: Any, flag: str, field: Any, default: Any, text: str) -> None:
     """A field of settings as an option, its default in the help."""
-    kind = field.type
-    options: dict[str, Any] = {"default": default, "dest": flag.removeprefix("--").replace("-", "_"), "metavar": "N"}
-    shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
-    options["help"] = f"{text} (default: {shown if shown != '' else 'none'})"
-    if get_origin(kind) is Literal:
-        options |= {"choices": get_args(kind), "metavar": None}
-    elif get_origin(kind) is tuple:
-        options |= {"type": get_args(kind)[0], "nargs": "*"}
-    else:
-        options["type"] = kind
-    group.add_argument(flag, **options)
+    kind, inner = get_origin(field.type), get_args(field.type)
+    options: dict[str, Any] = {"type": field.type, "metavar": "N"}
+    if kind is Literal:
+        options = {"choices": inner}
+    elif kind is tuple:
+        options |= {"type": inner[0], "nargs": "*"}
+    shown = " ".join(map(str, default)) if kind is tuple else default
+    text = f"{text} (default: {shown if shown != '' else 'none'})"
+    group.add_argument(flag, default=default, dest=flag.removeprefix("--").replace("-", "_"), help=text, **options)
 
 
 def checked_source(args: argparse.Namespace) -> Source:
@@ -79,15 +79,12 @@ def checked_source(args: argparse.Namespace) -> Source:
         ValueError: For the first argument that cannot be used.
     """
     if args.out.suffix != ".safetensors":
-        msg = f"--out must be a .safetensors, not {args.out}"
-        raise ValueError(msg)
+        raise ValueError(f"--out must be a .safetensors, not {args.out}")
     for name in ("accumulate", "num_workers"):
         if getattr(args, name) < (1 if name == "accumulate" else 0):
-            msg = f"--{name.replace('_', '-')} {getattr(args, name)} is too small"
-            raise ValueError(msg)
+            raise ValueError(f"--{name.replace('_', '-')} {getattr(args, name)} is too small")
     if args.root is not None and not Path(args.root).is_dir():
-        msg = f"--root: no such folder: {args.root}"
-        raise ValueError(msg)
+        raise ValueError(f"--root: no such folder: {args.root}")
     return read_source(args.source, root=args.root)
 
 
@@ -109,8 +106,7 @@ def check_and_train(
     try:
         recipe, source = check(args)
     except (ValueError, FileNotFoundError) as error:
-        print(f"anoclip train: {error}", file=sys.stderr)
-        return 2
+        return refused(f"anoclip train: {error}")
     return run_command("anoclip train", lambda: train(args, recipe, source))
 
 
@@ -124,30 +120,18 @@ def run_training(args: argparse.Namespace, call: Callable[["Machine"], Path]) ->
     Returns:
         The exit code.
     """
-    from anoclip_anomalib.clip import WeightsUnavailableError
     from anoclip_anomalib.running.quiet import log_to_stderr, quiet
     from anoclip_anomalib.zeroshot.train import Machine, writes_results
 
     log_to_stderr()
     with quiet():
-        machine = Machine(
-            accelerator=args.accelerator,
-            devices=int(args.devices) if args.devices.isdigit() else args.devices,
-            precision=args.precision,
-            accumulate=args.accumulate,
-            checkpointing=args.checkpointing,
-            num_workers=args.num_workers,
-            cache_features=args.cache_features,
-            progress=sys.stdout.isatty(),
-        )
+        given = {field.name: getattr(args, field.name) for field in fields(Machine) if field.name != "progress"}
+        given["devices"] = int(args.devices) if args.devices.isdigit() else args.devices
         try:
-            out = call(machine)
-        except FloatingPointError as error:
+            out = call(Machine(**given, progress=sys.stdout.isatty()))
+        except (FloatingPointError, ValueError, OSError, RuntimeError) as error:
             print(f"anoclip train: {error}", file=sys.stderr)
-            return 1
-        except (ValueError, OSError, RuntimeError, WeightsUnavailableError) as error:
-            print(f"anoclip train: {error}", file=sys.stderr)
-            return 2
+            return 1 if isinstance(error, FloatingPointError) else 2
     if writes_results():  # of several processes one says so
         print(f"Adapters: {out}")
     return 0
@@ -173,8 +157,8 @@ def images_of(source: Source, largest: int) -> "Data":
         found = catalogue.find_class("data", spec.class_path)
         root = Path(spec.init_args["root"]) if "root" in spec.init_args else None
         if root is not None and not root.is_dir():
-            msg = f"The source {source.name} needs its data in {root}, which does not exist; name its folder with --root"
-            raise ValueError(msg)
+            missing = f"needs its data in {root}, which does not exist"
+            raise ValueError(f"The source {source.name} {missing}; name its folder with --root")
         categories = spec.categories
         if root is not None and catalogue.takes(found, "category"):
             categories = _present(spec, root, catalogue.constant_categories(found) or catalogue.folder_categories(root))
@@ -189,12 +173,10 @@ def images_of(source: Source, largest: int) -> "Data":
 
 def _present(spec: DataSpec, root: Path, known: Sequence[str]) -> tuple[str, ...]:
     """The categories that are wanted and on disk: anomalib would download the whole data set for one that is missing."""
-    wanted = spec.categories or known
     # VisA as anomalib prepares it lies in a folder of its own.
-    present = [name for name in wanted if any((root / base / name).is_dir() for base in ("", "visa_pytorch"))]
-    missing = [name for name in spec.categories if name not in present]
+    present = [one for one in spec.categories or known if any((root / base / one).is_dir() for base in ("", "visa_pytorch"))]
+    missing = [repr(name) for name in spec.categories if name not in present]
     if missing or not present:
-        what = f"no {missing[0]!r}" if missing else "no category"
-        msg = f"{root} has {what} of {spec.class_path}; name its folder with --root"
-        raise ValueError(msg)
+        what = missing[0] if missing else "category"
+        raise ValueError(f"{root} has no {what} of {spec.class_path}; name its folder with --root")
     return tuple(present)

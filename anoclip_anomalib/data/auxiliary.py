@@ -1,6 +1,7 @@
 """Labelled images with masks as training data, read from files or drawn by the generator."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -145,14 +146,7 @@ class EpochSampler(Sampler[int]):
     """
 
     def __init__(
-        self,
-        count: int,
-        *,
-        seed: int,
-        classes: Sequence[int] | None = None,
-        pairs: int = 0,
-        rank: int = 0,
-        processes: int = 1,
+        self, count: int, *, seed: int, classes: Sequence[int] | None = None, pairs: int = 0, rank: int = 0, processes: int = 1
     ) -> None:
         self.count, self.seed, self.rank, self.processes = count, seed, rank, processes
         self.classes, self.pairs = classes, pairs
@@ -224,30 +218,20 @@ class AuxiliaryDataModule(LightningDataModule):
             training = choose_shots(training, source.shots, source.seed)
         together = 2 if drawn is not None and drawn.in_pairs else 1
         held_drawn = together * round(source.held_out * len(drawn) / together) if drawn is not None else 0
-
-        def dataset(chosen: Sequence[Sample], how: Augmentation | None, **which: int) -> AuxiliaryDataset:
-            common = {"size": image_size, "categories": self.categories, "seed": seed}
-            return AuxiliaryDataset(chosen, drawn=drawn, augmentation=how, **common, **which)  # type: ignore[arg-type]
-
-        self.training = dataset(training, augmentation)
-        held_out = dataset(held, None, drawn_count=held_drawn, drawn_epoch=_HELD_EPOCH)
+        dataset = partial(AuxiliaryDataset, drawn=drawn, size=image_size, categories=self.categories, seed=seed)
+        self.training = dataset(training, augmentation=augmentation)
+        held_out = dataset(held, augmentation=None, drawn_count=held_drawn, drawn_epoch=_HELD_EPOCH)
         self.held = held_out if len(held_out) else None
         if len(self.training) == 0:
-            msg = f"The source {source.name} has no images to train on"
-            raise ValueError(msg)
+            raise ValueError(f"The source {source.name} has no images to train on")
 
     def train_dataloader(self) -> DataLoader:
         """The training images in the order of the epoch."""
         trainer = self.trainer
-        sampler = EpochSampler(
-            len(self.training),
-            seed=self.seed,
-            classes=self.training.classes if self.source.class_balanced else None,
-            pairs=self.training.pairs,
-            rank=trainer.global_rank if trainer is not None else 0,
-            processes=trainer.world_size if trainer is not None else 1,
-        )
-        return DataLoader(self.training, self.batch_size, sampler=sampler, num_workers=self.num_workers)
+        own, classes = self.training, self.training.classes if self.source.class_balanced else None
+        rank, processes = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
+        sampler = EpochSampler(len(own), seed=self.seed, classes=classes, pairs=own.pairs, rank=rank, processes=processes)
+        return DataLoader(own, self.batch_size, sampler=sampler, num_workers=self.num_workers)
 
     def val_dataloader(self) -> DataLoader | list:
         """The held-out images, all of them in each process; none if nothing was held out."""

@@ -79,9 +79,8 @@ class FolderImages(IterableDataset):
             raise FileNotFoundError(f"No such image or folder: {printable(self.path)}")
         self.image_filenames = self._found()
         if not self.image_filenames and not self.faults:
-            raise ValueError(
-                f"No images in {printable(self.path)}: a folder with image files (.jpg, .png, .bmp, .tif, ...) is needed"
-            )
+            needed = "a folder with image files (.jpg, .png, .bmp, .tif, ...) is needed"
+            raise ValueError(f"No images in {printable(self.path)}: {needed}")
 
     def __len__(self) -> int:
         return len(self.image_filenames)
@@ -94,9 +93,8 @@ class FolderImages(IterableDataset):
         """
         if get_worker_info() is not None:
             raise RuntimeError("FolderImages reads in the main process: use num_workers=0")
-        rank, processes = 0, 1
-        if distributed.is_available() and distributed.is_initialized():
-            rank, processes = distributed.get_rank(), distributed.get_world_size()
+        several = distributed.is_available() and distributed.is_initialized()
+        rank, processes = (distributed.get_rank(), distributed.get_world_size()) if several else (0, 1)
         for path in self.image_filenames[rank::processes]:
             try:
                 image = read_image(path)

@@ -45,20 +45,12 @@ class GeneratedParts(MVTecAD):
         **kwargs: Any,
     ) -> None:
         if root is None:
-            choice = f"{image_size}px-{train_good}-{test_good}-{test_bad}-seed{drawing_seed}"
-            root = Path("datasets") / "GeneratedParts" / choice
+            root = Path(f"datasets/GeneratedParts/{image_size}px-{train_good}-{test_good}-{test_bad}-seed{drawing_seed}")
         super().__init__(root=root, category=category, **kwargs)
         self.image_size, self.drawing_seed = image_size, drawing_seed
         self.train_good, self.test_good, self.test_bad = train_good, test_good, test_bad
 
     def prepare_data(self) -> None:
         """Draw the category unless it is there."""
-        write_demo_dataset(
-            self.root,
-            [self.category],
-            image_size=self.image_size,
-            train=self.train_good,
-            test_good=self.test_good,
-            test_bad=self.test_bad,
-            seed=self.drawing_seed,
-        )
+        counts: dict[str, Any] = {"train": self.train_good, "test_good": self.test_good, "test_bad": self.test_bad}
+        write_demo_dataset(self.root, [self.category], image_size=self.image_size, seed=self.drawing_seed, **counts)

@@ -39,15 +39,13 @@ def read_image(path: str | Path) -> torch.Tensor:
     """
     try:
         if not os.path.isfile(path):  # a pipe would be waited for, for ever
-            reason = "a link that leads to no file" if os.path.islink(path) else "no regular file"
-            raise OSError(reason)  # noqa: TRY301
+            raise OSError("a link that leads to no file" if os.path.islink(path) else "no regular file")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large images are provided for
             with Image.open(path) as image:
                 return from_pil(image)
     except (OSError, SyntaxError, ValueError, MemoryError, Image.DecompressionBombError) as error:
-        msg = f"Cannot read image {printable(path)}: {printable(str(error) or type(error).__name__)}"
-        raise OSError(msg) from error
+        raise OSError(f"Cannot read image {printable(path)}: {printable(str(error) or type(error).__name__)}") from error
 
 
 def from_pil(image: Image.Image) -> torch.Tensor:
@@ -99,8 +97,7 @@ def _convert(block: Image.Image, peak: float | None) -> torch.Tensor:
     if peak is not None:
         values = np.asarray(block, dtype=np.float32)
         if not np.isfinite(values).all():
-            msg = "it has values that are not finite"
-            raise ValueError(msg)
+            raise ValueError("it has values that are not finite")
         return torch.from_numpy(np.clip(values / peak, 0.0, 1.0)).expand(3, -1, -1)
     if "A" in block.getbands() or "transparency" in block.info:
         block = block.convert("RGBA")

@@ -33,15 +33,8 @@ class NamedVisualizer(ImageVisualizer):
     @classmethod
     def like(cls, other: ImageVisualizer) -> "NamedVisualizer":
         """A visualizer with the settings of another one."""
-        return cls(
-            fields=other.fields,
-            overlay_fields=other.overlay_fields,
-            field_size=other.field_size,
-            fields_config=other.fields_config,
-            overlay_fields_config=other.overlay_fields_config,
-            text_config=other.text_config,
-            output_dir=other.output_dir,
-        )
+        settings = "fields overlay_fields field_size fields_config overlay_fields_config text_config output_dir"
+        return cls(**{name: getattr(other, name) for name in settings.split()})
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the names of the run before."""

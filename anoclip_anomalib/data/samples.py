@@ -1,8 +1,9 @@
 """The labelled images of anomalib's image datamodules, with their masks, for methods that learn from them."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -59,24 +60,20 @@ def labelled_samples(spec: DataSpec, build: Build, categories: Sequence[str]) ->
             datamodule.setup()
             rows = datamodule.test_data.samples
         except Exception as error:
-            where = f"{spec.class_path}{f' {category}' if category else ''}"
-            raise ValueError(
-                f"The source's data set {where} cannot be read from {getattr(datamodule, 'root', '?')}: {error}"
-            ) from error
+            where, root = f"{spec.class_path}{f' {category}' if category else ''}", getattr(datamodule, "root", "?")
+            raise ValueError(f"The source's data set {where} cannot be read from {root}: {error}") from error
         name = category or str(getattr(datamodule, "category", None) or getattr(datamodule, "name", None) or "object")
         masks = rows["mask_path"] if "mask_path" in rows else [""] * len(rows)
         for image, mask, label in zip(rows["image_path"], masks, rows["label_index"], strict=True):
             if int(label) and not (isinstance(mask, str | Path) and Path(mask).is_file()):
-                raise ValueError(
-                    f"{image} of the source is anomalous and has no mask ({mask!r}); a source needs a mask for each defect"
-                )
+                fault = f"is anomalous and has no mask ({mask!r}); a source needs a mask for each defect"
+                raise ValueError(f"{image} of the source {fault}")
             samples.append(Sample(str(image), str(mask) if int(label) else None, name))
     kinds = {sample.anomalous for sample in samples}
     if kinds != {True, False}:
         missing = "images" if not kinds else "anomalous images" if True not in kinds else "normal images"
-        raise ValueError(
-            f"The source's data set {spec.class_path} has no {missing}: normal and anomalous images with masks are needed"
-        )
+        needed = "normal and anomalous images with masks are needed"
+        raise ValueError(f"The source's data set {spec.class_path} has no {missing}: {needed}")
     return samples
 
 
@@ -95,9 +92,8 @@ def read_mask(path: str | Path) -> torch.Tensor:
     try:
         with Image.open(path) as opened:
             lossy = opened.format in _LOSSY
-            values = np.asarray(
-                opened.convert("RGB") if opened.mode not in ("1", "L") and opened.mode[0] not in "IF" else opened
-            )
+            one_band = opened.mode in ("1", "L") or opened.mode[0] in "IF"
+            values = np.asarray(opened if one_band else opened.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise OSError(f"Cannot read mask {path}: {error}") from error
     values = values.max(axis=-1) if values.ndim == 3 else values
@@ -106,33 +102,27 @@ def read_mask(path: str | Path) -> torch.Tensor:
 
 def choose_shots(samples: Sequence[Sample], shots: int, seed: int) -> list[Sample]:
     """``shots`` images of each category, half of them anomalous (fewer where there are not enough), from a seed."""
-    rng = np.random.default_rng(seed)
-    chosen: list[Sample] = []
-    for group in _groups(samples):
-        picked = rng.permutation(len(group))[: shots // 2]
-        chosen += [group[index] for index in sorted(picked)]
-    return chosen
+    return [group[index] for group, order in _shuffled(samples, seed) for index in sorted(order[: shots // 2])]
 
 
 def hold_out(samples: Sequence[Sample], part: float, seed: int) -> tuple[list[Sample], list[Sample]]:
     """Samples for training and samples held out, ``part`` of each category and label, from a seed."""
-    rng = np.random.default_rng(seed)
     training: list[Sample] = []
     held: list[Sample] = []
-    for group in _groups(samples):
-        order = rng.permutation(len(group))
+    for group, order in _shuffled(samples, seed):
         count = round(part * len(group))
         held += [group[index] for index in sorted(order[:count])]
         training += [group[index] for index in sorted(order[count:])]
     return training, held
 
 
-def _groups(samples: Sequence[Sample]) -> list[list[Sample]]:
-    """The samples of each category and label, in an order that does not depend on how the data set lists them."""
-    groups: dict[tuple[str, bool], list[Sample]] = {}
-    for sample in sorted(samples, key=lambda one: one.image):
-        groups.setdefault((sample.category, sample.anomalous), []).append(sample)
-    return [group for _, group in sorted(groups.items())]
+def _shuffled(samples: Sequence[Sample], seed: int) -> Iterator[tuple[list[Sample], np.ndarray]]:
+    """The samples of each category and label, however the data set lists them, with a random order of their indices."""
+    rng = np.random.default_rng(seed)
+    ordered = sorted(samples, key=lambda one: (one.category, one.anomalous, one.image))
+    for _, group in groupby(ordered, key=lambda one: (one.category, one.anomalous)):
+        own = list(group)
+        yield own, rng.permutation(len(own))
 
 
 def image_digest(path: str | Path) -> str:

@@ -1,13 +1,11 @@
 """What learned weights are trained on: a YAML that names labelled data sets. Read and checked without importing torch."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from anoclip_anomalib.files import read_yaml
-
-_KEYS = ("name", "split", "data", "generated", "shots", "class_balanced", "held_out", "seed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,38 +76,31 @@ def read_source(path: str | Path, *, root: str | Path | None = None) -> Source:
     """
     path = Path(path)
     content = read_yaml(path, "source", "configs/ has examples")
-    _check_keys(path, content, _KEYS)
-    if not content.get("data") and not content.get("generated"):
-        msg = f"{path} names no data: it needs `data` (a list of data sets) or `generated`"
-        raise ValueError(msg)
-    if not isinstance(content.get("data") or [], list):
-        msg = f"{path}: `data` must be a list of data sets"
-        raise ValueError(msg)
-    specs = [_data_spec(path, entry, root) for entry in content.get("data") or []]
-    source = Source(
-        name=str(content.get("name") or path.stem),
-        split=str(content.get("split", "test")),
-        data=tuple(specs),
-        generated=_generated_spec(path, content["generated"]) if content.get("generated") else None,
-        shots=content.get("shots"),
-        class_balanced=bool(content.get("class_balanced", False)),
-        held_out=content.get("held_out", 0.0),
-        seed=content.get("seed", 111),
-    )
+    _check_keys(path, content, Source)
+    data, generated = content.get("data") or [], content.get("generated")
+    if not data and not generated:
+        raise ValueError(f"{path} names no data: it needs `data` (a list of data sets) or `generated`")
+    if not isinstance(data, list):
+        raise ValueError(f"{path}: `data` must be a list of data sets")
+    content["data"] = tuple(_data_spec(path, entry, root) for entry in data)
+    content["generated"] = _generated_spec(path, generated) if generated else None
+    content["name"] = str(content.get("name") or path.stem)
+    content["split"] = str(content.get("split", Source.split))
+    content["class_balanced"] = bool(content.get("class_balanced"))
+    source = Source(**content)
     _check_values(path, source)
     return source
 
 
 def _data_spec(path: Path, entry: Any, root: str | Path | None) -> DataSpec:
-    keys = ("class_path", "init_args", "categories")
     if not isinstance(entry, dict) or not isinstance(entry.get("class_path"), str):
-        msg = f"{path}: each entry of `data` must be a mapping with `class_path`, `init_args` and `categories`; got {entry!r}"
-        raise ValueError(msg)
-    _check_keys(path, entry, keys)
+        wanted = "a mapping with `class_path`, `init_args` and `categories`"
+        raise ValueError(f"{path}: each entry of `data` must be {wanted}; got {entry!r}")
+    _check_keys(path, entry, DataSpec)
     arguments, categories = entry.get("init_args") or {}, entry.get("categories") or ()
     if not isinstance(arguments, dict) or isinstance(categories, str) or not all(isinstance(c, str) for c in categories):
-        msg = f"{path}: `init_args` must be a mapping and `categories` a list of names; got {arguments!r} and {categories!r}"
-        raise ValueError(msg)
+        wanted = "`init_args` must be a mapping and `categories` a list of names"
+        raise ValueError(f"{path}: {wanted}; got {arguments!r} and {categories!r}")
     if root is not None:
         arguments = arguments | {"root": str(root)}
     return DataSpec(class_path=entry["class_path"], init_args=arguments, categories=tuple(categories))
@@ -117,26 +108,25 @@ def _data_spec(path: Path, entry: Any, root: str | Path | None) -> DataSpec:
 
 def _generated_spec(path: Path, entry: Any) -> GeneratedSpec:
     if not isinstance(entry, dict):
-        msg = f"{path}: `generated` must be a mapping with `images`, `photos` and `plain`; got {entry!r}"
-        raise ValueError(msg)
-    _check_keys(path, entry, ("images", "photos", "plain"))
+        raise ValueError(f"{path}: `generated` must be a mapping with `images`, `photos` and `plain`; got {entry!r}")
+    _check_keys(path, entry, GeneratedSpec)
     images, photos, plain = entry.get("images"), entry.get("photos", False), entry.get("plain", GeneratedSpec.plain)
     share = isinstance(plain, int | float) and 0 <= plain <= 1
     if not isinstance(images, int) or images < 2 or images % 2 or not isinstance(photos, bool) or not share:
-        msg = (
+        raise ValueError(
             f"{path}: `generated` needs `images` (in an epoch, an even number), `photos` (true or false) and `plain` (a part "
             f"from 0 to 1); got {entry!r}"
         )
-        raise ValueError(msg)
     return GeneratedSpec(images=images, photos=photos, plain=plain)
 
 
-def _check_keys(path: Path, content: dict, known: tuple[str, ...]) -> None:
+def _check_keys(path: Path, content: dict, kind: type) -> None:
+    known = [field.name for field in fields(kind)]
     for key in content:
         if key not in known:
             near = get_close_matches(str(key), known, n=1)
-            msg = f"{path}: unknown key {key!r}{f', did you mean {near[0]!r}?' if near else ''}; known: {', '.join(known)}"
-            raise ValueError(msg)
+            hint = f", did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"{path}: unknown key {key!r}{hint}; known: {', '.join(known)}")
 
 
 def _check_values(path: Path, source: Source) -> None:
@@ -150,5 +140,4 @@ def _check_values(path: Path, source: Source) -> None:
     }
     for message, wrong in faults.items():
         if wrong:
-            msg = f"{path}: {message}"
-            raise ValueError(msg)
+            raise ValueError(f"{path}: {message}")

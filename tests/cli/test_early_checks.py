@@ -67,6 +67,7 @@ MISSPELT = [
     ("submit mvtec-ad2 --name x --model AnoCllip", "did you mean AnoClip?"),
     ("submit mvtec-ad2 --name x --model AnoClip --data MVTecAD2 --data.root mvtek", "did you mean mvtec?"),
     ("submit model-card resluts", "did you mean results?"),
+    ("submit vand-fewshot --set views", "--set 'views' is no NAME=VALUE"),
 ]
 
 
@@ -124,6 +125,7 @@ FINE = [
     "test --model AnoClip --data MVTecAD --data.root empty --data.category cable",
     "test --model AnoClip --data MVTecAD --data.root archive --data.category cable",
     "test --model AnoClip --data MVTecAD --data.root ./datasets/MVTecAD",
+    "test --model AnoClip --data MVTecAD --data.root ./datasets/MVTecAD --data.category bottle",
     "test --model AnoClip --data GeneratedParts --data.root new --data.category fuse",
     "test --model AnoClip --data MVTecAD --data.root own --data.category cookie",
     "predict --model AnoClip --data photos",
