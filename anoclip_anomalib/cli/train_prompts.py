@@ -2,7 +2,6 @@
 
 import argparse
 from dataclasses import fields, replace
-from typing import Any
 
 from anoclip_anomalib.cli import train_shared as shared
 from anoclip_anomalib.cli.parser import Parser
@@ -62,11 +61,9 @@ def main(argv: list[str]) -> int:
 def _checked(args: argparse.Namespace) -> tuple[PromptRecipe, Source]:
     """Everything that can be checked without torch."""
     source = shared.checked_source(args)
-    given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(args).items()}
-    steps = {field.name: given[field.name] for field in fields(TrainingSettings) if given[field.name] is not None}
-    own = {field.name: given[field.name] for field in fields(PromptRecipe) if field.name in given}
-    own["pretrained"] = args.pretrained or ("demo" if args.backbone == "demo" else PromptRecipe.pretrained)
-    recipe = PromptRecipe(**own, training=replace(TRAINING[args.method], **steps))
+    given = {field.name: getattr(args, field.name) for field in fields(TrainingSettings)}
+    steps = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items() if value is not None}
+    recipe = PromptRecipe(**shared.recipe_arguments(args, PromptRecipe), training=replace(TRAINING[args.method], **steps))
     recipe.check()
     if args.cache_features is None:
         args.cache_features = recipe.choice.text_is_static and source.generated is None

@@ -88,6 +88,13 @@ def checked_source(args: argparse.Namespace) -> Source:
     return read_source(args.source, root=args.root)
 
 
+def recipe_arguments(args: argparse.Namespace, recipe: type) -> dict[str, Any]:
+    """What was given for the fields of a recipe, a dataclass; lists as tuples, the demo backbone with weights of its own."""
+    given = {field.name: getattr(args, field.name) for field in fields(recipe) if hasattr(args, field.name)}
+    given["pretrained"] = args.pretrained or ("demo" if args.backbone == "demo" else recipe.pretrained)  # type: ignore[attr-defined]
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+
+
 def check_and_train(
     args: argparse.Namespace,
     check: Callable[[argparse.Namespace], tuple[Any, Source]],
