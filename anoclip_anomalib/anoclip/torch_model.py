@@ -231,14 +231,17 @@ class AnoClipModel(FloatBuffers):
         Raises:
             RuntimeError: If no class was set.
         """
-        self._check_class()
         with torch.autocast(features.patch_tokens.device.type, enabled=False):
-            patch_scores, image_score = self._patch_scores(features), self._image_score(features)
+            patch_scores, image_score = self.text_scores(features)
             if len(self.reference):
                 patch_scores, image_score = self.reference(features, patch_scores, image_score)
-            maps = patch_scores.flatten(0, 1).unflatten(1, features.grid)
-            anomaly_map = features.layout.stitch(upsample(maps.unsqueeze(1), features.layout.tile))
-            return InferenceBatch(pred_score=image_score, anomaly_map=anomaly_map)
+            return self.as_batch(patch_scores, image_score, features)
+
+    @staticmethod
+    def as_batch(patches: torch.Tensor, scores: torch.Tensor, features: Features) -> InferenceBatch:
+        """Patch scores (B, T, L) and image scores as anomalib wants them."""
+        maps = patches.flatten(0, 1).unflatten(1, features.grid).unsqueeze(1)
+        return InferenceBatch(pred_score=scores, anomaly_map=features.layout.stitch(upsample(maps, features.layout.tile)))
 
     def describe_normal(self, images: torch.Tensor) -> list[NormalImage]:
         """What to remember of normal images, for :meth:`NormalReference.remember`.
@@ -252,7 +255,16 @@ class AnoClipModel(FloatBuffers):
         self._check_class()
         features = self.encode(images, levels=True)
         with torch.autocast(features.patch_tokens.device.type, enabled=False):
-            return self.reference.describe(features, self._patch_scores(features), self._image_score(features))
+            return self.reference.describe(features, *self.text_scores(features))
+
+    def text_scores(self, features: Features) -> tuple[torch.Tensor, torch.Tensor]:
+        """Patch scores (B, T, L) and image scores (B,) by text.
+
+        Raises:
+            RuntimeError: If no class was set.
+        """
+        self._check_class()
+        return self._patch_scores(features), self._image_score(features)
 
     def _check_class(self) -> None:
         if self.text_embeddings.numel() == 0:

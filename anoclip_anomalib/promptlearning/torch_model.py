@@ -7,21 +7,12 @@ import torch
 import torch.nn.functional as F
 from anomalib.data import InferenceBatch
 
-from anoclip_anomalib.clip import (
-    LoadedClip,
-    TextEncoder,
-    TextTower,
-    VisualEncoder,
-    embed_class,
-    embed_tokens,
-    load_clip,
-)
+from anoclip_anomalib.clip import LoadedClip, TextEncoder, TextTower, VisualEncoder, embed_class, embed_tokens, load_clip
 from anoclip_anomalib.clip.declared import check_declared_size
 from anoclip_anomalib.promptlearning import scoring
 from anoclip_anomalib.promptlearning.hybrid_prompts import HybridLearner, embed_for_images
 from anoclip_anomalib.promptlearning.linear_heads import LinearHeads
-from anoclip_anomalib.promptlearning.local_patches import local_patches
-from anoclip_anomalib.promptlearning.projected_patches import tap_images
+from anoclip_anomalib.promptlearning.local_patches import local_patches, tap_images
 from anoclip_anomalib.promptlearning.prompt_learner import PromptLearner, embed_prompts
 from anoclip_anomalib.promptlearning.prompts_file import check_fit, load_prompts
 from anoclip_anomalib.promptlearning.second_encoder import DINO, SecondEncoder, SimilarityMean
@@ -142,18 +133,14 @@ class PromptClipModel(FloatBuffers):
         self.visual_encoder = VisualEncoder(clip.visual_tower(precision), local_blocks=0)
         self.image_size = size or self.visual_encoder.image_size
         self.visual_encoder.check_image_size(*self.image_size)
-        self.second_encoder = SecondEncoder(second_encoder, second_pretrained) if self.method.second_encoder else None
-        second = {"second_encoder": f"{second_encoder} {self.second_encoder.digest}"} if self.second_encoder is not None else {}
-        self.provenance = {
-            **clip.provenance,
-            "method": self.method.name,
-            "adapters": learned.origin,
-            "adapters_digest": learned.digest,
-            **second,
-        }
-        tensors = learned.tensors
-        if self.second_encoder is not None:
-            tensors = {**tensors, **{f"second.{name}": own for name, own in self.second_encoder.model.state_dict().items()}}
+        own = {"method": self.method.name, "adapters": learned.origin, "adapters_digest": learned.digest}
+        self.provenance, tensors = clip.provenance | own, learned.tensors
+        self.second_encoder: SecondEncoder | None = None
+        if self.method.second_encoder:
+            self.second_encoder = SecondEncoder(second_encoder, second_pretrained)
+            self.provenance["second_encoder"] = f"{second_encoder} {self.second_encoder.digest}"
+            state = self.second_encoder.model.state_dict()
+            tensors = tensors | {f"second.{name}": tensor for name, tensor in state.items()}
         self.weights_digest = weights_digest(clip, tensors)
         self.class_name: str | None = None
         for name in ("text_embeddings", "sentence_tokens", "sentence_ends"):
@@ -235,25 +222,22 @@ class PromptClipModel(FloatBuffers):
 
     def _encode(self, images: torch.Tensor) -> PromptFeatures:
         text, visual, size = None, self.visual_encoder.visual, (images.shape[-2], images.shape[-1])
-        if self.heads is None:
-            levels, class_token, grid = local_patches(
-                visual, images, self.method, self.second_encoder, similarity_mean=self.similarity_mean
-            )
-            return PromptFeatures(tuple(levels), class_token, None, grid, size)
         heads = self.heads
+        if heads is None:
+            mean = self.similarity_mean
+            levels, class_token, grid = local_patches(visual, images, self.method, self.second_encoder, similarity_mean=mean)
+            return PromptFeatures(tuple(levels), class_token, None, grid, size)
         tapped, class_token, condition, grid = tap_images(visual, images, self.method, heads)
         with torch.autocast(images.device.type, enabled=False):
             levels = heads.levels(tapped)
             if isinstance(heads, HybridLearner):
-                class_token, text = heads.class_token(class_token), self._text_for(heads, condition)
+                assert self.text_tower is not None
+                assert condition is not None
+                class_token, prompts = heads.class_token(class_token), heads.text_prompts(condition.float())
+                known = (self.sentence_tokens, self.sentence_ends, self._normal_sentences)
+                text = embed_for_images(self.text_tower, *known, prompts)
             class_token = F.normalize(class_token, dim=-1)
         return PromptFeatures(tuple(levels), class_token, text, grid, size)
-
-    def _text_for(self, heads: HybridLearner, condition: torch.Tensor | None) -> torch.Tensor:
-        assert self.text_tower is not None
-        assert condition is not None
-        prompts = heads.text_prompts(condition.float())
-        return embed_for_images(self.text_tower, self.sentence_tokens, self.sentence_ends, self._normal_sentences, prompts)
 
     def score(self, features: PromptFeatures) -> InferenceBatch:
         """Score what was read from images.

@@ -39,8 +39,7 @@ class FewShot:
 
     def __init__(self, folder: str | None = None, k: int = 0, seed: int | None = None, *, turned: bool = False) -> None:
         if k < 0 or (folder is not None and k > 0):
-            msg = f"Give normal_images=FOLDER or k_shot, 0 or more, not both; got k_shot={k}"
-            raise ValueError(msg)
+            raise ValueError(f"Give normal_images=FOLDER or k_shot, 0 or more, not both; got k_shot={k}")
         if folder is not None:
             images_of_folder(folder)
         self.folder, self.k, self.seed, self.turned = folder, k, seed, turned
@@ -70,7 +69,7 @@ class FewShot:
         paths = self._paths(trainer, len(reference) > 0)
         named = [str(path) for path in paths] if paths is not None else self._remembered
         if paths is not None and (named != self._remembered or self._class_name != module.model.class_name):
-            self._fill(module, paths)
+            remember_images(module, map(_read, paths), len(paths), keep_copies=self.turned)
         self._remembered, self._class_name = named, module.model.class_name
         post_processor = module.post_processor
         if post_processor is not None and getattr(post_processor, "_image_threshold", torch.zeros(())).isnan().all():
@@ -114,9 +113,6 @@ class FewShot:
             return None
         seed = self.seed if self.seed is not None else int(os.environ.get("PL_GLOBAL_SEED") or 0)
         return images_of_datamodule(datamodule, self.k, seed)
-
-    def _fill(self, module: Any, paths: list[Path]) -> None:
-        remember_images(module, map(_read, paths), len(paths), keep_copies=self.turned)
 
 
 def remember_images(module: Any, images: Iterable[torch.Tensor], count: int, *, keep_copies: bool = False) -> None:

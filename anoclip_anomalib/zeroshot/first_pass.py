@@ -39,17 +39,12 @@ def first_pass(module: LightningModule, visit: Callable[[Batch], None], *, every
 
 def images_to_come(trainer: Trainer) -> list[tuple[Any, int]]:
     """The data loaders of the running stage, and how many images, at most, all processes together take."""
-    if trainer.testing:
-        loaders, limits = trainer.test_dataloaders, trainer.num_test_batches
-    elif trainer.predicting:
-        loaders, limits = trainer.predict_dataloaders, trainer.num_predict_batches
-    else:
-        loaders, limits = trainer.val_dataloaders, trainer.num_val_batches
-    found = []
-    for loader, limit in zip(tree_leaves(loaders), limits, strict=False):
-        taken = limit * _batch_size(loader) * _processes(loader)
-        found.append((loader, int(min(len(loader.dataset), taken))))
-    return found
+    stage = "test" if trainer.testing else "predict" if trainer.predicting else "val"
+    loaders, limits = tree_leaves(getattr(trainer, f"{stage}_dataloaders")), getattr(trainer, f"num_{stage}_batches")
+    return [
+        (loader, int(min(len(loader.dataset), limit * _batch_size(loader) * _processes(loader))))
+        for loader, limit in zip(loaders, limits, strict=False)
+    ]
 
 
 def _batches(trainer: Trainer, everywhere: bool) -> Iterator[Any]:  # noqa: FBT001

@@ -141,23 +141,26 @@ class ZeroShotClip(_Base):
         category = getattr(datamodule, "category", None)
         return str(category) if category else None
 
-    def _warn_of_a_guess(self) -> None:
-        if self._class_is_a_guess:
-            logger.warning(
-                "No class name was given and the data has none: the prompts will say 'object'. "
-                "Name the product, for instance --model.class_name cookie"
-            )
-
     # Steps; raw scores are measured before any callback changes them
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> STEP_OUTPUT:
         """Score a validation batch, from which thresholds and normalisation are derived."""
         del batch_idx
-        return self._measured(batch.update(**self.model(batch.image)._asdict()), self.trainer.val_dataloaders, dataloader_idx)
+        return self._measured(self.scored(batch), self.trainer.val_dataloaders, dataloader_idx)
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> STEP_OUTPUT:
         """Score a test batch."""
-        return self._measured(super().test_step(batch, batch_idx), self.trainer.test_dataloaders, dataloader_idx)
+        del batch_idx
+        return self._measured(self.scored(batch), self.trainer.test_dataloaders, dataloader_idx)
+
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> STEP_OUTPUT:
+        """Score a batch without labels."""
+        del batch_idx, dataloader_idx
+        return self.scored(batch)
+
+    def scored(self, batch: Batch) -> Batch:
+        """A batch with the scores and maps of its images."""
+        return batch.update(**self.model(batch.image)._asdict())
 
     def _measured(self, scored: Any, loaders: Any, index: int) -> STEP_OUTPUT:
         if self._raw_epoch is not None:
@@ -192,13 +195,16 @@ class ZeroShotClip(_Base):
 
     def on_validation_start(self) -> None:
         """Say which class is missing, before images are scored."""
-        self._warn_of_a_guess()
+        if self._class_is_a_guess:
+            logger.warning(
+                "No class name was given and the data has none: the prompts will say 'object'. "
+                "Name the product, for instance --model.class_name cookie"
+            )
         self.prepare_images()
 
     def on_test_start(self) -> None:
         """Keep with the results which weights and which class they come from."""
-        self._warn_of_a_guess()
-        self.prepare_images()
+        ZeroShotClip.on_validation_start(self)
         if self.trainer.is_global_zero:
             with atomic_write(Path(self.trainer.default_root_dir) / "weights.json") as temporary:
                 temporary.write_text(json.dumps(self._provenance(), indent=2) + "\n", encoding="utf-8")
@@ -302,27 +308,24 @@ class ZeroShotClip(_Base):
 
     def to_onnx(self, *args, **kwargs) -> Path:
         """Export as anomalib does, after :meth:`prepare_export`."""
-        self.prepare_export()
-        self._check_graph_size(signature(super().to_onnx).bind(*args, **kwargs).arguments.get("input_size"))
-        return super().to_onnx(*args, **kwargs)
+        return self._graph(super().to_onnx, *args, **kwargs)
 
     def to_openvino(self, *args, **kwargs) -> Path:
         """Export as anomalib does, after :meth:`prepare_export`."""
-        self.prepare_export()
-        self._check_graph_size(signature(super().to_openvino).bind(*args, **kwargs).arguments.get("input_size"))
-        return super().to_openvino(*args, **kwargs)
+        return self._graph(super().to_openvino, *args, **kwargs)
 
-    def _check_graph_size(self, input_size: tuple[int, int] | None) -> None:
-        if input_size is not None:
-            return
-        if self.model.tiling != "none":
+    def _graph(self, export: Callable[..., Path], *args, **kwargs) -> Path:
+        self.prepare_export()
+        sized = signature(export).bind(*args, **kwargs).arguments.get("input_size") is not None
+        if not sized and self.model.tiling != "none":
             raise ValueError(
                 f"With tiling={self.model.tiling!r} the number of tiles depends on the image's shape, which a graph cannot "
                 "choose: export with the images' size, such as --input_size '[480, 640]', or with tiling='none'"
             )
-        if self.input_size is None:
+        if not sized and self.input_size is None:
             height, width = self.model.image_size
             raise ValueError(
                 "Without a pre-processor that resizes, the exported graph takes images of one size: name it, such as "
                 f"--input_size '[{height}, {width}]', or export with the pre-processor"
             )
+        return export(*args, **kwargs)
