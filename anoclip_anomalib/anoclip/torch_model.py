@@ -23,7 +23,7 @@ from anoclip_anomalib.prompts import PromptBuilder, PromptSettings
 from anoclip_anomalib.zeroshot.buffers import FloatBuffers
 from anoclip_anomalib.zeroshot.clip_reference import ClipReference
 from anoclip_anomalib.zeroshot.features import Features, as_size, check_images
-from anoclip_anomalib.zeroshot.method import NO_CLASS, MethodFacts
+from anoclip_anomalib.zeroshot.method import MethodFacts, check_class
 from anoclip_anomalib.zeroshot.neighbourhoods import quarter_depths
 from anoclip_anomalib.zeroshot.normal_reference import TEXT_WEIGHT, NormalImage, NormalReference
 from anoclip_anomalib.zeroshot.scoring import abnormal_probability, cosine_difference, mean_filter, upsample
@@ -183,7 +183,7 @@ class AnoClipModel(FloatBuffers):
             RuntimeError: If no class was set.
             ValueError: If the image size does not fit the patch size.
         """
-        self._check_class()
+        check_class(self)
         return self.score(self.encode(images))
 
     def encode(self, images: torch.Tensor, *, levels: bool | None = None) -> Features:
@@ -252,7 +252,7 @@ class AnoClipModel(FloatBuffers):
         Raises:
             RuntimeError: If no class was set.
         """
-        self._check_class()
+        check_class(self)
         features = self.encode(images, levels=True)
         with torch.autocast(features.patch_tokens.device.type, enabled=False):
             return self.reference.describe(features, *self.text_scores(features))
@@ -263,12 +263,8 @@ class AnoClipModel(FloatBuffers):
         Raises:
             RuntimeError: If no class was set.
         """
-        self._check_class()
+        check_class(self)
         return self._patch_scores(features), self._image_score(features)
-
-    def _check_class(self) -> None:
-        if self.text_embeddings.numel() == 0:
-            raise RuntimeError(NO_CLASS)
 
     def _image_score(self, features: Features) -> torch.Tensor:
         own, others = features.class_tokens.flatten(1, 2).split((1, len(features.class_tokens) - 1))

@@ -20,7 +20,7 @@ from anoclip_anomalib.prompts.april_gan import ADACLIP_TEMPLATES, sentences
 from anoclip_anomalib.zeroshot.buffers import FloatBuffers
 from anoclip_anomalib.zeroshot.clip_reference import ClipReference
 from anoclip_anomalib.zeroshot.features import as_size, check_images
-from anoclip_anomalib.zeroshot.method import NO_CLASS, MethodFacts, weights_digest
+from anoclip_anomalib.zeroshot.method import MethodFacts, check_class, weights_digest
 from anoclip_anomalib.zeroshot.tiling import Tiling
 
 NO_ADAPTERS = (
@@ -211,7 +211,7 @@ class PromptClipModel(FloatBuffers):
             ValueError: If they are no colour images, or their size does not fit the patch size.
         """
         check_images(images)
-        self._check_class()
+        check_class(self)
         single = torch.compiler.is_compiling() or self.facts.sees_other_test_images
         batches = (images,) if single else images.split(self.encode_batch_size)
         parts = [self._encode(batch) for batch in batches]
@@ -248,7 +248,7 @@ class PromptClipModel(FloatBuffers):
         Raises:
             RuntimeError: If the method needs a class and none was set.
         """
-        self._check_class()
+        check_class(self)
         method = self.method
         with torch.autocast(features.class_token.device.type, enabled=False):
             text = self.text_embeddings.float() if features.text is None else features.text
@@ -262,10 +262,6 @@ class PromptClipModel(FloatBuffers):
     def forward(self, images: torch.Tensor) -> InferenceBatch:
         """Read and score images, see :meth:`encode` and :meth:`score`."""
         return self.score(self.encode(images))
-
-    def _check_class(self) -> None:
-        if self.text_embeddings.numel() == 0:
-            raise RuntimeError(NO_CLASS)
 
 
 def _check(encode_batch_size: int, smoothing: float | None, similarity_mean: str) -> None:

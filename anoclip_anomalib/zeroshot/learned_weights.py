@@ -97,10 +97,8 @@ class LearnedWeights:
 
     def check_backbone(self, backbone: str | None, activation: str | None) -> None:
         """Raise a ``ValueError`` for another backbone or activation than that of the training, before anything is loaded."""
-        for what, asked, own in (
-            ("backbone", backbone, self.facts.backbone),
-            ("activation", activation, self.facts.activation),
-        ):
+        for what, asked in (("backbone", backbone), ("activation", activation)):
+            own = getattr(self.facts, what)
             if asked not in (None, own):
                 raise ValueError(
                     f"The adapters {self.origin} were trained with {what} {own!r}, not {asked!r}; leave {what} out to use it"

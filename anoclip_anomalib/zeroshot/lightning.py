@@ -53,12 +53,16 @@ class ZeroShotClip(_Base):
     Attributes:
         needs_class: ``False`` for a method without text, whose class name is neither asked for nor missed.
         frozen_prefixes: Weights that checkpoints leave out, because they are loaded by name.
+        interpolation: How the pre-processor resizes.
+        default_size: (height, width) that it resizes to where no size is given.
     """
 
     # Checkpoints leave out the frozen encoder, which is loaded by name.
     strict_loading = False
     needs_class = True
     frozen_prefixes: tuple[str, ...] = ("model.visual_encoder.",)
+    interpolation = InterpolationMode.BILINEAR
+    default_size = (240, 240)
 
     model: Any
     class_name: str | None
@@ -234,15 +238,15 @@ class ZeroShotClip(_Base):
 
     @classmethod
     def configure_pre_processor(cls, image_size: tuple[int, int] | None = None, *, tiling: Tiling = "none") -> PreProcessor:
-        """Bilinear resizing (the authors', not CLIP's bicubic) and CLIP's normalisation.
+        """Resizing, bilinear as AnoCLIP's authors have it, not CLIP's bicubic, and CLIP's normalisation.
 
         Args:
-            image_size: (height, width); ``None`` for 240 x 240.
+            image_size: (height, width); ``None`` for the class's ``default_size``.
             tiling: With ``"square"`` the shorter side becomes ``image_size[0]`` and the aspect is kept.
         """
-        height, width = image_size or (240, 240)
+        height, width = image_size or cls.default_size
         size = [height] if tiling == "square" else [height, width]
-        resize = Resize(size, interpolation=InterpolationMode.BILINEAR, antialias=True)
+        resize = Resize(size, interpolation=cls.interpolation, antialias=True)
         return PreProcessor(transform=Compose([resize, Normalize(mean=CLIP_MEAN, std=CLIP_STD)]))
 
     def configure_post_processor(self) -> PostProcessor:

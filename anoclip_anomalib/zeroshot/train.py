@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -96,10 +96,7 @@ class TrainingRun:
     @contextmanager
     def claimed(self):  # noqa: ANN201 - a context
         """Keep other processes out; those that this training starts itself belong to it."""
-        if "LOCAL_RANK" in os.environ:
-            yield
-            return
-        with Claims(self.folder).take("training") as mine:
+        with nullcontext(True) if "LOCAL_RANK" in os.environ else Claims(self.folder).take("training") as mine:
             if not mine:
                 raise RuntimeError(
                     f"Another process trains in {self.folder}; choose another --out, or wait a minute if it has died elsewhere"
