@@ -182,6 +182,4 @@ class TokenAdapter:
 
 def _leaves(weights: AdapterWeights, count: int, device: torch.device) -> AdapterWeights:
     """``count`` copies of one adapter's weights as leaf tensors with gradients."""
-    return AdapterWeights(
-        *(w.to(device).expand(count, *w.shape[1:]).clone().requires_grad_(requires_grad=True) for w in weights)
-    )
+    return AdapterWeights(*(w.to(device).expand(count, *w.shape[1:]).clone().requires_grad_() for w in weights))

@@ -7,18 +7,9 @@ from typing import Protocol
 import torch
 from anomalib.data import InferenceBatch
 
-from anoclip_anomalib.clip import (
-    LoadedClip,
-    LocalAttention,
-    TextEncoder,
-    TextMean,
-    VisualEncoder,
-    check_text_mean,
-    embed_class,
-    load_clip,
-)
+from anoclip_anomalib.clip import LocalAttention, TextEncoder, TextMean, VisualEncoder, check_text_mean, embed_class
 from anoclip_anomalib.clip.declared import check_declared_size
-from anoclip_anomalib.clip.weights import Precision
+from anoclip_anomalib.clip.weights import LoadedClip, Precision, load_clip
 from anoclip_anomalib.prompts import PromptBuilder, PromptSettings
 from anoclip_anomalib.zeroshot.buffers import FloatBuffers
 from anoclip_anomalib.zeroshot.clip_reference import ClipReference

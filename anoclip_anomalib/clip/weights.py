@@ -205,9 +205,7 @@ def _named_model(backbone: str, pretrained: str, activation: Activation) -> nn.M
             if own_file:
                 return _load_into(partial(_untrained, backbone), Path(download_pretrained_from_url(address)), backbone)
             open_clip.factory.download_pretrained(config)  # before a large model is built
-            return open_clip.create_model(
-                backbone, pretrained=pretrained, force_quick_gelu=bool(config.get("quick_gelu", False))
-            )
+            return open_clip.create_model(backbone, pretrained=pretrained, force_quick_gelu=bool(config.get("quick_gelu")))
     except WeightFileError:
         raise
     except Exception as error:

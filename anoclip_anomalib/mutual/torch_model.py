@@ -75,11 +75,6 @@ class MutualModel(AnoClipModel):
             self.register_buffer(name, torch.empty(0))
 
     @property
-    def depths(self) -> tuple[int, ...]:
-        """Blocks, counted from 1, whose patches are compared."""
-        return self.reference.depths
-
-    @property
     def has_pool(self) -> bool:
         """Whether single images can be scored."""
         return self.pool.numel() > 0
@@ -205,7 +200,7 @@ class MutualModel(AnoClipModel):
             "encoder": self.weights_digest,
             "image_size": str(self.image_size),
             "tiling": self.tiling,
-            "depths": str(self.depths),
+            "depths": str(self.reference.depths),
             "neighbourhoods": str(self.neighbourhoods),
             "lowest": str(self.lowest),
             "class": str(self.class_name) if self.with_text else "none",

@@ -114,16 +114,12 @@ class PromptClipModel(FloatBuffers):
             raise ValueError(NO_ADAPTERS)
         _check(encode_batch_size, smoothing, similarity_mean)
         learned, self.method, learner = load_prompts(adapters, method)
-        self.training_facts = learned.facts
+        facts = self.training_facts = learned.facts
         learned.check_backbone(backbone, activation)
-        size = as_size(image_size or learned.facts.image_size or None)
+        size = as_size(image_size or facts.image_size or None)
         if clip is None:
-            check_declared_size(learned.facts.backbone, size)
-            clip = load_clip(
-                learned.facts.backbone,
-                pretrained or learned.facts.pretrained,
-                activation=learned.facts.activation,  # type: ignore[arg-type]
-            )
+            check_declared_size(facts.backbone, size)
+            clip = load_clip(facts.backbone, pretrained or facts.pretrained, activation=facts.activation)  # type: ignore[arg-type]
         check_fit(learned, learner, clip)
         self._clip = ClipReference(clip)  # not a submodule: static text is encoded on the CPU in float32
         self.backbone, self.pretrained = clip.backbone, clip.pretrained

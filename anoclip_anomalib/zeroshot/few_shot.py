@@ -10,14 +10,7 @@ from typing import Any
 import torch
 
 from anoclip_anomalib.data import read_image
-from anoclip_anomalib.zeroshot.normal_images import (
-    check_leakage,
-    images_of_datamodule,
-    images_of_folder,
-    images_of_loaders,
-    warn_of_disagreement,
-    warn_of_sizes,
-)
+from anoclip_anomalib.zeroshot import normal_images
 from anoclip_anomalib.zeroshot.normal_reference import NormalImage, NormalReference, set_thresholds, turned
 
 logger = logging.getLogger(__name__)
@@ -41,7 +34,7 @@ class FewShot:
         if k < 0 or (folder is not None and k > 0):
             raise ValueError(f"Give normal_images=FOLDER or k_shot, 0 or more, not both; got k_shot={k}")
         if folder is not None:
-            images_of_folder(folder)
+            normal_images.images_of_folder(folder)
         self.folder, self.k, self.seed, self.turned = folder, k, seed, turned
         self._remembered: list[str] | None = None
         self._class_name: str | None = None
@@ -77,9 +70,9 @@ class FewShot:
         if trainer is not None and not trainer.validating and not trainer.sanity_checking:
             stage = "test" if trainer.testing else "predict"
             known = [Path(name) for name in named or () if Path(name).is_file()]
-            tested = images_of_loaders(getattr(trainer, f"{stage}_dataloaders", None))
-            check_leakage(known, tested, refuse=trainer.testing)
-            warn_of_sizes(known, tested)
+            tested = normal_images.images_of_loaders(getattr(trainer, f"{stage}_dataloaders", None))
+            normal_images.check_leakage(known, tested, refuse=trainer.testing)
+            normal_images.warn_of_sizes(known, tested)
 
     def seen(self, scored: Any) -> Any:
         """Keep the scores of a batch for :meth:`finish`; gives the batch back."""
@@ -90,7 +83,7 @@ class FewShot:
     def finish(self, reference: NormalReference) -> None:
         """Warn if the normal images look wrong beside the scored ones."""
         if self._scores and len(reference):
-            warn_of_disagreement(reference.left_out[0].cpu(), torch.cat(self._scores))
+            normal_images.warn_of_disagreement(reference.left_out[0].cpu(), torch.cat(self._scores))
         self._scores = []
 
     def save(self, checkpoint: dict[str, Any]) -> None:
@@ -107,12 +100,12 @@ class FewShot:
     def _paths(self, trainer: Any, filled: bool) -> list[Path] | None:
         """The images that are asked for; ``None`` if what is remembered already is all there is."""
         if self.folder is not None:
-            return images_of_folder(self.folder)
+            return normal_images.images_of_folder(self.folder)
         datamodule = getattr(trainer, "datamodule", None) if trainer is not None else None
         if filled and (self.k == 0 or datamodule is None):
             return None
         seed = self.seed if self.seed is not None else int(os.environ.get("PL_GLOBAL_SEED") or 0)
-        return images_of_datamodule(datamodule, self.k, seed)
+        return normal_images.images_of_datamodule(datamodule, self.k, seed)
 
 
 def remember_images(module: Any, images: Iterable[torch.Tensor], count: int, *, keep_copies: bool = False) -> None:

@@ -173,18 +173,14 @@ class ZeroShotClip(_Base):
 
     def on_validation_epoch_start(self) -> None:
         """Begin to measure raw scores."""
-        self._start_raw_metrics("val_metrics")
-
-    def on_test_epoch_start(self) -> None:
-        """Begin to measure raw scores."""
-        self._start_raw_metrics("test_metrics")
-
-    def _start_raw_metrics(self, kind: str) -> None:
         self._raw_epoch = None
         if self.raw_evaluator is not None:
+            kind = "test_metrics" if self.trainer.testing else "val_metrics"
             self.raw_evaluator.setup(self.trainer, self, kind)
             self._raw_epoch = EpochMetrics(getattr(self.raw_evaluator, kind))
             self._raw_epoch.start()
+
+    on_test_epoch_start = on_validation_epoch_start
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of the raw scores."""

@@ -246,7 +246,6 @@ class TrainingRun:
             categories=list(module.categories),
             split=source.split if source.data else "",
             images=len(module.training),
-            masks=True,
             seed=self.seed,
             data_sets=sets,
             image_digests=sorted(image_digest(sample.image) for sample in self.data.samples),
