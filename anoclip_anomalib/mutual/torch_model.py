@@ -166,10 +166,14 @@ class MutualModel(AnoClipModel):
             images: (N,) image scores before they are averaged over similar images.
             scales: ``pool_scales``; empty without text.
         """
-        own = (pool.levels.half().contiguous(), images.float(), torch.cat(pool.class_tokens), scales.float())
+        tensors = {
+            "pool": pool.levels.half().contiguous(),
+            "pool_images": images.float(),
+            "pool_tokens": torch.cat(pool.class_tokens),
+            "pool_scales": scales.float(),
+        }
         with atomic_write(path) as temporary:
-            metadata = self._pool_facts() | {"backbone": self.backbone}
-            save_file(dict(zip(_POOL, own, strict=True)), temporary, metadata=metadata)
+            save_file(tensors, temporary, metadata={**self._pool_facts(), "backbone": self.backbone})
 
     def load_pool(self, path: str | Path) -> None:
         """Take over a saved pool.

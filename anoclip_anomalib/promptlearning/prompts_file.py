@@ -113,8 +113,7 @@ def check_fit(learned: LearnedWeights, learner: Learner, clip: LoadedClip) -> No
     if isinstance(learner, PromptLearner):
         faults += _differs("a text tower of width", learner.context.shape[2], text_width)
         faults += _exceeds("tokens in text block", len(learner.deep) + 1, text_depth)
-        room = tower.positional_embedding.shape[0]
-        faults += _exceeds("a context of", learner.context.shape[1] + 5, room)
+        faults += _exceeds("a context of", learner.context.shape[1] + 5, tower.positional_embedding.shape[0])
     else:
         faults += _differs("an image tower of width", learner.patches[0].in_features, width)
         faults += _exceeds("a tap behind block", max(learner.taps), depth)

@@ -60,9 +60,8 @@ class SecondEncoder(nn.Module):
             ) from error
         if pretrained is not None and str(pretrained) != RANDOM:
             state = read_state_dict(pretrained)
-            faults = sorted(model.state_dict().keys() - state.keys()) or [
-                key for key, own in model.state_dict().items() if own.shape != state[key].shape
-            ]
+            own = model.state_dict()
+            faults = sorted(own.keys() - state.keys()) or [key for key in own if own[key].shape != state[key].shape]
             if faults:
                 raise WeightFileError(
                     f"Weight file {pretrained} was not made for {name}: {', '.join(faults[:3])} missing or of another shape"

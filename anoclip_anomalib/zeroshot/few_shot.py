@@ -117,13 +117,10 @@ def remember_images(module: Any, images: Iterable[torch.Tensor], count: int, *, 
         count: How many there are, at least 1.
         keep_copies: Remember turned copies too.
     """
-    kept, copies = [], []
-    for image in images:
-        own, *others = _described(module, [image, *(turned(image) if keep_copies or count == 1 else ())])
-        kept.append(own)
-        copies.append(others)
+    turn = keep_copies or count == 1
+    described = [_described(module, [image, *(turned(image) if turn else ())]) for image in images]
     reference: NormalReference = module.model.reference
-    reference.remember(kept, copies, keep_copies=keep_copies)
+    reference.remember([own[0] for own in described], [own[1:] for own in described], keep_copies=keep_copies)
     logger.info(
         "%d normal images are remembered, %.1f MiB. Image threshold %.3f: %s",
         count,
