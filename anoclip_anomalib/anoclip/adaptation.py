@@ -32,9 +32,8 @@ def initial_weights(rows: int, dim: int, generator: torch.Generator) -> AdapterW
         ``weight`` (1, rows, dim) and ``bias`` (1, rows).
     """
     bound = dim**-0.5
-    weight = torch.empty(1, rows, dim, dtype=torch.float32).uniform_(-bound, bound, generator=generator)
-    bias = torch.empty(1, rows, dtype=torch.float32).uniform_(-bound, bound, generator=generator)
-    return AdapterWeights(weight, bias)
+    empty = (torch.empty(shape, dtype=torch.float32) for shape in ((1, rows, dim), (1, rows)))
+    return AdapterWeights(*(weights.uniform_(-bound, bound, generator=generator) for weights in empty))
 
 
 class Adapted(NamedTuple):

@@ -159,11 +159,11 @@ class TokenAdapter:
             generator = torch.Generator().manual_seed(self.settings.seed)
             weights = _leaves(self._initial_weights(generator), 1, tokens.device)
             self._carried = (weights, self._optimizer(weights), generator)
-            return self._carried
-        weights, _, generator = self._carried
-        with torch.no_grad():
-            for leaf, fresh in zip(weights, self._initial_weights(generator), strict=True):
-                leaf.copy_(fresh)
+        else:
+            weights, _, generator = self._carried
+            with torch.no_grad():
+                for leaf, fresh in zip(weights, self._initial_weights(generator), strict=True):
+                    leaf.copy_(fresh)
         return self._carried
 
     def _initial_weights(self, generator: torch.Generator) -> AdapterWeights:
@@ -182,6 +182,4 @@ class TokenAdapter:
 
 def _leaves(weights: AdapterWeights, count: int, device: torch.device) -> AdapterWeights:
     """``count`` copies of one adapter's weights as leaf tensors with gradients."""
-    return AdapterWeights(
-        *(w.to(device).expand(count, *w.shape[1:]).clone().requires_grad_(requires_grad=True) for w in weights)
-    )
+    return AdapterWeights(*(w.to(device).expand(count, *w.shape[1:]).clone().requires_grad_() for w in weights))

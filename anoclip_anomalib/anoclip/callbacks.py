@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from anoclip_anomalib.anoclip.adapter import AdaptationSettings, TokenAdapter
 from anoclip_anomalib.anoclip.torch_model import AnoClipModel
-from anoclip_anomalib.zeroshot.method import NO_CLASS
+from anoclip_anomalib.zeroshot.method import check_class
 
 logger = logging.getLogger(__name__)
 
@@ -64,8 +64,7 @@ class TestTimeAdaptation(Callback):
             RuntimeError: If the model has no class yet, or another adapter.
         """
         check_seam(model)
-        if model.text_embeddings.numel() == 0:
-            raise RuntimeError(NO_CLASS)
+        check_class(model)
         if model.adapter is not None:
             raise RuntimeError("The model has an adapter already; use one TestTimeAdaptation at a time")
         model.adapter = TokenAdapter(self.settings, model.text_embeddings, model.prompt_bank)

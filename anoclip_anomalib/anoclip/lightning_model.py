@@ -106,12 +106,8 @@ class AnoClip(ZeroShotClip, AnomalibModule):
     ) -> None:
         self.normals = FewShot(folder=normal_images, k=k_shot, seed=k_seed, turned=turned_normals)
         model = AnoClipModel(**taken_by(AnoClipModel, locals()))
-        super().__init__(
-            pre_processor=self.pre_processor_for(model, pre_processor),
-            post_processor=post_processor,
-            evaluator=evaluator,
-            visualizer=visualizer,
-        )
+        pre_processor = self.pre_processor_for(model, pre_processor)
+        super().__init__(**taken_by(AnomalibModule, locals()))
         self.connect(model, class_name=class_name, raw_evaluator=raw_evaluator)
         # The folder may be gone when a checkpoint, which holds the memory itself, is loaded.
         self.save_hyperparameters(ignore=(*COMPONENTS, "normal_images"))

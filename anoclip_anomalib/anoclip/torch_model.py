@@ -7,23 +7,14 @@ from typing import Protocol
 import torch
 from anomalib.data import InferenceBatch
 
-from anoclip_anomalib.clip import (
-    LoadedClip,
-    LocalAttention,
-    TextEncoder,
-    TextMean,
-    VisualEncoder,
-    check_text_mean,
-    embed_class,
-    load_clip,
-)
+from anoclip_anomalib.clip import LocalAttention, TextEncoder, TextMean, VisualEncoder, check_text_mean, embed_class
 from anoclip_anomalib.clip.declared import check_declared_size
-from anoclip_anomalib.clip.weights import Precision
+from anoclip_anomalib.clip.weights import LoadedClip, Precision, load_clip
 from anoclip_anomalib.prompts import PromptBuilder, PromptSettings
 from anoclip_anomalib.zeroshot.buffers import FloatBuffers
 from anoclip_anomalib.zeroshot.clip_reference import ClipReference
 from anoclip_anomalib.zeroshot.features import Features, as_size, check_images
-from anoclip_anomalib.zeroshot.method import NO_CLASS, MethodFacts
+from anoclip_anomalib.zeroshot.method import MethodFacts, check_class
 from anoclip_anomalib.zeroshot.neighbourhoods import quarter_depths
 from anoclip_anomalib.zeroshot.normal_reference import TEXT_WEIGHT, NormalImage, NormalReference
 from anoclip_anomalib.zeroshot.scoring import abnormal_probability, cosine_difference, mean_filter, upsample
@@ -183,7 +174,7 @@ class AnoClipModel(FloatBuffers):
             RuntimeError: If no class was set.
             ValueError: If the image size does not fit the patch size.
         """
-        self._check_class()
+        check_class(self)
         return self.score(self.encode(images))
 
     def encode(self, images: torch.Tensor, *, levels: bool | None = None) -> Features:
@@ -231,14 +222,17 @@ class AnoClipModel(FloatBuffers):
         Raises:
             RuntimeError: If no class was set.
         """
-        self._check_class()
         with torch.autocast(features.patch_tokens.device.type, enabled=False):
-            patch_scores, image_score = self._patch_scores(features), self._image_score(features)
+            patch_scores, image_score = self.text_scores(features)
             if len(self.reference):
                 patch_scores, image_score = self.reference(features, patch_scores, image_score)
-            maps = patch_scores.flatten(0, 1).unflatten(1, features.grid)
-            anomaly_map = features.layout.stitch(upsample(maps.unsqueeze(1), features.layout.tile))
-            return InferenceBatch(pred_score=image_score, anomaly_map=anomaly_map)
+            return self.as_batch(patch_scores, image_score, features)
+
+    @staticmethod
+    def as_batch(patches: torch.Tensor, scores: torch.Tensor, features: Features) -> InferenceBatch:
+        """Patch scores (B, T, L) and image scores as anomalib wants them."""
+        maps = patches.flatten(0, 1).unflatten(1, features.grid).unsqueeze(1)
+        return InferenceBatch(pred_score=scores, anomaly_map=features.layout.stitch(upsample(maps, features.layout.tile)))
 
     def describe_normal(self, images: torch.Tensor) -> list[NormalImage]:
         """What to remember of normal images, for :meth:`NormalReference.remember`.
@@ -249,14 +243,19 @@ class AnoClipModel(FloatBuffers):
         Raises:
             RuntimeError: If no class was set.
         """
-        self._check_class()
+        check_class(self)
         features = self.encode(images, levels=True)
         with torch.autocast(features.patch_tokens.device.type, enabled=False):
-            return self.reference.describe(features, self._patch_scores(features), self._image_score(features))
+            return self.reference.describe(features, *self.text_scores(features))
 
-    def _check_class(self) -> None:
-        if self.text_embeddings.numel() == 0:
-            raise RuntimeError(NO_CLASS)
+    def text_scores(self, features: Features) -> tuple[torch.Tensor, torch.Tensor]:
+        """Patch scores (B, T, L) and image scores (B,) by text.
+
+        Raises:
+            RuntimeError: If no class was set.
+        """
+        check_class(self)
+        return self._patch_scores(features), self._image_score(features)
 
     def _image_score(self, features: Features) -> torch.Tensor:
         own, others = features.class_tokens.flatten(1, 2).split((1, len(features.class_tokens) - 1))

@@ -75,9 +75,7 @@ class TextTower(nn.Module):
 
     def __init__(self, tower: nn.Module) -> None:
         super().__init__()
-        self.transformer = copy.deepcopy(tower.transformer)
-        self.ln_final = copy.deepcopy(tower.ln_final)
-        for name in ("positional_embedding", "text_projection"):
+        for name in ("transformer", "ln_final", "positional_embedding", "text_projection"):
             setattr(self, name, copy.deepcopy(getattr(tower, name)))
 
 

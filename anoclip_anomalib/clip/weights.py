@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from functools import lru_cache, partial
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import open_clip
 import torch
@@ -34,6 +34,7 @@ HF_HUB = "hf-hub:"
 Activation = Literal["as_trained", "gelu", "quick_gelu"]
 Precision = Literal["float32", "bfloat16", "float16"]
 QUICK_GELU = "activation='quick_gelu' or an architecture named -quickgelu (QuickGELU)"
+Built = TypeVar("Built", bound=nn.Module)
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -146,7 +147,7 @@ def _load_clip(backbone: str, pretrained: str, activation: Activation, file_stam
     del file_stamp  # only part of the key: a file that was replaced is loaded again
     if backbone == DEMO:
         source = RANDOM if pretrained == RANDOM else DEMO
-        model = _seeded(lambda: new_clip(demo_config()))
+        model = seeded(0, lambda: new_clip(demo_config()))
         if source == DEMO:
             with as_file(_BUNDLED / "demo_clip.safetensors") as path:
                 _load_into(lambda: model, path, DEMO)
@@ -204,9 +205,7 @@ def _named_model(backbone: str, pretrained: str, activation: Activation) -> nn.M
             if own_file:
                 return _load_into(partial(_untrained, backbone), Path(download_pretrained_from_url(address)), backbone)
             open_clip.factory.download_pretrained(config)  # before a large model is built
-            return open_clip.create_model(
-                backbone, pretrained=pretrained, force_quick_gelu=bool(config.get("quick_gelu", False))
-            )
+            return open_clip.create_model(backbone, pretrained=pretrained, force_quick_gelu=bool(config.get("quick_gelu")))
     except WeightFileError:
         raise
     except Exception as error:
@@ -254,13 +253,13 @@ def demo_config() -> dict[str, Any]:
 
 
 def _untrained(backbone: str) -> nn.Module:
-    return _seeded(lambda: open_clip.create_model(backbone, pretrained=None))
+    return seeded(0, lambda: open_clip.create_model(backbone, pretrained=None))
 
 
-def _seeded(build: Callable[[], nn.Module]) -> nn.Module:
-    """Build a model from a fixed seed, without touching the caller's random numbers or open_clip's warning."""
+def seeded(seed: int, build: Callable[[], Built]) -> Built:
+    """Initial weights from a seed, without touching the caller's random numbers."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         return build()
 
 

@@ -89,16 +89,11 @@ class MutualClip(ZeroShotClip, AnomalibModule):
     ) -> None:
         for name, value in (("subsets", subsets), ("memory_gib", memory_gib)):
             if not value > 0:
-                msg = f"{name}={value} must be greater than 0"
-                raise ValueError(msg)
+                raise ValueError(f"{name}={value} must be greater than 0")
         given = locals() | {"class_name": class_name if with_text else None}
         model = MutualModel(**taken_by(AnoClipModel, given) | taken_by(MutualModel, given))
-        super().__init__(
-            pre_processor=self.pre_processor_for(model, pre_processor),
-            post_processor=post_processor,
-            evaluator=evaluator,
-            visualizer=visualizer,
-        )
+        pre_processor = self.pre_processor_for(model, pre_processor)
+        super().__init__(**taken_by(AnomalibModule, locals()))
         self.connect(model, class_name=class_name, raw_evaluator=raw_evaluator)
         self.needs_class = with_text
         self.subsets, self.budget, self.features_folder = subsets, int(memory_gib * 2**30), features_folder
@@ -121,7 +116,7 @@ class MutualClip(ZeroShotClip, AnomalibModule):
         self._scores, self._places, self._next = None, {}, 0
         if self.model.has_pool:
             return
-        count = self._count()
+        count = sum(images for _, images in images_to_come(self.trainer))
         if self.trainer.validating and count < SMALLEST:
             logger.warning(
                 "The validation split has %d images, and mutual scoring needs at least %d: there are no thresholds, and scores "
@@ -134,58 +129,36 @@ class MutualClip(ZeroShotClip, AnomalibModule):
 
         def encoded(add: Any) -> None:
             def visit(batch: Batch) -> None:
-                paths = batch.image_path if isinstance(batch.image_path, list) else [batch.image_path]
-                batches.append((len(batch.image), [str(path) for path in paths if path]))
+                batches.append((len(batch.image), [str(path) for path in _paths(batch) if path]))
                 add(self.model.encode(batch.image))
 
             first_pass(self, visit, everywhere=True)
 
-        self._scores = score_pool(
-            self.model,
-            count,
-            encoded,
-            subsets=self.subsets,
-            budget=self.budget,
-            folder=self.features_folder,
-            device=self.device,
-            progress=self.trainer.is_global_zero,
-        )
+        where: dict[str, Any] = {"budget": self.budget, "folder": self.features_folder, "device": self.device}
+        progress = self.trainer.is_global_zero
+        self._scores = score_pool(self.model, count, encoded, subsets=self.subsets, progress=progress, **where)
         start = 0
         for size, paths in batches:
             self._places.update({path: start + index for index, path in enumerate(paths)} if len(paths) == size else {})
             start += size
 
-    def _count(self) -> int:
-        return sum(count for _, count in images_to_come(self.trainer))
-
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> STEP_OUTPUT:
         """Hand out the scores of a validation batch, if there are any."""
-        del batch_idx
         if self._scores is None and not self.model.has_pool:
             return batch
-        return self._measured(batch.update(**self._scored(batch)), self.trainer.val_dataloaders, dataloader_idx)
+        return super().validation_step(batch, batch_idx, dataloader_idx)
 
-    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> STEP_OUTPUT:
-        """Hand out the scores of a test batch."""
-        del batch_idx
-        return self._measured(batch.update(**self._scored(batch)), self.trainer.test_dataloaders, dataloader_idx)
-
-    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> STEP_OUTPUT:
-        """Hand out the scores of a batch."""
-        del batch_idx, dataloader_idx
-        return batch.update(**self._scored(batch))
-
-    def _scored(self, batch: Batch) -> dict[str, Any]:
+    def scored(self, batch: Batch) -> Batch:
+        """A batch with its scores of the first pass, or those that a saved pool gives."""
         if self.model.has_pool:
-            return self.model(batch.image)._asdict()
-        paths = batch.image_path if isinstance(batch.image_path, list) else [batch.image_path]
-        known = [self._places.get(str(path)) for path in paths]
+            return super().scored(batch)
+        known = [self._places.get(str(path)) for path in _paths(batch)]
         if len(known) != len(batch.image) or None in known:  # images without paths come in order
             known = list(range(self._next, self._next + len(batch.image)))
         self._next += len(batch.image)
         assert self._scores is not None  # from prepare_images
         found = self._scores.of([place for place in known if place is not None])
-        return {name: getattr(found, name).to(self.device) for name in ("pred_score", "anomaly_map")}
+        return batch.update(**{name: getattr(found, name).to(self.device) for name in ("pred_score", "anomaly_map")})
 
     def prepare_export(self) -> None:
         """Refuse to export without a saved pool.
@@ -195,5 +168,10 @@ class MutualClip(ZeroShotClip, AnomalibModule):
         """
         super().prepare_export()
         if not self.model.has_pool:
-            msg = "Only a model with a saved pool can be exported: `anoclip pool build FOLDER --out P`, then --model.pool P"
-            raise ValueError(msg)
+            raise ValueError(
+                "Only a model with a saved pool can be exported: `anoclip pool build FOLDER --out P`, then --model.pool P"
+            )
+
+
+def _paths(batch: Batch) -> list[Any]:
+    return batch.image_path if isinstance(batch.image_path, list) else [batch.image_path]

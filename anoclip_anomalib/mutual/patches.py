@@ -46,11 +46,6 @@ class Patches(NamedTuple):
         length = sums.norm(dim=-1, keepdim=True).clamp_min(1e-12)
         return cls(sums / length, tokens, 1 / length[..., 0], tuple(sizes), grid)
 
-    @classmethod
-    def plain(cls, units: torch.Tensor) -> "Patches":
-        """Unit vectors (M, L, D) as they are."""
-        return cls(units[None], units, units.new_ones(1, *units.shape[:2]), (1,), (1, units.shape[1]))
-
     def part(self, start: int, stop: int) -> "Patches":
         """Some of the images."""
         cut = slice(start, stop)

@@ -51,10 +51,9 @@ class FeaturePool:
         levels = features.levels
         self._levels = self._allocated(levels) if self._levels is None else self._levels
         if levels.shape[2:] != self._levels.shape[2:]:
-            msg = (
+            raise ValueError(
                 f"All images of a pool must have the same shape: {tuple(levels.shape[2:])} and {tuple(self._levels.shape[2:])}"
             )
-            raise ValueError(msg)
         self.grid = features.grid
         stop = self.filled + levels.shape[1]
         # To one variance for an image, as the neighbourhoods do anyway: half precision would not hold some towers' values.
@@ -79,11 +78,10 @@ class FeaturePool:
         folder = Path(self.folder or tempfile.gettempdir())
         free = shutil.disk_usage(folder).free
         if 2 * count > free:
-            msg = (
+            raise ValueError(
                 f"The features of {self._room} images take {2 * count / 2**30:.1f} GiB, and {folder} has "
                 f"{free / 2**30:.1f} GiB free: name another features_folder, or use fewer depths, smaller images or subsets"
             )
-            raise ValueError(msg)
         self._file = tempfile.TemporaryDirectory(prefix="anoclip-pool-", dir=folder)
         held: np.ndarray = np.memmap(Path(self._file.name) / "levels", dtype=np.float16, mode="w+", shape=shape)
         return torch.from_numpy(held)
@@ -101,8 +99,7 @@ class FeaturePool:
             ValueError: If a part would have fewer than three images.
         """
         if count < 1 or self.filled // count < SMALLEST:
-            msg = f"subsets={count} of {self.filled} images: each needs at least {SMALLEST}"
-            raise ValueError(msg)
+            raise ValueError(f"subsets={count} of {self.filled} images: each needs at least {SMALLEST}")
         if count == 1:
             return [torch.arange(self.filled)]
         order = torch.randperm(self.filled, generator=torch.Generator().manual_seed(seed))
@@ -136,8 +133,7 @@ class FeaturePool:
 
 def _check_count(images: int) -> None:
     if images < SMALLEST:
-        msg = f"Mutual scoring needs at least {SMALLEST} images that can score each other; there are {images}"
-        raise ValueError(msg)
+        raise ValueError(f"Mutual scoring needs at least {SMALLEST} images that can score each other; there are {images}")
 
 
 def peaks(patches: torch.Tensor, grid: tuple[int, int], tile: tuple[int, int]) -> torch.Tensor:

@@ -67,13 +67,12 @@ def score_pool(
     """
     pool = FeaturePool(count, budget, folder)
     layouts: list[Features] = []
-    texts: list[tuple[torch.Tensor, torch.Tensor]] = []
+    texts: list[list[torch.Tensor]] = []
 
     def add(features: Features) -> None:
         pool.add(features)
         if model.with_text:
-            patch, image = model.text_scores(features)
-            texts.append((patch.float().cpu(), image.float().cpu()))
+            texts.append([scores.float().cpu() for scores in model.text_scores(features)])
         if not layouts:
             layouts.append(features._replace(class_tokens=torch.empty(0), patch_tokens=torch.empty(0), levels=None))
 
@@ -106,10 +105,7 @@ def tell_what_is_seen(images: torch.Tensor) -> None:
     share, upper = two_groups(images)
     total = len(images)
     seen = f"{total} images scored each other; {upper} have few relatives ({share:.0%} of the variance lies between the two)"
-    if share < _CLEAR:
-        logger.info("%s: no clear division into good and bad ones is to be seen", seen)
-    else:
-        logger.info("%s", seen)
+    logger.info("%s%s", seen, ": no clear division into good and bad ones is to be seen" if share < _CLEAR else "")
     if (share >= _CLEAR and 2 * upper > total) or total < 10:
         logger.warning(
             "Mutual scoring takes for normal what most images share. Of these %d images %d look unlike the others: if most of "

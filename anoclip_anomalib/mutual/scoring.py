@@ -87,13 +87,7 @@ def mutual_distances(pool: Patches, block: int | None = None, step: Step | None 
 
 
 def pool_scores(
-    read: Read,
-    images: int,
-    *,
-    lowest: float = LOWEST,
-    budget: int = 1 << 30,
-    block: int = 16,
-    step: Step | None = None,
+    read: Read, images: int, *, lowest: float = LOWEST, budget: int = 1 << 30, block: int = 16, step: Step | None = None
 ) -> torch.Tensor:
     """Mutual scores of all patches of a pool, in bounded memory.
 

@@ -18,9 +18,9 @@ from anoclip_anomalib.mutual.scoring import LOWEST, counted, mean_of_lowest, one
 from anoclip_anomalib.zeroshot.features import Features
 from anoclip_anomalib.zeroshot.method import MethodFacts
 from anoclip_anomalib.zeroshot.neighbourhoods import check_neighbourhoods
-from anoclip_anomalib.zeroshot.normal_reference import joint_evidence
-from anoclip_anomalib.zeroshot.scoring import upsample
+from anoclip_anomalib.zeroshot.normal_reference import plain_scale, standard_evidence
 
+_POOL = ("pool", "pool_images", "pool_tokens", "pool_scales")  # buffers, and tensors of a saved pool
 _NO_POOL = (
     "There is no pool that single images could be scored against: run a test or a prediction, in which all images score each "
     "other, or build one (anoclip pool build FOLDER --out pool.safetensors) and name it (pool=pool.safetensors)"
@@ -48,7 +48,7 @@ class MutualModel(AnoClipModel):
         ValueError: For an argument that is not usable.
     """
 
-    float_buffers: tuple[str, ...] = (*AnoClipModel.float_buffers, "pool", "pool_images", "pool_tokens", "pool_scales")
+    float_buffers: tuple[str, ...] = (*AnoClipModel.float_buffers, *_POOL)
     empty_is_absent = True
     pool: torch.Tensor
     pool_images: torch.Tensor
@@ -66,20 +66,13 @@ class MutualModel(AnoClipModel):
     ) -> None:
         super().__init__(**arguments)
         if not 0 < lowest <= 1:
-            msg = f"lowest={lowest} must be a share of the other images, greater than 0 and at most 1"
-            raise ValueError(msg)
+            raise ValueError(f"lowest={lowest} must be a share of the other images, greater than 0 and at most 1")
         if not similar or min(similar) < 1:
-            msg = f"similar={list(similar)} must be numbers of images, 1 for the image alone"
-            raise ValueError(msg)
+            raise ValueError(f"similar={list(similar)} must be numbers of images, 1 for the image alone")
         self.neighbourhoods, self.lowest, self.similar = check_neighbourhoods(neighbourhoods), lowest, tuple(similar)
         self.with_text = with_text
-        for name in ("pool", "pool_images", "pool_tokens", "pool_scales"):
+        for name in _POOL:
             self.register_buffer(name, torch.empty(0))
-
-    @property
-    def depths(self) -> tuple[int, ...]:
-        """Blocks, counted from 1, whose patches are compared."""
-        return self.reference.depths
 
     @property
     def has_pool(self) -> bool:
@@ -124,11 +117,10 @@ class MutualModel(AnoClipModel):
             raise RuntimeError(_NO_POOL)
         assert features.levels is not None
         if features.levels.shape[2:] != self.pool.shape[2:]:
-            msg = (
+            raise ValueError(
                 f"Images of {features.levels.shape[2]} x {features.levels.shape[3]} patches cannot be compared with a pool of "
                 f"{self.pool.shape[2]} x {self.pool.shape[3]}: both need the same image size and tiling"
             )
-            raise ValueError(msg)
         count = counted(self.pool.shape[1], self.lowest)
         groups = groups_of_sizes(self.neighbourhoods, self.pool.shape[-1], self.pool.device)
         found = []
@@ -141,15 +133,6 @@ class MutualModel(AnoClipModel):
         pooled = rescored(scores, self._tokens(features), self.similar, (self.pool_images, self.pool_tokens))
         return self.as_batch(patches, pooled.float(), features)
 
-    def text_scores(self, features: Features) -> tuple[torch.Tensor, torch.Tensor]:
-        """AnoCLIP's patch scores (B, T, L) and image scores (B,).
-
-        Raises:
-            RuntimeError: If no class was set.
-        """
-        self._check_class()
-        return self._patch_scores(features), self._image_score(features)
-
     @staticmethod
     def fused(
         patches: torch.Tensor, text: tuple[torch.Tensor, torch.Tensor] | None, features: Features, scales: torch.Tensor
@@ -157,28 +140,16 @@ class MutualModel(AnoClipModel):
         """Patch scores (N, T, L), with text fused on the pool's scale, and the image scores (N,) that follow."""
         if text is None:
             return patches, peaks(patches, features.grid, features.layout.tile)
-        scaled = [(values - mean) / std for values, (mean, std) in zip((text[0], patches), scales[:2], strict=True)]
-        patches = joint_evidence(scaled)
+        patches = standard_evidence((text[0], patches), scales[:2])
         highest = peaks(patches, features.grid, features.layout.tile)
-        scaled = [(values - mean) / std for values, (mean, std) in zip((text[1], highest), scales[2:], strict=True)]
-        return patches, joint_evidence(scaled)
+        return patches, standard_evidence((text[1], highest), scales[2:])
 
     @staticmethod
     def scales_of(patches: torch.Tensor, text: tuple[torch.Tensor, torch.Tensor], features: Features) -> torch.Tensor:
         """``pool_scales`` of a pool's patch scores (N, T, L) and text scores."""
-
-        def scale(values: torch.Tensor) -> torch.Tensor:
-            return torch.stack([values.mean(), values.std().clamp_min(1e-6)])
-
-        first = torch.stack([scale(text[0]), scale(patches)])
-        joint = joint_evidence([(values - mean) / std for values, (mean, std) in zip((text[0], patches), first, strict=True)])
-        return torch.cat([first, torch.stack([scale(text[1]), scale(peaks(joint, features.grid, features.layout.tile))])])
-
-    @staticmethod
-    def as_batch(patches: torch.Tensor, scores: torch.Tensor, features: Features) -> InferenceBatch:
-        """Patch scores (B, T, L) and image scores as anomalib wants them."""
-        maps = patches.flatten(0, 1).unflatten(1, features.grid).unsqueeze(1)
-        return InferenceBatch(pred_score=scores, anomaly_map=features.layout.stitch(upsample(maps, features.layout.tile)))
+        first = torch.stack([plain_scale(text[0]), plain_scale(patches)])
+        highest = peaks(standard_evidence((text[0], patches), first), features.grid, features.layout.tile)
+        return torch.stack([*first, plain_scale(text[1]), plain_scale(highest)])
 
     @staticmethod
     def _tokens(features: Features) -> torch.Tensor:
@@ -211,22 +182,20 @@ class MutualModel(AnoClipModel):
             ValueError: If the file is no pool, or one of another encoder or other settings; the message says which.
         """
         if not Path(path).is_file():
-            msg = f"No pool at {path}: build one with `anoclip pool build FOLDER --out {path}`"
-            raise ValueError(msg)
-        names = ("pool", "pool_images", "pool_tokens", "pool_scales")
+            raise ValueError(f"No pool at {path}: build one with `anoclip pool build FOLDER --out {path}`")
         try:
             with safe_open(path, framework="pt") as file:
                 saved = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in names}
+                tensors = {name: file.get_tensor(name) for name in _POOL}
         except Exception as error:
-            msg = f"{path} is no pool that `anoclip pool build` has written: {error}"
-            raise ValueError(msg) from error
+            raise ValueError(f"{path} is no pool that `anoclip pool build` has written: {error}") from error
         for name, own in self._pool_facts().items():
             if saved.get(name) != own:
-                msg = f"The pool {path} was made with another {name} ({saved.get(name)}; {saved.get('backbone')}), not {own}"
-                raise ValueError(msg)
+                raise ValueError(
+                    f"The pool {path} was made with another {name} ({saved.get(name)}; {saved.get('backbone')}), not {own}"
+                )
         with torch.inference_mode(mode=False):
-            for name in names:
+            for name in _POOL:
                 setattr(self, name, tensors[name].float().to(self.pool.device))
 
     def _pool_facts(self) -> dict[str, str]:
@@ -235,7 +204,7 @@ class MutualModel(AnoClipModel):
             "encoder": self.weights_digest,
             "image_size": str(self.image_size),
             "tiling": self.tiling,
-            "depths": str(self.depths),
+            "depths": str(self.reference.depths),
             "neighbourhoods": str(self.neighbourhoods),
             "lowest": str(self.lowest),
             "class": str(self.class_name) if self.with_text else "none",

@@ -79,16 +79,16 @@ def convert_from_authors(
     wanted = "crane" if method.name == "crane-plus" else method.name
     if found != wanted:
         whose = f"of {METHODS[found].title if found in METHODS else found}" if found else "none that is known"
-        msg = f"{checkpoint} is not a checkpoint of {method.title}: by the names in it, it is {whose}"
-        raise WeightFileError(msg)
+        raise WeightFileError(f"{checkpoint} is not a checkpoint of {method.title}: by the names in it, it is {whose}")
     if method.learned == "prompts":
         tensors = _prompts(state, size or PromptSize(), checkpoint)
         settings = {"buffers": _compare_buffers(state, clip, tensors["context"].shape[1], checkpoint)}
         taps: tuple[int, ...] = ()
     else:
         state = {name.removeprefix("clip_model."): tensor for name, tensor in state.items()}
-        tensors = _renamed(state, _hybrid_names() if method.learned == "hybrid" else _head_names("fc."), checkpoint)
-        tensors = _stacked(tensors)
+        names = _hybrid_names() if method.learned == "hybrid" else _head_names("fc.")
+        _known(state, list(names), [], checkpoint)
+        tensors = _stacked({ours: state[authors] for authors, ours in names.items()})
         settings, taps = {"taps": list(TAPS)}, TAPS  # type: ignore[dict-item]
     learner = build(method, tensors, taps, str(checkpoint))
     return save_prompts(out, learner, replace(facts, settings={**facts.settings, **settings}))
@@ -98,26 +98,23 @@ def _prompts(state: Mapping[str, torch.Tensor], size: PromptSize, origin: str | 
     deep = [f"compound_prompts_text.{index}" for index in range(size.blocks - 1)]
     found = sum(name.startswith("compound_prompts_text.") for name in state)
     if found != len(deep):
-        msg = (
+        raise WeightFileError(
             f"{origin} has deep tokens for {found} text blocks, which is depth {found + 1}; the authors' files have depth "
             f"{DEEP_BLOCKS}. If it was trained so, say it with --depth {found + 1}"
         )
-        raise WeightFileError(msg)
     _known(state, ["ctx_pos", "ctx_neg", *deep], [*_BUFFERS], origin)
     for name in ("ctx_pos", "ctx_neg", *deep):
         count, option = (size.context, "context") if name.startswith("ctx") else (size.deep, "deep-tokens")
         shape = tuple(state[name].shape)
         if len(shape) < 2 or shape[-2] != count or state[name].numel() != count * shape[-1]:
-            msg = (
+            raise WeightFileError(
                 f"{origin} has {name} of shape {shape}, and {count} learned tokens were expected there. If it was trained with "
                 f"another number, say it with --{option}"
             )
-            raise WeightFileError(msg)
     width = state["ctx_pos"].shape[-1]
     for name in ("ctx_neg", *deep):
         if state[name].shape[-1] != width:
-            msg = f"{origin} has {name} of width {state[name].shape[-1]}, and ctx_pos of width {width}"
-            raise WeightFileError(msg)
+            raise WeightFileError(f"{origin} has {name} of width {state[name].shape[-1]}, and ctx_pos of width {width}")
     context = torch.stack([state[name].reshape(size.context, -1) for name in ("ctx_pos", "ctx_neg")])
     tokens = [state[name] for name in deep]
     return {"context": context, "deep": torch.stack(tokens) if tokens else context.new_zeros(0, size.deep, width)}
@@ -129,8 +126,7 @@ def _known(state: Mapping[str, torch.Tensor], needed: list[str], optional: list[
     unknown = sorted(name for name in state.keys() - {*needed, *optional} if not name.startswith(_UNUSED))
     if missing or unknown:
         faults = [f"{what} {', '.join(names[:3])}" for what, names in (("missing", missing), ("unknown", unknown)) if names]
-        msg = f"{origin} has other tensors than the authors' checkpoints: {'; '.join(faults)}"
-        raise WeightFileError(msg)
+        raise WeightFileError(f"{origin} has other tensors than the authors' checkpoints: {'; '.join(faults)}")
 
 
 def _compare_buffers(state: Mapping[str, torch.Tensor], clip: LoadedClip | None, context: int, origin: str | Path) -> str:
@@ -146,15 +142,13 @@ def _compare_buffers(state: Mapping[str, torch.Tensor], clip: LoadedClip | None,
             f"token_suffix_{kind}": embeddings[row, 1 + context :],
         }
         for name, own in expected.items():
-            if name not in state:
-                continue
-            same = state[name].numel() == own.numel()
-            if not same or not torch.allclose(state[name].reshape(own.shape).float(), own.float(), atol=1e-4, rtol=0):
-                msg = (
+            held = state.get(name, own)  # what is not there cannot differ
+            same = held.numel() == own.numel()
+            if not same or not torch.allclose(held.reshape(own.shape).float(), own.float(), atol=1e-4, rtol=0):
+                raise WeightFileError(
                     f"{origin}: {name} is not that of {clip.backbone} with weights {clip.pretrained}: it was trained with "
                     "another CLIP. Name it with --backbone and --pretrained, or leave the comparison out with --unchecked"
                 )
-                raise WeightFileError(msg)
     return CHECKED
 
 
@@ -172,11 +166,6 @@ def _hybrid_names() -> dict[str, str]:
             generator = f"dynamic_{authors}_prompt_generator.head.{index}"
             names |= {f"{generator}.{part}": f"{ours}_prompts.generator.{index}.{part}" for part in ("weight", "bias")}
     return names
-
-
-def _renamed(state: Mapping[str, torch.Tensor], names: Mapping[str, str], origin: str | Path) -> dict[str, torch.Tensor]:
-    _known(state, list(names), [], origin)
-    return {names[name]: state[name] for name in names}
 
 
 def _stacked(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

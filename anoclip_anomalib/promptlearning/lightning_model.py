@@ -79,12 +79,8 @@ class PromptClip(LearnedClip, AnomalibModule):
         raw_evaluator: Evaluator | bool = True,
     ) -> None:
         model = PromptClipModel(**taken_by(PromptClipModel, locals()))
-        super().__init__(
-            pre_processor=self.pre_processor_for(model, pre_processor),
-            post_processor=post_processor,
-            evaluator=evaluator,
-            visualizer=visualizer,
-        )
+        pre_processor = self.pre_processor_for(model, pre_processor)
+        super().__init__(**taken_by(AnomalibModule, locals()))
         self.connect(model, class_name=class_name, raw_evaluator=raw_evaluator)
         self.needs_class = model.needs_class
         self.allow_source_overlap = allow_source_overlap
@@ -104,5 +100,4 @@ class PromptClip(LearnedClip, AnomalibModule):
                 if facts.sees_other_test_images
                 else "it encodes its text anew for each image and clusters patches, which a graph cannot"
             )
-            msg = f"{self.model.method.title} cannot be exported: {why}"
-            raise ValueError(msg)
+            raise ValueError(f"{self.model.method.title} cannot be exported: {why}")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Literal
+from typing import Any, Literal
 
 MethodName = Literal["anomalyclip", "crane", "crane-plus", "adaclip", "april-gan"]
 Learned = Literal["prompts", "hybrid", "projections"]
@@ -58,56 +58,27 @@ class PromptMethod:
         return self.learned != "hybrid"
 
 
-_CRANE = PromptMethod(
-    name="crane",
-    title="Crane",
-    learned="prompts",
-    activation="quick_gelu",
-    position="bilinear",
-    local_attention="self-self",
-    pooling=0.5,
-    image_token=True,
+_PROMPTS: dict[str, Any] = {"learned": "prompts", "activation": "quick_gelu", "position": "bilinear"}
+_CRANE: dict[str, Any] = _PROMPTS | {"local_attention": "self-self", "pooling": 0.5, "image_token": True}
+_HEADS: dict[str, Any] = {"activation": "gelu", "temperature": 0.01, "align_corners": True}
+_TABLE = (
+    PromptMethod(name="anomalyclip", title="AnomalyCLIP", local_attention="value", class_norm=False, **_PROMPTS),
+    PromptMethod(name="crane", title="Crane", **_CRANE),
+    PromptMethod(name="crane-plus", title="Crane+", second_encoder=True, order="softmax last", **_CRANE),
+    PromptMethod(
+        name="adaclip", title="AdaCLIP", learned="hybrid", position="bicubic", order="softmax last", pooling=0.2, **_HEADS
+    ),
+    PromptMethod(
+        name="april-gan",
+        title="APRIL-GAN",
+        learned="projections",
+        position="bicubic-antialias",
+        order="softmax per level",
+        smoothed=False,
+        **_HEADS,
+    ),
 )
-METHODS: dict[str, PromptMethod] = {
-    method.name: method
-    for method in (
-        PromptMethod(
-            name="anomalyclip",
-            title="AnomalyCLIP",
-            learned="prompts",
-            activation="quick_gelu",
-            position="bilinear",
-            local_attention="value",
-            class_norm=False,
-        ),
-        _CRANE,
-        PromptMethod(
-            **{**vars(_CRANE), "name": "crane-plus", "title": "Crane+", "second_encoder": True, "order": "softmax last"}
-        ),
-        PromptMethod(
-            name="adaclip",
-            title="AdaCLIP",
-            learned="hybrid",
-            activation="gelu",
-            position="bicubic",
-            temperature=0.01,
-            order="softmax last",
-            align_corners=True,
-            pooling=0.2,
-        ),
-        PromptMethod(
-            name="april-gan",
-            title="APRIL-GAN",
-            learned="projections",
-            activation="gelu",
-            position="bicubic-antialias",
-            temperature=0.01,
-            order="softmax per level",
-            align_corners=True,
-            smoothed=False,
-        ),
-    )
-}
+METHODS: dict[str, PromptMethod] = {method.name: method for method in _TABLE}
 
 CONTEXT_TOKENS = 12
 """Learned tokens before the words, of each of the two prompts."""
@@ -130,6 +101,5 @@ def find_method(name: str) -> PromptMethod:
     if name not in METHODS:
         close = get_close_matches(str(name).lower(), METHODS, n=1)
         hint = f"; is {close[0]!r} meant?" if close else ""
-        msg = f"There is no method {name!r} among {', '.join(METHODS)}{hint}"
-        raise ValueError(msg)
+        raise ValueError(f"There is no method {name!r} among {', '.join(METHODS)}{hint}")
     return METHODS[name]

@@ -91,8 +91,7 @@ def causal_tower(clip: LoadedClip) -> nn.Module:
         ValueError: If it is not the causal transformer of CLIP.
     """
     if not is_causal_tower(clip.text_tower):
-        msg = f"The text tower of {clip.backbone} is not CLIP's causal transformer, into which learned tokens go"
-        raise ValueError(msg)
+        raise ValueError(f"The text tower of {clip.backbone} is not CLIP's causal transformer, into which learned tokens go")
     return clip.text_tower
 
 
@@ -150,11 +149,10 @@ class PromptTrainer:
         visual = clip.model.visual
         joint = visual.proj.shape[1] if visual.proj is not None else visual.ln_post.weight.shape[0]
         if image_token and joint != learner.context.shape[2]:
-            msg = (
+            raise ValueError(
                 f"The class token of {clip.backbone} has {joint} numbers and a token of its text tower "
                 f"{learner.context.shape[2]}: it cannot be a word, which Crane's training needs"
             )
-            raise ValueError(msg)
 
     def __call__(self, learner: PromptLearner, class_token: torch.Tensor | None = None) -> torch.Tensor:
         """Text embeddings.

@@ -40,8 +40,9 @@ def load_prompts(path: str | Path, method: str | None = None) -> tuple[LearnedWe
     if str(path) == DEMO:
         method = method or BUNDLED[0]
         if method not in BUNDLED:
-            msg = f"No adapters of {METHODS[method].title} come with the package; there are those of {', '.join(BUNDLED)}"
-            raise FileNotFoundError(msg)
+            raise FileNotFoundError(
+                f"No adapters of {METHODS[method].title} come with the package; there are those of {', '.join(BUNDLED)}"
+            )
     learned = load_learned(path, method or tuple(METHODS))
     own = METHODS[learned.facts.method]
     return learned, own, build(own, learned.tensors, learned.facts.settings.get("taps") or (), learned.origin)
@@ -74,13 +75,15 @@ def build(method: PromptMethod, tensors: Mapping[str, torch.Tensor], taps: tuple
     try:
         learner = _empty(method, shapes, taps)
     except (KeyError, ValueError, IndexError) as error:
-        msg = f"{origin} does not hold what {method.title} learns: {error} is missing or has another shape"
-        raise WeightFileError(msg) from error
+        raise WeightFileError(
+            f"{origin} does not hold what {method.title} learns: {error} is missing or has another shape"
+        ) from error
     own = {name: tuple(tensor.shape) for name, tensor in learner.state_dict().items()}
     if own != shapes:
         faults = sorted(name for name in own.keys() | shapes.keys() if own.get(name) != shapes.get(name))
-        msg = f"{origin} does not hold what {method.title} learns: {', '.join(faults[:3])} missing, unknown or of another shape"
-        raise WeightFileError(msg)
+        raise WeightFileError(
+            f"{origin} does not hold what {method.title} learns: {', '.join(faults[:3])} missing, unknown or of another shape"
+        )
     learner.load_state_dict(dict(tensors))
     return learner.requires_grad_(requires_grad=False)
 
@@ -91,8 +94,7 @@ def _empty(method: PromptMethod, shapes: Mapping[str, tuple[int, ...]], taps: tu
         return PromptLearner(width, context, sets, tokens)
     heads = sum(name.startswith("patches.") and name.endswith(".weight") for name in shapes)
     if len(taps) != heads or not heads:
-        msg = f"a list of {heads} taps for as many projections"
-        raise ValueError(msg)
+        raise ValueError(f"a list of {heads} taps for as many projections")
     joint, width = shapes["patches.0.weight"]
     if method.learned == "projections":
         return LinearHeads(width, joint, taps)
@@ -111,8 +113,7 @@ def check_fit(learned: LearnedWeights, learner: Learner, clip: LoadedClip) -> No
     if isinstance(learner, PromptLearner):
         faults += _differs("a text tower of width", learner.context.shape[2], text_width)
         faults += _exceeds("tokens in text block", len(learner.deep) + 1, text_depth)
-        room = tower.positional_embedding.shape[0]
-        faults += _exceeds("a context of", learner.context.shape[1] + 5, room)
+        faults += _exceeds("a context of", learner.context.shape[1] + 5, tower.positional_embedding.shape[0])
     else:
         faults += _differs("an image tower of width", learner.patches[0].in_features, width)
         faults += _exceeds("a tap behind block", max(learner.taps), depth)
@@ -121,8 +122,7 @@ def check_fit(learned: LearnedWeights, learner: Learner, clip: LoadedClip) -> No
         faults += _exceeds("prompts in image block", len(learner.image_prompts.static), depth)
         faults += _exceeds("prompts in text block", len(learner.text_prompts.static), text_depth)
     if faults:
-        msg = f"The adapters {learned.origin} do not fit {clip.backbone}: they need {'; '.join(faults)}"
-        raise ValueError(msg)
+        raise ValueError(f"The adapters {learned.origin} do not fit {clip.backbone}: they need {'; '.join(faults)}")
 
 
 def _differs(what: str, needed: int, found: int) -> list[str]:

@@ -91,12 +91,18 @@ def image_score(
     Returns:
         (B,).
     """
-    feature = class_token
-    if method.pooling:
-        hybrid = method.learned == "hybrid"
-        pooled = cluster_pooled(levels, text, seed) if hybrid else score_pooled(levels, text, method.temperature)
-        feature = F.normalize(method.pooling * pooled + (1 - method.pooling) * class_token, dim=-1)
-    return abnormal_probability(differences(feature, text), method.temperature)
+    return abnormal_probability(differences(image_feature(method, levels, class_token, text, seed), text), method.temperature)
+
+
+def image_feature(
+    method: PromptMethod, levels: Sequence[torch.Tensor], class_token: torch.Tensor, text: torch.Tensor, seed: int = 0
+) -> torch.Tensor:
+    """The class token with the method's share of pooled patches, (B, E) unit vectors; arguments as of :func:`image_score`."""
+    if not method.pooling:
+        return class_token
+    hybrid = method.learned == "hybrid"
+    pooled = cluster_pooled(levels, text, seed) if hybrid else score_pooled(levels, text, method.temperature)
+    return F.normalize(method.pooling * pooled + (1 - method.pooling) * class_token, dim=-1)
 
 
 def score_pooled(levels: Sequence[torch.Tensor], text: torch.Tensor, temperature: float) -> torch.Tensor:

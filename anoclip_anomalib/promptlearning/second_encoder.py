@@ -3,6 +3,7 @@
 The other encoder is DINOv2 through timm (authors' ``models/Crane.py``, "D-Attn").
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +14,7 @@ from torch import nn
 from anoclip_anomalib.clip import WeightsUnavailableError, attention_output, own_precision, project_tokens
 from anoclip_anomalib.clip.constants import CLIP_MEAN, CLIP_STD
 from anoclip_anomalib.clip.state_dict import WeightFileError, read_state_dict, state_dict_digest
+from anoclip_anomalib.clip.weights import seeded
 
 DINO = "vit_base_patch14_reg4_dinov2.lvd142m"
 RANDOM = "random"
@@ -43,35 +45,33 @@ class SecondEncoder(nn.Module):
         import timm  # an optional dependency
 
         if not timm.is_model(name):
-            msg = f"timm has no model {name!r}, which was asked for as the second encoder; its DINOv2 is {DINO!r}"
-            raise ValueError(msg)
+            raise ValueError(f"timm has no model {name!r}, which was asked for as the second encoder; its DINOv2 is {DINO!r}")
         try:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
-                model = timm.create_model(name, pretrained=pretrained is None, num_classes=0, dynamic_img_size=True)
+            new = partial(timm.create_model, name, pretrained=pretrained is None, num_classes=0, dynamic_img_size=True)
+            model = seeded(0, new)
         except TypeError as error:
-            msg = f"The second encoder {name!r} is no vision transformer that takes any image size: {error}"
-            raise ValueError(msg) from error
+            raise ValueError(
+                f"The second encoder {name!r} is no vision transformer that takes any image size: {error}"
+            ) from error
         except Exception as error:
-            msg = (
+            raise WeightsUnavailableError(
                 f"Weights of the second encoder {name!r} are not on this machine and could not be downloaded ({error}). "
                 f"Download https://huggingface.co/timm/{name} (model.safetensors) and name that file as second_pretrained"
-            )
-            raise WeightsUnavailableError(msg) from error
+            ) from error
         if pretrained is not None and str(pretrained) != RANDOM:
             state = read_state_dict(pretrained)
-            faults = sorted(model.state_dict().keys() - state.keys()) or [
-                key for key, own in model.state_dict().items() if own.shape != state[key].shape
-            ]
+            own = model.state_dict()
+            faults = sorted(own.keys() - state.keys()) or [key for key in own if own[key].shape != state[key].shape]
             if faults:
-                msg = f"Weight file {pretrained} was not made for {name}: {', '.join(faults[:3])} missing or of another shape"
-                raise WeightFileError(msg)
+                raise WeightFileError(
+                    f"Weight file {pretrained} was not made for {name}: {', '.join(faults[:3])} missing or of another shape"
+                )
             model.load_state_dict(state, strict=False)
         self.model = model.requires_grad_(requires_grad=False).eval()
         self.patch_size = int(model.patch_embed.patch_size[0])
         self.digest = state_dict_digest(model.state_dict())
-        own = model.pretrained_cfg
-        for key, values in (("clip_mean", CLIP_MEAN), ("clip_std", CLIP_STD), ("mean", own["mean"]), ("std", own["std"])):
+        cfg = model.pretrained_cfg
+        for key, values in (("clip_mean", CLIP_MEAN), ("clip_std", CLIP_STD), ("mean", cfg["mean"]), ("std", cfg["std"])):
             self.register_buffer(key, torch.tensor(values).view(3, 1, 1), persistent=False)
 
     def train(self, mode: bool = True) -> "SecondEncoder":  # noqa: FBT001, FBT002

@@ -7,21 +7,12 @@ import torch
 import torch.nn.functional as F
 from anomalib.data import InferenceBatch
 
-from anoclip_anomalib.clip import (
-    LoadedClip,
-    TextEncoder,
-    TextTower,
-    VisualEncoder,
-    embed_class,
-    embed_tokens,
-    load_clip,
-)
+from anoclip_anomalib.clip import LoadedClip, TextEncoder, TextTower, VisualEncoder, embed_class, embed_tokens, load_clip
 from anoclip_anomalib.clip.declared import check_declared_size
 from anoclip_anomalib.promptlearning import scoring
 from anoclip_anomalib.promptlearning.hybrid_prompts import HybridLearner, embed_for_images
 from anoclip_anomalib.promptlearning.linear_heads import LinearHeads
-from anoclip_anomalib.promptlearning.local_patches import local_patches
-from anoclip_anomalib.promptlearning.projected_patches import tap_images
+from anoclip_anomalib.promptlearning.local_patches import local_patches, tap_images
 from anoclip_anomalib.promptlearning.prompt_learner import PromptLearner, embed_prompts
 from anoclip_anomalib.promptlearning.prompts_file import check_fit, load_prompts
 from anoclip_anomalib.promptlearning.second_encoder import DINO, SecondEncoder, SimilarityMean
@@ -29,7 +20,7 @@ from anoclip_anomalib.prompts.april_gan import ADACLIP_TEMPLATES, sentences
 from anoclip_anomalib.zeroshot.buffers import FloatBuffers
 from anoclip_anomalib.zeroshot.clip_reference import ClipReference
 from anoclip_anomalib.zeroshot.features import as_size, check_images
-from anoclip_anomalib.zeroshot.method import NO_CLASS, MethodFacts, weights_digest
+from anoclip_anomalib.zeroshot.method import MethodFacts, check_class, weights_digest
 from anoclip_anomalib.zeroshot.tiling import Tiling
 
 NO_ADAPTERS = (
@@ -123,16 +114,12 @@ class PromptClipModel(FloatBuffers):
             raise ValueError(NO_ADAPTERS)
         _check(encode_batch_size, smoothing, similarity_mean)
         learned, self.method, learner = load_prompts(adapters, method)
-        self.training_facts = learned.facts
+        facts = self.training_facts = learned.facts
         learned.check_backbone(backbone, activation)
-        size = as_size(image_size or learned.facts.image_size or None)
+        size = as_size(image_size or facts.image_size or None)
         if clip is None:
-            check_declared_size(learned.facts.backbone, size)
-            clip = load_clip(
-                learned.facts.backbone,
-                pretrained or learned.facts.pretrained,
-                activation=learned.facts.activation,  # type: ignore[arg-type]
-            )
+            check_declared_size(facts.backbone, size)
+            clip = load_clip(facts.backbone, pretrained or facts.pretrained, activation=facts.activation)  # type: ignore[arg-type]
         check_fit(learned, learner, clip)
         self._clip = ClipReference(clip)  # not a submodule: static text is encoded on the CPU in float32
         self.backbone, self.pretrained = clip.backbone, clip.pretrained
@@ -142,18 +129,14 @@ class PromptClipModel(FloatBuffers):
         self.visual_encoder = VisualEncoder(clip.visual_tower(precision), local_blocks=0)
         self.image_size = size or self.visual_encoder.image_size
         self.visual_encoder.check_image_size(*self.image_size)
-        self.second_encoder = SecondEncoder(second_encoder, second_pretrained) if self.method.second_encoder else None
-        second = {"second_encoder": f"{second_encoder} {self.second_encoder.digest}"} if self.second_encoder is not None else {}
-        self.provenance = {
-            **clip.provenance,
-            "method": self.method.name,
-            "adapters": learned.origin,
-            "adapters_digest": learned.digest,
-            **second,
-        }
-        tensors = learned.tensors
-        if self.second_encoder is not None:
-            tensors = {**tensors, **{f"second.{name}": own for name, own in self.second_encoder.model.state_dict().items()}}
+        own = {"method": self.method.name, "adapters": learned.origin, "adapters_digest": learned.digest}
+        self.provenance, tensors = clip.provenance | own, learned.tensors
+        self.second_encoder: SecondEncoder | None = None
+        if self.method.second_encoder:
+            self.second_encoder = SecondEncoder(second_encoder, second_pretrained)
+            self.provenance["second_encoder"] = f"{second_encoder} {self.second_encoder.digest}"
+            state = self.second_encoder.model.state_dict()
+            tensors = tensors | {f"second.{name}": tensor for name, tensor in state.items()}
         self.weights_digest = weights_digest(clip, tensors)
         self.class_name: str | None = None
         for name in ("text_embeddings", "sentence_tokens", "sentence_ends"):
@@ -224,7 +207,7 @@ class PromptClipModel(FloatBuffers):
             ValueError: If they are no colour images, or their size does not fit the patch size.
         """
         check_images(images)
-        self._check_class()
+        check_class(self)
         single = torch.compiler.is_compiling() or self.facts.sees_other_test_images
         batches = (images,) if single else images.split(self.encode_batch_size)
         parts = [self._encode(batch) for batch in batches]
@@ -235,25 +218,22 @@ class PromptClipModel(FloatBuffers):
 
     def _encode(self, images: torch.Tensor) -> PromptFeatures:
         text, visual, size = None, self.visual_encoder.visual, (images.shape[-2], images.shape[-1])
-        if self.heads is None:
-            levels, class_token, grid = local_patches(
-                visual, images, self.method, self.second_encoder, similarity_mean=self.similarity_mean
-            )
-            return PromptFeatures(tuple(levels), class_token, None, grid, size)
         heads = self.heads
+        if heads is None:
+            mean = self.similarity_mean
+            levels, class_token, grid = local_patches(visual, images, self.method, self.second_encoder, similarity_mean=mean)
+            return PromptFeatures(tuple(levels), class_token, None, grid, size)
         tapped, class_token, condition, grid = tap_images(visual, images, self.method, heads)
         with torch.autocast(images.device.type, enabled=False):
             levels = heads.levels(tapped)
             if isinstance(heads, HybridLearner):
-                class_token, text = heads.class_token(class_token), self._text_for(heads, condition)
+                assert self.text_tower is not None
+                assert condition is not None
+                class_token, prompts = heads.class_token(class_token), heads.text_prompts(condition.float())
+                known = (self.sentence_tokens, self.sentence_ends, self._normal_sentences)
+                text = embed_for_images(self.text_tower, *known, prompts)
             class_token = F.normalize(class_token, dim=-1)
         return PromptFeatures(tuple(levels), class_token, text, grid, size)
-
-    def _text_for(self, heads: HybridLearner, condition: torch.Tensor | None) -> torch.Tensor:
-        assert self.text_tower is not None
-        assert condition is not None
-        prompts = heads.text_prompts(condition.float())
-        return embed_for_images(self.text_tower, self.sentence_tokens, self.sentence_ends, self._normal_sentences, prompts)
 
     def score(self, features: PromptFeatures) -> InferenceBatch:
         """Score what was read from images.
@@ -264,7 +244,7 @@ class PromptClipModel(FloatBuffers):
         Raises:
             RuntimeError: If the method needs a class and none was set.
         """
-        self._check_class()
+        check_class(self)
         method = self.method
         with torch.autocast(features.class_token.device.type, enabled=False):
             text = self.text_embeddings.float() if features.text is None else features.text
@@ -278,10 +258,6 @@ class PromptClipModel(FloatBuffers):
     def forward(self, images: torch.Tensor) -> InferenceBatch:
         """Read and score images, see :meth:`encode` and :meth:`score`."""
         return self.score(self.encode(images))
-
-    def _check_class(self) -> None:
-        if self.text_embeddings.numel() == 0:
-            raise RuntimeError(NO_CLASS)
 
 
 def _check(encode_batch_size: int, smoothing: float | None, similarity_mean: str) -> None:

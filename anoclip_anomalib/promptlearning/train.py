@@ -49,8 +49,7 @@ def train(recipe: PromptRecipe, data: Data, out: str | Path, *, machine: Machine
     method, machine = recipe.choice, machine or Machine()
     if not method.text_is_static and (machine.cache_features or machine.devices not in (1, "1")):
         what = "cached features: its image tower has prompts" if machine.cache_features else "several devices"
-        msg = f"{method.title} cannot be trained with {what}"
-        raise ValueError(msg)
+        raise ValueError(f"{method.title} cannot be trained with {what}")
     activation = recipe.activation or ("gelu" if method.activation == "gelu" else "as_trained")
     clip = load_clip(recipe.backbone, recipe.pretrained, activation=activation)  # type: ignore[arg-type]
     learner = seeded(recipe.seed, lambda: new_learner(recipe, clip))
@@ -61,12 +60,11 @@ def train(recipe: PromptRecipe, data: Data, out: str | Path, *, machine: Machine
         cached = machine.cache_features
         callbacks = run.cache_features(module, f"features_{method.name}", **setting) if cached else []
         setting |= {"cached_features": cached}
-        knowledge = {name: getattr(recipe, name) for name in ("knowledge", "knowledge_weight", "knowledge_margin")}
-        run.fit(STAGE, stage, module, setting | (knowledge if recipe.knowledge else {}), callbacks)
+        if recipe.knowledge:
+            setting |= {name: getattr(recipe, name) for name in ("knowledge", "knowledge_weight", "knowledge_margin")}
+        run.fit(STAGE, stage, module, setting, callbacks)
         if writes_results():
-            settings = {"taps": list(learner.taps)} if isinstance(learner, LinearHeads) else {}
-            settings |= setting | (knowledge if recipe.knowledge else {})
-            save_prompts(run.out, stage.result, run.facts(method.name, module, settings))
+            save_prompts(run.out, stage.result, run.facts(method.name, module, setting))
     return run.out
 
 
@@ -82,8 +80,7 @@ def new_learner(recipe: PromptRecipe, clip: LoadedClip) -> Learner:
     depth, width = len(visual.transformer.resblocks), visual.ln_post.weight.shape[0]
     taps = recipe.taps or quarter_depths(depth)
     if max(taps) > depth:
-        msg = f"No tap behind block {max(taps)}: the image tower of {clip.backbone} has {depth} blocks"
-        raise ValueError(msg)
+        raise ValueError(f"No tap behind block {max(taps)}: the image tower of {clip.backbone} has {depth} blocks")
     joint = visual.proj.shape[1] if visual.proj is not None else width
     if method.learned == "projections":
         return LinearHeads(width, joint, taps)
@@ -126,7 +123,8 @@ def knowledge_embeddings(clip: LoadedClip, classes: Sequence[str], source: bool 
             texts = PromptBuilder(abnormal_states=phrases).sentences(name).abnormal_sentences
             found[name] = F.normalize(F.normalize(TextEncoder(clip).encode(texts), dim=-1).mean(dim=0), dim=-1)
     if not found:
-        msg = f"Nobody described the defects of {', '.join(classes)}: a YAML that does can be named (--knowledge FILE)"
-        raise ValueError(msg)
+        raise ValueError(
+            f"Nobody described the defects of {', '.join(classes)}: a YAML that does can be named (--knowledge FILE)"
+        )
     others = F.normalize(torch.stack(list(found.values())).mean(dim=0), dim=-1)
     return torch.stack([found.get(name, others) for name in classes])

@@ -9,11 +9,10 @@ from torch import nn
 from anoclip_anomalib.clip import LoadedClip, TextEncoder, TextTower, embed_class, embed_tokens
 from anoclip_anomalib.promptlearning.hybrid_prompts import HybridLearner, embed_for_images
 from anoclip_anomalib.promptlearning.linear_heads import LinearHeads
-from anoclip_anomalib.promptlearning.local_patches import local_patches
+from anoclip_anomalib.promptlearning.local_patches import local_patches, tap_images
 from anoclip_anomalib.promptlearning.methods import PromptMethod
-from anoclip_anomalib.promptlearning.projected_patches import tap_images
 from anoclip_anomalib.promptlearning.prompt_learner import PromptLearner, PromptTrainer
-from anoclip_anomalib.promptlearning.scoring import cluster_pooled, differences, score_pooled
+from anoclip_anomalib.promptlearning.scoring import differences, image_feature
 from anoclip_anomalib.promptlearning.second_encoder import SecondEncoder
 from anoclip_anomalib.promptlearning.settings import LossChoice, PromptRecipe
 from anoclip_anomalib.prompts.april_gan import ADACLIP_TEMPLATES, sentences
@@ -23,12 +22,7 @@ from anoclip_anomalib.zeroshot.training import Batch, Levels, Training, own_towe
 
 
 def segmentation_loss(
-    method: PromptMethod,
-    choice: LossChoice,
-    level: torch.Tensor,
-    text: torch.Tensor,
-    mask: torch.Tensor,
-    grid: tuple[int, int],
+    method: PromptMethod, choice: LossChoice, level: torch.Tensor, text: torch.Tensor, mask: torch.Tensor, grid: tuple[int, int]
 ) -> torch.Tensor:
     """Focal and Dice loss of one level, in the method's order of softmax and upsampling.
 
@@ -121,10 +115,7 @@ class PromptTraining(Training):
         with torch.autocast(text.device.type, enabled=False):
             text, levels = text.float(), [level.float() for level in levels]
             own = [segmentation_loss(method, choice, level, text, batch["mask"], grid) for level in levels]
-            feature = class_token.float()
-            if method.pooling:
-                pooled = score_pooled(levels, text, method.temperature)
-                feature = F.normalize(method.pooling * pooled + (1 - method.pooling) * feature, dim=-1)
+            feature = image_feature(method, levels, class_token.float(), text)
             logits = differences(feature, text) / choice.image_temperature
             # The cross-entropy of two logits is that of their difference.
             image = F.binary_cross_entropy_with_logits(logits, batch["label"].float())
@@ -179,8 +170,7 @@ class HeadTraining(Training):
             ValueError: If they depend on what is trained.
         """
         if not self.method.text_is_static:
-            msg = f"The image tower of {self.method.title} is trained: its features cannot be kept"
-            raise ValueError(msg)
+            raise ValueError(f"The image tower of {self.method.title} is trained: its features cannot be kept")
         read = tap_images(self.visual_encoder.visual, images, self.method, self.part)
         return read.tapped, read.class_token, read.grid
 
@@ -199,9 +189,7 @@ class HeadTraining(Training):
             own = [segmentation_loss(method, choice, level, text, batch["mask"], grid) for level in levels]
             terms = {"segmentation": torch.stack(own).sum()}
             if isinstance(part, HybridLearner):
-                feature = F.normalize(part.class_token(class_token.float()), dim=-1)
-                pooled = cluster_pooled(levels, text)
-                feature = F.normalize(method.pooling * pooled + (1 - method.pooling) * feature, dim=-1)
+                feature = image_feature(method, levels, F.normalize(part.class_token(class_token.float()), dim=-1), text)
                 anomalous = (differences(feature, text) / choice.image_temperature).sigmoid()
                 probability = torch.stack([1 - anomalous, anomalous], dim=1)[..., None, None]
                 terms["image"] = choice.image * focal_loss(probability, batch["label"].float()[:, None, None])

@@ -50,9 +50,8 @@ class FloatWeights(nn.Module):
     """A module whose weights keep float32 where a half-precision trainer casts everything else: ranks are decided here."""
 
     def _apply(self, fn: Callable, recurse: bool = True) -> "FloatWeights":  # noqa: FBT001, FBT002
-        kept = {name: parameter.detach() for name, parameter in self.named_parameters()}
-        super()._apply(fn, recurse)
-        for name, parameter in self.named_parameters():
-            if parameter.dtype != kept[name].dtype:
-                parameter.data = kept[name].to(parameter.device)
-        return self
+        def moved(tensor: torch.Tensor) -> torch.Tensor:
+            applied = fn(tensor)
+            return applied if applied.dtype == tensor.dtype else tensor.to(applied.device)
+
+        return super()._apply(moved, recurse)

@@ -10,14 +10,7 @@ from typing import Any
 import torch
 
 from anoclip_anomalib.data import read_image
-from anoclip_anomalib.zeroshot.normal_images import (
-    check_leakage,
-    images_of_datamodule,
-    images_of_folder,
-    images_of_loaders,
-    warn_of_disagreement,
-    warn_of_sizes,
-)
+from anoclip_anomalib.zeroshot import normal_images
 from anoclip_anomalib.zeroshot.normal_reference import NormalImage, NormalReference, set_thresholds, turned
 
 logger = logging.getLogger(__name__)
@@ -39,10 +32,9 @@ class FewShot:
 
     def __init__(self, folder: str | None = None, k: int = 0, seed: int | None = None, *, turned: bool = False) -> None:
         if k < 0 or (folder is not None and k > 0):
-            msg = f"Give normal_images=FOLDER or k_shot, 0 or more, not both; got k_shot={k}"
-            raise ValueError(msg)
+            raise ValueError(f"Give normal_images=FOLDER or k_shot, 0 or more, not both; got k_shot={k}")
         if folder is not None:
-            images_of_folder(folder)
+            normal_images.images_of_folder(folder)
         self.folder, self.k, self.seed, self.turned = folder, k, seed, turned
         self._remembered: list[str] | None = None
         self._class_name: str | None = None
@@ -70,7 +62,7 @@ class FewShot:
         paths = self._paths(trainer, len(reference) > 0)
         named = [str(path) for path in paths] if paths is not None else self._remembered
         if paths is not None and (named != self._remembered or self._class_name != module.model.class_name):
-            self._fill(module, paths)
+            remember_images(module, map(_read, paths), len(paths), keep_copies=self.turned)
         self._remembered, self._class_name = named, module.model.class_name
         post_processor = module.post_processor
         if post_processor is not None and getattr(post_processor, "_image_threshold", torch.zeros(())).isnan().all():
@@ -78,9 +70,9 @@ class FewShot:
         if trainer is not None and not trainer.validating and not trainer.sanity_checking:
             stage = "test" if trainer.testing else "predict"
             known = [Path(name) for name in named or () if Path(name).is_file()]
-            tested = images_of_loaders(getattr(trainer, f"{stage}_dataloaders", None))
-            check_leakage(known, tested, refuse=trainer.testing)
-            warn_of_sizes(known, tested)
+            tested = normal_images.images_of_loaders(getattr(trainer, f"{stage}_dataloaders", None))
+            normal_images.check_leakage(known, tested, refuse=trainer.testing)
+            normal_images.warn_of_sizes(known, tested)
 
     def seen(self, scored: Any) -> Any:
         """Keep the scores of a batch for :meth:`finish`; gives the batch back."""
@@ -91,7 +83,7 @@ class FewShot:
     def finish(self, reference: NormalReference) -> None:
         """Warn if the normal images look wrong beside the scored ones."""
         if self._scores and len(reference):
-            warn_of_disagreement(reference.left_out[0].cpu(), torch.cat(self._scores))
+            normal_images.warn_of_disagreement(reference.left_out[0].cpu(), torch.cat(self._scores))
         self._scores = []
 
     def save(self, checkpoint: dict[str, Any]) -> None:
@@ -108,15 +100,12 @@ class FewShot:
     def _paths(self, trainer: Any, filled: bool) -> list[Path] | None:
         """The images that are asked for; ``None`` if what is remembered already is all there is."""
         if self.folder is not None:
-            return images_of_folder(self.folder)
+            return normal_images.images_of_folder(self.folder)
         datamodule = getattr(trainer, "datamodule", None) if trainer is not None else None
         if filled and (self.k == 0 or datamodule is None):
             return None
         seed = self.seed if self.seed is not None else int(os.environ.get("PL_GLOBAL_SEED") or 0)
-        return images_of_datamodule(datamodule, self.k, seed)
-
-    def _fill(self, module: Any, paths: list[Path]) -> None:
-        remember_images(module, map(_read, paths), len(paths), keep_copies=self.turned)
+        return normal_images.images_of_datamodule(datamodule, self.k, seed)
 
 
 def remember_images(module: Any, images: Iterable[torch.Tensor], count: int, *, keep_copies: bool = False) -> None:
@@ -128,13 +117,10 @@ def remember_images(module: Any, images: Iterable[torch.Tensor], count: int, *, 
         count: How many there are, at least 1.
         keep_copies: Remember turned copies too.
     """
-    kept, copies = [], []
-    for image in images:
-        own, *others = _described(module, [image, *(turned(image) if keep_copies or count == 1 else ())])
-        kept.append(own)
-        copies.append(others)
+    turn = keep_copies or count == 1
+    described = [_described(module, [image, *(turned(image) if turn else ())]) for image in images]
     reference: NormalReference = module.model.reference
-    reference.remember(kept, copies, keep_copies=keep_copies)
+    reference.remember([own[0] for own in described], [own[1:] for own in described], keep_copies=keep_copies)
     logger.info(
         "%d normal images are remembered, %.1f MiB. Image threshold %.3f: %s",
         count,

@@ -1,6 +1,6 @@
 """A pass over the images of the running stage before it begins, for methods that must know all of them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import islice
 from math import ceil
 from typing import Any
@@ -30,33 +30,23 @@ def first_pass(module: LightningModule, visit: Callable[[Batch], None], *, every
     trainer = module.trainer
     transform = getattr(getattr(module, "pre_processor", None), "transform", None)
     with torch.inference_mode(), trainer.precision_plugin.forward_context():
-        for batch in _batches(trainer, everywhere):
-            batch = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))
-            if transform is not None:
-                batch.image = transform(batch.image)
-            visit(batch)
+        for loader, count in images_to_come(trainer):
+            at_once = _batch_size(loader) * (1 if everywhere else _processes(loader))
+            for batch in islice(_again(loader, everywhere), ceil(count / at_once)):
+                batch = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))
+                if transform is not None:
+                    batch.image = transform(batch.image)
+                visit(batch)
 
 
 def images_to_come(trainer: Trainer) -> list[tuple[Any, int]]:
     """The data loaders of the running stage, and how many images, at most, all processes together take."""
-    if trainer.testing:
-        loaders, limits = trainer.test_dataloaders, trainer.num_test_batches
-    elif trainer.predicting:
-        loaders, limits = trainer.predict_dataloaders, trainer.num_predict_batches
-    else:
-        loaders, limits = trainer.val_dataloaders, trainer.num_val_batches
-    found = []
-    for loader, limit in zip(tree_leaves(loaders), limits, strict=False):
-        taken = limit * _batch_size(loader) * _processes(loader)
-        found.append((loader, int(min(len(loader.dataset), taken))))
-    return found
-
-
-def _batches(trainer: Trainer, everywhere: bool) -> Iterator[Any]:  # noqa: FBT001
-    for loader, count in images_to_come(trainer):
-        processes = 1 if everywhere else _processes(loader)
-        batches = ceil(count / (_batch_size(loader) * processes))
-        yield from islice(_again(loader, everywhere), batches)
+    stage = "test" if trainer.testing else "predict" if trainer.predicting else "val"
+    loaders, limits = tree_leaves(getattr(trainer, f"{stage}_dataloaders")), getattr(trainer, f"num_{stage}_batches")
+    return [
+        (loader, int(min(len(loader.dataset), limit * _batch_size(loader) * _processes(loader))))
+        for loader, limit in zip(loaders, limits, strict=False)
+    ]
 
 
 def _batch_size(loader: Any) -> int:

@@ -2,17 +2,13 @@
 
 import logging
 from dataclasses import replace
-from typing import Any
 
-from anomalib.pre_processing import PreProcessor
-from torch.utils._pytree import tree_leaves
-from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize
+from torchvision.transforms.v2 import InterpolationMode
 
-from anoclip_anomalib.clip.constants import CLIP_MEAN, CLIP_STD
 from anoclip_anomalib.zeroshot.lightning import ZeroShotClip
 from anoclip_anomalib.zeroshot.method import MethodFacts
+from anoclip_anomalib.zeroshot.normal_images import images_of_loaders
 from anoclip_anomalib.zeroshot.source_overlap import source_overlap
-from anoclip_anomalib.zeroshot.tiling import Tiling
 
 logger = logging.getLogger(__name__)
 
@@ -29,13 +25,8 @@ class LearnedClip(ZeroShotClip):
 
     allow_source_overlap = False
     overlap: str | None = None
-
-    @classmethod
-    def configure_pre_processor(cls, image_size: tuple[int, int] | None = None, *, tiling: Tiling = "none") -> PreProcessor:
-        """Bicubic resizing, as the authors and CLIP have it, and CLIP's normalisation; see :class:`ZeroShotClip`."""
-        del tiling
-        resize = Resize(list(image_size or (518, 518)), interpolation=InterpolationMode.BICUBIC, antialias=True)
-        return PreProcessor(transform=Compose([resize, Normalize(mean=CLIP_MEAN, std=CLIP_STD)]))
+    interpolation = InterpolationMode.BICUBIC
+    default_size = (518, 518)
 
     @property
     def method_facts(self) -> MethodFacts:
@@ -51,21 +42,15 @@ class LearnedClip(ZeroShotClip):
         Raises:
             ValueError: If it is, and ``allow_source_overlap`` is off.
         """
-        self._check_overlap()
-        super().on_test_start()
-
-    def _check_overlap(self) -> None:
-        datasets = [getattr(loader, "dataset", None) for loader in tree_leaves(self.trainer.test_dataloaders)]
-        tables: list[Any] = [getattr(dataset, "samples", None) for dataset in datasets]
-        images = [str(path) for table in tables if table is not None for path in table["image_path"]]
+        images = [str(path) for path in images_of_loaders(self.trainer.test_dataloaders)]
         training, datamodule = self.model.training_facts, getattr(self.trainer, "datamodule", None)
         self.overlap = source_overlap(training, datamodule, images)
-        if self.overlap is None:
-            return
-        what = f"{self.overlap} of this test belong to what the adapters were trained on ({training.auxiliary_data})"
-        if not self.allow_source_overlap:
-            raise ValueError(
-                f"{what[0].upper()}{what[1:]}: the figures would not be zero-shot. Test on other data, or say that this is "
-                "meant with allow_source_overlap=True (--model.allow_source_overlap true)"
-            )
-        logger.warning("%s; the figures are not zero-shot", what)
+        if self.overlap is not None:
+            what = f"{self.overlap} of this test belong to what the adapters were trained on ({training.auxiliary_data})"
+            if not self.allow_source_overlap:
+                raise ValueError(
+                    f"{what[0].upper()}{what[1:]}: the figures would not be zero-shot. Test on other data, or say that this is "
+                    "meant with allow_source_overlap=True (--model.allow_source_overlap true)"
+                )
+            logger.warning("%s; the figures are not zero-shot", what)
+        super().on_test_start()

@@ -97,22 +97,20 @@ class LearnedWeights:
 
     def check_backbone(self, backbone: str | None, activation: str | None) -> None:
         """Raise a ``ValueError`` for another backbone or activation than that of the training, before anything is loaded."""
-        for what, asked, own in (
-            ("backbone", backbone, self.facts.backbone),
-            ("activation", activation, self.facts.activation),
-        ):
+        for what, asked in (("backbone", backbone), ("activation", activation)):
+            own = getattr(self.facts, what)
             if asked not in (None, own):
-                msg = f"The adapters {self.origin} were trained with {what} {own!r}, not {asked!r}; leave {what} out to use it"
-                raise ValueError(msg)
+                raise ValueError(
+                    f"The adapters {self.origin} were trained with {what} {own!r}, not {asked!r}; leave {what} out to use it"
+                )
 
     def check_clip(self, clip: LoadedClip) -> None:
         """Raise a ``ValueError`` if the CLIP's weights are not those of the training, as far as the header tells."""
         if self.facts.backbone_digest not in ("", clip.digest):
-            msg = (
+            raise ValueError(
                 f"The adapters {self.origin} were trained with other weights of {self.facts.backbone} "
                 f"(SHA-256 {self.facts.backbone_digest[:12]}...) than those loaded ({clip.digest[:12]}...)"
             )
-            raise ValueError(msg)
 
     def part(self, name: str) -> dict[str, torch.Tensor]:
         """The tensors whose names begin with ``name.``, without it."""
@@ -132,8 +130,7 @@ def save_learned(path: str | Path, tensors: Mapping[str, torch.Tensor], facts: T
     """
     path = Path(path)
     if path.suffix != ".safetensors":
-        msg = f"Learned weights are kept as .safetensors, not as {path.name}"
-        raise ValueError(msg)
+        raise ValueError(f"Learned weights are kept as .safetensors, not as {path.name}")
     content = {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_write(path) as temporary:
         save_file(content, temporary, metadata={HEADER: json.dumps(asdict(facts), sort_keys=True)})
@@ -142,8 +139,8 @@ def save_learned(path: str | Path, tensors: Mapping[str, torch.Tensor], facts: T
 
 def read_facts(path: str | Path, method: str | Collection[str]) -> TrainingFacts:
     """The header alone, without reading the tensors; see :func:`load_learned`."""
-    with _opened(path, method) as (file, name):
-        return _facts(file.metadata(), name, method)
+    with _opened(path, method) as (_, facts):
+        return facts
 
 
 def load_learned(path: str | Path, method: str | Collection[str]) -> LearnedWeights:
@@ -157,34 +154,28 @@ def load_learned(path: str | Path, method: str | Collection[str]) -> LearnedWeig
         FileNotFoundError: If there is no such file.
         WeightFileError: If it is damaged, has no header, is for another method, or holds values that are not finite.
     """
-    with _opened(path, method) as (file, name):
-        facts = _facts(file.metadata(), name, method)
+    with _opened(path, method) as (file, facts):
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
-    check_finite(tensors, f"File of learned weights {name}")
-    return LearnedWeights(tensors, facts, name)
+    check_finite(tensors, f"File of learned weights {path}")
+    return LearnedWeights(tensors, facts, str(path))
 
 
 @contextmanager
-def _opened(path: str | Path, method: str | Collection[str]) -> Iterator[tuple[Any, str]]:
-    """The safetensors file behind a name, with one clear error for what cannot be read."""
+def _opened(path: str | Path, method: str | Collection[str]) -> Iterator[tuple[Any, TrainingFacts]]:
+    """The safetensors file behind a name and its header, with one clear error for what cannot be read."""
+    bundled = files("anoclip_anomalib") / "bundled" / "weights" / f"{method}_demo.safetensors"
     with ExitStack() as stack:
-        if str(path) == DEMO:
-            bundled = files("anoclip_anomalib") / "bundled" / "weights" / f"{method}_demo.safetensors"
-            found = stack.enter_context(as_file(bundled))
-        else:
-            found = Path(path).expanduser()
+        found = stack.enter_context(as_file(bundled)) if str(path) == DEMO else Path(path).expanduser()
         if not found.is_file():
-            msg = f"No such file of learned weights: {found}"
-            raise FileNotFoundError(msg)
+            raise FileNotFoundError(f"No such file of learned weights: {found}")
         try:
             file = stack.enter_context(safe_open(found, "pt"))
         except (SafetensorError, OSError, ValueError) as error:
-            msg = (
+            raise WeightFileError(
                 f"{found} is no file of learned weights ({error}); it must be a .safetensors that `anoclip train` or "
                 "`anoclip convert` wrote (authors' .pth files are converted by `anoclip convert`)"
-            )
-            raise WeightFileError(msg) from error
-        yield file, str(path)
+            ) from error
+        yield file, _facts(file.metadata(), str(path), method)
 
 
 def _facts(metadata: Mapping[str, str] | None, name: str, method: str | Collection[str]) -> TrainingFacts:
@@ -193,13 +184,11 @@ def _facts(metadata: Mapping[str, str] | None, name: str, method: str | Collecti
         names = {entry.name for entry in fields(TrainingFacts)}
         facts = TrainingFacts(**{key: value for key, value in header.items() if key in names})
     except (KeyError, ValueError, TypeError, AttributeError) as error:
-        msg = (
+        raise WeightFileError(
             f"{name} has no header of anoclip_anomalib that could be read: it does not say what it was trained on. "
             "`anoclip train` and `anoclip convert` write one"
-        )
-        raise WeightFileError(msg) from error
+        ) from error
     known = [method] if isinstance(method, str) else list(method)
     if facts.method not in known:
-        msg = f"{name} holds weights of the method {facts.method!r}, not of {' or '.join(map(repr, known))}"
-        raise WeightFileError(msg)
+        raise WeightFileError(f"{name} holds weights of the method {facts.method!r}, not of {' or '.join(map(repr, known))}")
     return facts

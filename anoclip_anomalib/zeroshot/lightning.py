@@ -53,12 +53,16 @@ class ZeroShotClip(_Base):
     Attributes:
         needs_class: ``False`` for a method without text, whose class name is neither asked for nor missed.
         frozen_prefixes: Weights that checkpoints leave out, because they are loaded by name.
+        interpolation: How the pre-processor resizes.
+        default_size: (height, width) that it resizes to where no size is given.
     """
 
     # Checkpoints leave out the frozen encoder, which is loaded by name.
     strict_loading = False
     needs_class = True
     frozen_prefixes: tuple[str, ...] = ("model.visual_encoder.",)
+    interpolation = InterpolationMode.BILINEAR
+    default_size = (240, 240)
 
     model: Any
     class_name: str | None
@@ -141,23 +145,26 @@ class ZeroShotClip(_Base):
         category = getattr(datamodule, "category", None)
         return str(category) if category else None
 
-    def _warn_of_a_guess(self) -> None:
-        if self._class_is_a_guess:
-            logger.warning(
-                "No class name was given and the data has none: the prompts will say 'object'. "
-                "Name the product, for instance --model.class_name cookie"
-            )
-
     # Steps; raw scores are measured before any callback changes them
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> STEP_OUTPUT:
         """Score a validation batch, from which thresholds and normalisation are derived."""
         del batch_idx
-        return self._measured(batch.update(**self.model(batch.image)._asdict()), self.trainer.val_dataloaders, dataloader_idx)
+        return self._measured(self.scored(batch), self.trainer.val_dataloaders, dataloader_idx)
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> STEP_OUTPUT:
         """Score a test batch."""
-        return self._measured(super().test_step(batch, batch_idx), self.trainer.test_dataloaders, dataloader_idx)
+        del batch_idx
+        return self._measured(self.scored(batch), self.trainer.test_dataloaders, dataloader_idx)
+
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> STEP_OUTPUT:
+        """Score a batch without labels."""
+        del batch_idx, dataloader_idx
+        return self.scored(batch)
+
+    def scored(self, batch: Batch) -> Batch:
+        """A batch with the scores and maps of its images."""
+        return batch.update(**self.model(batch.image)._asdict())
 
     def _measured(self, scored: Any, loaders: Any, index: int) -> STEP_OUTPUT:
         if self._raw_epoch is not None:
@@ -166,18 +173,14 @@ class ZeroShotClip(_Base):
 
     def on_validation_epoch_start(self) -> None:
         """Begin to measure raw scores."""
-        self._start_raw_metrics("val_metrics")
-
-    def on_test_epoch_start(self) -> None:
-        """Begin to measure raw scores."""
-        self._start_raw_metrics("test_metrics")
-
-    def _start_raw_metrics(self, kind: str) -> None:
         self._raw_epoch = None
         if self.raw_evaluator is not None:
+            kind = "test_metrics" if self.trainer.testing else "val_metrics"
             self.raw_evaluator.setup(self.trainer, self, kind)
             self._raw_epoch = EpochMetrics(getattr(self.raw_evaluator, kind))
             self._raw_epoch.start()
+
+    on_test_epoch_start = on_validation_epoch_start
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of the raw scores."""
@@ -192,13 +195,16 @@ class ZeroShotClip(_Base):
 
     def on_validation_start(self) -> None:
         """Say which class is missing, before images are scored."""
-        self._warn_of_a_guess()
+        if self._class_is_a_guess:
+            logger.warning(
+                "No class name was given and the data has none: the prompts will say 'object'. "
+                "Name the product, for instance --model.class_name cookie"
+            )
         self.prepare_images()
 
     def on_test_start(self) -> None:
         """Keep with the results which weights and which class they come from."""
-        self._warn_of_a_guess()
-        self.prepare_images()
+        ZeroShotClip.on_validation_start(self)
         if self.trainer.is_global_zero:
             with atomic_write(Path(self.trainer.default_root_dir) / "weights.json") as temporary:
                 temporary.write_text(json.dumps(self._provenance(), indent=2) + "\n", encoding="utf-8")
@@ -228,15 +234,15 @@ class ZeroShotClip(_Base):
 
     @classmethod
     def configure_pre_processor(cls, image_size: tuple[int, int] | None = None, *, tiling: Tiling = "none") -> PreProcessor:
-        """Bilinear resizing (the authors', not CLIP's bicubic) and CLIP's normalisation.
+        """Resizing, bilinear as AnoCLIP's authors have it, not CLIP's bicubic, and CLIP's normalisation.
 
         Args:
-            image_size: (height, width); ``None`` for 240 x 240.
+            image_size: (height, width); ``None`` for the class's ``default_size``.
             tiling: With ``"square"`` the shorter side becomes ``image_size[0]`` and the aspect is kept.
         """
-        height, width = image_size or (240, 240)
+        height, width = image_size or cls.default_size
         size = [height] if tiling == "square" else [height, width]
-        resize = Resize(size, interpolation=InterpolationMode.BILINEAR, antialias=True)
+        resize = Resize(size, interpolation=cls.interpolation, antialias=True)
         return PreProcessor(transform=Compose([resize, Normalize(mean=CLIP_MEAN, std=CLIP_STD)]))
 
     def configure_post_processor(self) -> PostProcessor:
@@ -302,27 +308,24 @@ class ZeroShotClip(_Base):
 
     def to_onnx(self, *args, **kwargs) -> Path:
         """Export as anomalib does, after :meth:`prepare_export`."""
-        self.prepare_export()
-        self._check_graph_size(signature(super().to_onnx).bind(*args, **kwargs).arguments.get("input_size"))
-        return super().to_onnx(*args, **kwargs)
+        return self._graph(super().to_onnx, *args, **kwargs)
 
     def to_openvino(self, *args, **kwargs) -> Path:
         """Export as anomalib does, after :meth:`prepare_export`."""
-        self.prepare_export()
-        self._check_graph_size(signature(super().to_openvino).bind(*args, **kwargs).arguments.get("input_size"))
-        return super().to_openvino(*args, **kwargs)
+        return self._graph(super().to_openvino, *args, **kwargs)
 
-    def _check_graph_size(self, input_size: tuple[int, int] | None) -> None:
-        if input_size is not None:
-            return
-        if self.model.tiling != "none":
+    def _graph(self, export: Callable[..., Path], *args, **kwargs) -> Path:
+        self.prepare_export()
+        sized = signature(export).bind(*args, **kwargs).arguments.get("input_size") is not None
+        if not sized and self.model.tiling != "none":
             raise ValueError(
                 f"With tiling={self.model.tiling!r} the number of tiles depends on the image's shape, which a graph cannot "
                 "choose: export with the images' size, such as --input_size '[480, 640]', or with tiling='none'"
             )
-        if self.input_size is None:
+        if not sized and self.input_size is None:
             height, width = self.model.image_size
             raise ValueError(
                 "Without a pre-processor that resizes, the exported graph takes images of one size: name it, such as "
                 f"--input_size '[{height}, {width}]', or export with the pre-processor"
             )
+        return export(*args, **kwargs)

@@ -34,8 +34,7 @@ def nearest(queries: torch.Tensor, references: torch.Tensor, block: int = BLOCK)
         ValueError: If there are no references.
     """
     if len(references) == 0:
-        msg = "There are no reference patches to compare with"
-        raise ValueError(msg)
+        raise ValueError("There are no reference patches to compare with")
     flat = queries.reshape(-1, queries.shape[-1])
     cosine, index = (flat @ references[:block].T).max(dim=1)
     for start in range(block, len(references), block):
@@ -141,6 +140,5 @@ class PatchMemory(FloatBuffers):
             ValueError: If nothing is remembered.
         """
         if len(self) == 0:
-            msg = "There are no reference patches to compare with: no normal images were remembered"
-            raise ValueError(msg)
+            raise ValueError("There are no reference patches to compare with: no normal images were remembered")
         return compare(F.normalize(tokens.float(), dim=-1), self.patches.to(tokens.device), self.values.to(tokens.device))

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from anomalib.data import InferenceBatch
@@ -77,6 +77,12 @@ class ZeroShotModel(Protocol):
 
     def __call__(self, images: torch.Tensor) -> InferenceBatch:
         """Both steps."""
+
+
+def check_class(model: Any) -> None:
+    """Raise a ``RuntimeError`` for a torch model with text whose class was not set."""
+    if model.text_embeddings.numel() == 0:
+        raise RuntimeError(NO_CLASS)
 
 
 def weights_digest(clip: LoadedClip, learned: Mapping[str, torch.Tensor] | None = None) -> str:

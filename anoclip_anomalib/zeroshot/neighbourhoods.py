@@ -21,11 +21,9 @@ def check_neighbourhoods(sizes: Sequence[int]) -> tuple[int, ...]:
     """
     for size in sizes:
         if size < 1 or size % 2 == 0:
-            msg = f"Neighbourhood {size} must be an odd number of patches, 1 for the patch alone"
-            raise ValueError(msg)
+            raise ValueError(f"Neighbourhood {size} must be an odd number of patches, 1 for the patch alone")
     if not sizes:
-        msg = "At least one neighbourhood is needed, 1 for the patch alone"
-        raise ValueError(msg)
+        raise ValueError("At least one neighbourhood is needed, 1 for the patch alone")
     return tuple(sizes)
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,13 +26,13 @@ def images_of_folder(folder: str | Path, argument: str = "normal_images") -> lis
     """
     path = Path(folder)
     if not path.is_dir():
-        msg = f"{argument}={str(folder)!r} is no folder: name the folder with photographs of good parts"
-        raise ValueError(msg)
+        raise ValueError(f"{argument}={str(folder)!r} is no folder: name the folder with photographs of good parts")
     try:
         return FolderImages(path).image_filenames
     except ValueError as error:
-        msg = f"No images in {argument}={str(folder)!r}: a folder with image files (.jpg, .png, .bmp, .tif, ...) is needed"
-        raise ValueError(msg) from error
+        raise ValueError(
+            f"No images in {argument}={str(folder)!r}: a folder with image files (.jpg, .png, .bmp, .tif, ...) is needed"
+        ) from error
 
 
 def images_of_datamodule(datamodule: Any, k: int, seed: int) -> list[Path]:
@@ -51,13 +50,13 @@ def images_of_datamodule(datamodule: Any, k: int, seed: int) -> list[Path]:
     """
     samples = getattr(getattr(datamodule, "train_data", None), "samples", None)
     if samples is None:
-        msg = f"k_shot={k} takes normal images from a data set's training split; there is none here. Use normal_images=FOLDER"
-        raise ValueError(msg)
+        raise ValueError(
+            f"k_shot={k} takes normal images from a data set's training split; there is none here. Use normal_images=FOLDER"
+        )
     normal = samples[samples["label_index"] == 0] if "label_index" in samples else samples
     paths = sorted(map(str, normal["image_path"]))
     if len(paths) < k:
-        msg = f"k_shot={k}, but the training split has {len(paths)} normal images"
-        raise ValueError(msg)
+        raise ValueError(f"k_shot={k}, but the training split has {len(paths)} normal images")
     return sorted(sorted(map(Path, paths), key=lambda path: _place(path, seed))[:k])
 
 
@@ -82,20 +81,11 @@ def shared_images(normal: Sequence[Path], tested: Sequence[Path]) -> list[Path]:
 
     Only files of equal size are read.
     """
-    by_size = defaultdict(list)
-    for path in normal:
-        by_size[path.stat().st_size].append(path)
-    known: dict[int, set[str]] = {}
-    found = []
-    for path in tested:
-        size = path.stat().st_size if path.is_file() else -1
-        if size not in by_size:
-            continue
-        if size not in known:
-            known[size] = {_digest(one) for one in by_size[size]}
-        if _digest(path) in known[size]:
-            found.append(path)
-    return found
+    sizes = {path.stat().st_size for path in normal}
+    alike = [path for path in tested if path.is_file() and path.stat().st_size in sizes]
+    met = {path.stat().st_size for path in alike}
+    known = {_digest(path) for path in normal if path.stat().st_size in met}
+    return [path for path in alike if _digest(path) in known]
 
 
 def _digest(path: Path) -> str:

@@ -17,7 +17,6 @@ CLASS_WEIGHT = 0.25
 """Of the class token's evidence beside that of the patches, chosen on the generated demo data."""
 TEXT_WEIGHT = 0.25
 """Of the text's, chosen there too."""
-_PATCH_TEXT, _PATCH_MEMORY, _IMAGE_TEXT, _IMAGE_MEMORY, _IMAGE_PATCH = range(5)  # rows of `scales`
 
 
 class NormalImage(NamedTuple):
@@ -86,6 +85,18 @@ def joint_evidence(scores: Sequence[torch.Tensor], weights: Sequence[float] | No
     return (total / sum(weights)).sqrt()
 
 
+def standard_evidence(
+    values: Sequence[torch.Tensor], scales: torch.Tensor | Sequence[torch.Tensor], weights: Sequence[float] | None = None
+) -> torch.Tensor:
+    """:func:`joint_evidence` of raw values, for each of which a row of ``scales`` has the normal ones' mean and deviation."""
+    return joint_evidence([(own - scale[0]) / scale[1] for own, scale in zip(values, scales, strict=True)], weights)
+
+
+def plain_scale(values: torch.Tensor) -> torch.Tensor:
+    """Mean and standard deviation of many values, (2,); see :func:`standard_scale` for few."""
+    return torch.stack([values.mean(), values.std().clamp_min(1e-6)])
+
+
 def highest_patches(patches: torch.Tensor) -> torch.Tensor:
     """An image's score from its patches: the mean of the highest hundredth, at least one: (B, L) -> (B,)."""
     return patches.topk(max(1, patches.shape[1] // 100), dim=1).values.mean(dim=1)
@@ -113,24 +124,16 @@ def leave_out_each(
         tokens = torch.stack([copy.class_token for copy in rest])
         found.append((image.patch_text - text, distance, nearest(image.class_token, tokens).distance))
     text, memory, classes = zip(*found, strict=True)
-    patch = [torch.stack([values.mean(), values.std().clamp_min(1e-6)]) for values in map(torch.cat, (text, memory))]
-    fused = [
-        joint_evidence([_standardise(one, patch[0]), _standardise(two, patch[1])], (text_weight, 1.0))
-        for one, two in zip(text, memory, strict=True)
-    ]
+    patch = [plain_scale(torch.cat(values)) for values in (text, memory)]
+    fused = [standard_evidence(both, patch, (text_weight, 1.0)) for both in zip(text, memory, strict=True)]
     peaks = torch.stack([values.max() for values in fused])
     by_text = torch.stack([image.image_text for image in images])
     tops = torch.stack([highest_patches(values[None])[0] for values in fused])
     image_parts = [by_text, torch.stack(classes), tops]
     priors = [patch[0][1], patch[1][1], torch.cat(fused).std()]
     scales = [standard_scale(values, prior) for values, prior in zip(image_parts, priors, strict=True)]
-    standard = [_standardise(values, scale) for values, scale in zip(image_parts, scales, strict=True)]
-    joint = joint_evidence(standard, (text_weight, CLASS_WEIGHT, 1.0))
+    joint = standard_evidence(image_parts, scales, (text_weight, CLASS_WEIGHT, 1.0))
     return LeftOut(torch.stack([*patch, *scales]), joint, peaks)
-
-
-def _standardise(values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    return (values - scale[0]) / scale[1]
 
 
 def turned(image: torch.Tensor) -> list[torch.Tensor]:
@@ -184,15 +187,12 @@ class NormalReference(FloatBuffers):
         super().__init__()
         for name, value, fits in (("coreset", coreset, 0 < coreset <= 1), ("false_alarms", false_alarms, 0 < false_alarms < 1)):
             if not fits:
-                msg = f"{name}={value} must be a share between 0 and 1"
-                raise ValueError(msg)
+                raise ValueError(f"{name}={value} must be a share between 0 and 1")
         if not text_weight >= 0:
-            msg = f"text_weight={text_weight} must be 0 or more"
-            raise ValueError(msg)
+            raise ValueError(f"text_weight={text_weight} must be 0 or more")
         self.depths = tuple(depths)
         self.neighbourhoods = check_neighbourhoods(neighbourhoods)
-        self.coreset, self.text_weight = coreset, text_weight
-        self.false_alarms = false_alarms
+        self.coreset, self.text_weight, self.false_alarms = coreset, text_weight, false_alarms
         self.memory = PatchMemory()
         for name in self.float_buffers:
             self.register_buffer(name, torch.empty(0))
@@ -233,8 +233,7 @@ class NormalReference(FloatBuffers):
             ValueError: If there are no images, or one and no copies of it.
         """
         if not images or (len(images) == 1 and not copies[0]):
-            msg = "At least one normal image is needed, and its turned copies if it is the only one"
-            raise ValueError(msg)
+            raise ValueError("At least one normal image is needed, and its turned copies if it is the only one")
         alone = len(images) == 1
         compared = [images[0], *copies[0]] if alone else list(images)
         owned = [[image] for image in compared]
@@ -273,15 +272,10 @@ class NormalReference(FloatBuffers):
             Patch scores (B, T, L) and image scores (B,), in standard deviations of normal ones, see :func:`joint_evidence`.
         """
         distance, text = self.memory(self._sets(features))
-        parts = (self._scaled(patch_text - text, _PATCH_TEXT), self._scaled(distance, _PATCH_MEMORY))
-        patches = joint_evidence(parts, (self.text_weight, 1.0))
+        patches = standard_evidence((patch_text - text, distance), self.scales[:2], (self.text_weight, 1.0))
         classes = nearest(self._class_tokens(features), self.class_tokens).distance
-        image_parts = (
-            self._scaled(image_text, _IMAGE_TEXT),
-            self._scaled(classes, _IMAGE_MEMORY),
-            self._scaled(highest_patches(patches.flatten(1)), _IMAGE_PATCH),
-        )
-        return patches, joint_evidence(image_parts, (self.text_weight, CLASS_WEIGHT, 1.0))
+        image_parts = (image_text, classes, highest_patches(patches.flatten(1)))
+        return patches, standard_evidence(image_parts, self.scales[2:], (self.text_weight, CLASS_WEIGHT, 1.0))
 
     @property
     def image_threshold(self) -> NormalThreshold:
@@ -297,9 +291,6 @@ class NormalReference(FloatBuffers):
     def ordinary(self) -> float:
         """The map value of a patch that is in every way like the average normal one."""
         return float(joint_evidence([torch.zeros(())]))
-
-    def _scaled(self, values: torch.Tensor, row: int) -> torch.Tensor:
-        return _standardise(values, self.scales[row])
 
     def _sets(self, features: Features) -> torch.Tensor:
         assert features.levels is not None  # asked for by whoever encodes
@@ -318,14 +309,9 @@ def set_thresholds(post_processor: nn.Module | None, reference: NormalReference)
     """
     if not all(hasattr(post_processor, name) for name in ("_image_threshold", "_pixel_threshold", "image_min", "pixel_min")):
         return
-    for kind, threshold, scores in (
-        ("image", reference.image_threshold, reference.left_out[0]),
-        ("pixel", reference.pixel_threshold, reference.left_out[1]),
-    ):
-        lowest = min(float(scores.min()), threshold.value / 2)
-        for name, value in (
-            (f"_{kind}_threshold", threshold.value),
-            (f"{kind}_min", lowest),
-            (f"{kind}_max", 2 * threshold.value - lowest),
-        ):
+    thresholds = {"image": reference.image_threshold.value, "pixel": reference.pixel_threshold.value}
+    for (kind, threshold), scores in zip(thresholds.items(), reference.left_out, strict=True):
+        lowest = min(float(scores.min()), threshold / 2)
+        own = {f"_{kind}_threshold": threshold, f"{kind}_min": lowest, f"{kind}_max": 2 * threshold - lowest}
+        for name, value in own.items():
             getattr(post_processor, name).fill_(value)

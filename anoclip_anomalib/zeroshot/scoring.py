@@ -4,30 +4,19 @@ import torch
 import torch.nn.functional as F
 
 
-def cosine_difference(embeddings: torch.Tensor, text: torch.Tensor, class_index: torch.Tensor | None = None) -> torch.Tensor:
+def cosine_difference(embeddings: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
     """How much closer embeddings are to the anomalous than to the normal class: the difference of their cosines.
 
     Args:
-        embeddings: (..., D), any length; (B, ..., D) with ``class_index``.
-        text: (2, D) unit vectors, normal then anomalous; (C, 2, D) for C classes, with ``class_index``.
-        class_index: (B,) integers, which of the C classes each image shows.
+        embeddings: (..., D), any length.
+        text: (2, D) unit vectors, normal then anomalous.
 
     Returns:
         (...) in [-2, 2].
-
-    Raises:
-        ValueError: If text and class index do not belong together.
     """
-    if (text.ndim == 3) != (class_index is not None):
-        raise ValueError(
-            f"Text embeddings of shape {tuple(text.shape)} {'need a' if text.ndim == 3 else 'take no'} class index"
-        )
     embeddings = embeddings.float()
     length = torch.linalg.vector_norm(embeddings, dim=-1).clamp_min(1e-12)
-    if class_index is None:
-        return embeddings @ (text[1] - text[0]) / length
-    direction = (text[:, 1] - text[:, 0])[class_index]
-    return torch.einsum("b...d,bd->b...", embeddings, direction) / length
+    return embeddings @ (text[1] - text[0]) / length
 
 
 def abnormal_probability(difference: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:

@@ -30,10 +30,8 @@ def source_overlap(facts: TrainingFacts, datamodule: Any, images: Sequence[str])
     sources = {_plain(name) for name in re.split(r"[+,;&]| and ", facts.source)} if facts.source != NOT_KNOWN else set()
     for one in facts.data_sets:
         sources |= {_plain(str(one.get("class", "")).rpartition(".")[2]), _plain(str(one.get("name", "")))}
-    tested = (
-        {_plain(type(datamodule).__name__), _plain(str(getattr(datamodule, "name", "")))} if datamodule is not None else set()
-    )
-    if (sources & tested) - _GENERAL:
+    names = (type(datamodule).__name__, getattr(datamodule, "name", "")) if datamodule is not None else ()
+    if sources & {_plain(str(name)) for name in names} - _GENERAL:
         return f"the data set {facts.source}"
     known = set(facts.image_digests)
     same = sum(image_digest(path) in known for path in images if Path(path).is_file()) if known else 0

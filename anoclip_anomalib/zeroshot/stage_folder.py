@@ -4,6 +4,7 @@ import json
 import logging
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +57,7 @@ def epoch_of(path: Path) -> int:
 
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints that are whole, the oldest first; damaged ones are named and left out."""
-    whole = []
-    for path in sorted(path for path in folder.glob("*.ckpt") if path.stem.isdigit()):
-        if _is_whole(path):
-            whole.append(path)
-        else:
-            logger.warning("The checkpoint %s is damaged; it is left out", path)
-    return whole
+    return [path for path in sorted(folder.glob("*.ckpt")) if path.stem.isdigit() and _is_whole(path)]
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -85,8 +80,8 @@ def kept_checkpoint(folder: Path, *, best: bool) -> Path:
 
 def _is_whole(path: Path) -> bool:
     """Whether a file can be read as a checkpoint: torch writes zip archives, whose checksums it does not look at."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (zipfile.BadZipFile, OSError, EOFError):
-        return False
+    with suppress(zipfile.BadZipFile, OSError, EOFError), zipfile.ZipFile(path) as archive:
+        if archive.testzip() is None:
+            return True
+    logger.warning("The checkpoint %s is damaged; it is left out", path)
+    return False

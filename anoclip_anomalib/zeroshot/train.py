@@ -2,19 +2,19 @@
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from torch import nn
 
 from anoclip_anomalib.claims import Claims
 from anoclip_anomalib.clip import LoadedClip
+from anoclip_anomalib.clip.weights import seeded as seeded
 from anoclip_anomalib.data.augment import Augmentation
 from anoclip_anomalib.data.auxiliary import AuxiliaryDataModule, Drawn
 from anoclip_anomalib.data.samples import Sample, image_digest
@@ -25,7 +25,6 @@ from anoclip_anomalib.zeroshot.stage_folder import checkpoints, epoch_of, kept_c
 from anoclip_anomalib.zeroshot.training import Training
 
 logger = logging.getLogger(__name__)
-Part = TypeVar("Part", bound=nn.Module)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,15 +96,11 @@ class TrainingRun:
     @contextmanager
     def claimed(self):  # noqa: ANN201 - a context
         """Keep other processes out; those that this training starts itself belong to it."""
-        if "LOCAL_RANK" in os.environ:
-            yield
-            return
-        with Claims(self.folder).take("training") as mine:
+        with nullcontext(True) if "LOCAL_RANK" in os.environ else Claims(self.folder).take("training") as mine:
             if not mine:
-                msg = (
+                raise RuntimeError(
                     f"Another process trains in {self.folder}; choose another --out, or wait a minute if it has died elsewhere"
                 )
-                raise RuntimeError(msg)
             yield
 
     def datamodule(
@@ -251,7 +246,6 @@ class TrainingRun:
             categories=list(module.categories),
             split=source.split if source.data else "",
             images=len(module.training),
-            masks=True,
             seed=self.seed,
             data_sets=sets,
             image_digests=sorted(image_digest(sample.image) for sample in self.data.samples),
@@ -275,10 +269,3 @@ class _EpochLine(Callback):
         if trainer.is_global_zero:
             losses = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in pl_module.epoch_losses().items())
             logger.info("%s stage, epoch %d of %s: %s", self.stage, trainer.current_epoch + 1, trainer.max_epochs, losses)
-
-
-def seeded(seed: int, build: Callable[[], Part]) -> Part:
-    """Initial weights from a seed, without touching the caller's random numbers."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return build()

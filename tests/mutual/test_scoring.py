@@ -37,8 +37,13 @@ def plain(features: torch.Tensor, lowest: float = 0.3) -> torch.Tensor:
     return scores
 
 
+def as_they_are(units: torch.Tensor) -> Patches:
+    """Unit vectors (M, L, D) without a neighbourhood."""
+    return Patches(units[None], units, units.new_ones(1, *units.shape[:2]), (1,), (1, units.shape[1]))
+
+
 def scores(features: torch.Tensor, **options) -> torch.Tensor:
-    return pool_scores(Patches.plain(features).part, len(features), **options)[0]
+    return pool_scores(as_they_are(features).part, len(features), **options)[0]
 
 
 @pytest.mark.parametrize("budget", [0, 1 << 30])
@@ -52,8 +57,8 @@ def test_a_plain_double_loop(images, budget):
 def test_blocks_change_nothing(block):
     features = pool()
     torch.testing.assert_close(scores(features, budget=0, block=block), plain(features), atol=1e-5, rtol=0)
-    found = mutual_distances(Patches.plain(features), block)[:, 0]
-    torch.testing.assert_close(found, mutual_distances(Patches.plain(features))[:, 0], atol=1e-5, rtol=0)
+    found = mutual_distances(as_they_are(features), block)[:, 0]
+    torch.testing.assert_close(found, mutual_distances(as_they_are(features))[:, 0], atol=1e-5, rtol=0)
     assert found.diagonal(dim1=0, dim2=1).isinf().all()
 
 
@@ -69,7 +74,7 @@ def test_which_distances_count():
 
 
 def test_one_sided_is_a_row_of_the_mutual_ones():
-    features = Patches.plain(pool())
+    features = as_they_are(pool())
     found = one_sided(features.part(0, 2), features.part(3, 9))
     torch.testing.assert_close(found, mutual_distances(features)[3:, :, :2], atol=1e-5, rtol=0)
 

@@ -54,24 +54,6 @@ def test_temperature_divides_the_cosines(temperature):
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("shape", [(6, 16), (6, 5, 16), (6, 2, 5, 16)])
-def test_several_classes_in_a_batch_are_each_image_alone(shape):
-    embeddings = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-    texts = F.normalize(torch.randn(3, 2, 16, generator=torch.Generator().manual_seed(2)), dim=-1)
-    index = torch.tensor([2, 0, 1, 1, 0, 2])
-    together = cosine_difference(embeddings, texts, index)
-    alone = torch.stack([cosine_difference(one, texts[c]) for one, c in zip(embeddings, index, strict=True)])
-    torch.testing.assert_close(together, alone, atol=1e-6, rtol=0)
-    assert together.shape == shape[:-1]
-
-
-def test_text_and_class_index_belong_together():
-    with pytest.raises(ValueError, match=r"\(1, 2, 16\) need a class index"):
-        cosine_difference(torch.zeros(2, 16), text()[None])
-    with pytest.raises(ValueError, match=r"\(2, 16\) take no class index"):
-        cosine_difference(torch.zeros(2, 16), text(), torch.zeros(2, dtype=torch.long))
-
-
 def test_upsampling_without_aligned_corners_is_torchs():
     maps = torch.rand(1, 1, 3, 4)
     expected = F.interpolate(maps, size=(9, 8), mode="bilinear", align_corners=False)
