@@ -87,13 +87,8 @@ def _checked(args: argparse.Namespace) -> tuple[Recipe, Source]:
     if args.stage != "image" and args.text:
         raise ValueError("--text is for --stage image; the text stage makes a text half of its own")
     source = shared.checked_source(args)
-    given = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(args).items()}
-    stages = {
-        stage: replace(settings, **{field.name: given[f"{stage}.{field.name}"] for field in fields(StageSettings)})
-        for stage, settings in _STAGES.items()
-    }
-    own = shared.recipe_arguments(args, Recipe) | {"descriptions": _descriptions(args.descriptions)}
-    recipe = Recipe(**own | stages)
+    stages = {name: replace(own, **shared.given(args, StageSettings, f"{name}.")) for name, own in _STAGES.items()}
+    recipe = Recipe(**shared.given(args, Recipe) | stages | {"descriptions": _descriptions(args.descriptions)})
     recipe.check()
     return recipe, source
 

@@ -61,9 +61,8 @@ def main(argv: list[str]) -> int:
 def _checked(args: argparse.Namespace) -> tuple[PromptRecipe, Source]:
     """Everything that can be checked without torch."""
     source = shared.checked_source(args)
-    given = {field.name: getattr(args, field.name) for field in fields(TrainingSettings)}
-    steps = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items() if value is not None}
-    recipe = PromptRecipe(**shared.recipe_arguments(args, PromptRecipe), training=replace(TRAINING[args.method], **steps))
+    steps = {name: value for name, value in shared.given(args, TrainingSettings).items() if value is not None}
+    recipe = PromptRecipe(**shared.given(args, PromptRecipe), training=replace(TRAINING[args.method], **steps))
     recipe.check()
     if args.cache_features is None:
         args.cache_features = recipe.choice.text_is_static and source.generated is None

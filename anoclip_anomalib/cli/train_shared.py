@@ -88,11 +88,18 @@ def checked_source(args: argparse.Namespace) -> Source:
     return read_source(args.source, root=args.root)
 
 
-def recipe_arguments(args: argparse.Namespace, recipe: type) -> dict[str, Any]:
-    """What was given for the fields of a recipe, a dataclass; lists as tuples, the demo backbone with weights of its own."""
-    given = {field.name: getattr(args, field.name) for field in fields(recipe) if hasattr(args, field.name)}
-    given["pretrained"] = args.pretrained or ("demo" if args.backbone == "demo" else recipe.pretrained)  # type: ignore[attr-defined]
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+def given(args: argparse.Namespace, kind: type, prefix: str = "") -> dict[str, Any]:
+    """What was given for the fields of a dataclass, lists as tuples; the demo backbone has weights of its own.
+
+    Args:
+        args: As they were parsed.
+        kind: The dataclass.
+        prefix: Before the fields' names in the options.
+    """
+    values = {field.name: getattr(args, prefix + field.name) for field in fields(kind) if hasattr(args, prefix + field.name)}
+    if not values.get("pretrained", True):
+        values["pretrained"] = "demo" if args.backbone == "demo" else kind.pretrained  # type: ignore[attr-defined]
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def check_and_train(
