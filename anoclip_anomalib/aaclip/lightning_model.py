@@ -78,12 +78,8 @@ class AaClip(LearnedClip, AnomalibModule):
         raw_evaluator: Evaluator | bool = True,
     ) -> None:
         model = AaClipModel(**taken_by(AaClipModel, locals()))
-        super().__init__(
-            pre_processor=self.pre_processor_for(model, pre_processor),
-            post_processor=post_processor,
-            evaluator=evaluator,
-            visualizer=visualizer,
-        )
+        pre_processor = self.pre_processor_for(model, pre_processor)
+        super().__init__(**taken_by(AnomalibModule, locals()))
         self.connect(model, class_name=class_name, raw_evaluator=raw_evaluator)
         self.allow_source_overlap = allow_source_overlap
         self.save_hyperparameters(ignore=COMPONENTS)

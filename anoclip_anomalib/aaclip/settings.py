@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from anoclip_anomalib.checks import refuse
 from anoclip_anomalib.prompts.aaclip import Descriptions
 from anoclip_anomalib.zeroshot.training_settings import TrainingSettings
 
@@ -111,6 +112,4 @@ class Recipe:
             f"taps={self.taps} must be a rising list of blocks, counted from 1": self.taps is not None
             and (not self.taps or list(self.taps) != sorted(set(self.taps)) or self.taps[0] < 1),
         }
-        for message, wrong in faults.items():
-            if wrong:
-                raise ValueError(message)
+        refuse(faults)

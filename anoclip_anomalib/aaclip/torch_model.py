@@ -11,12 +11,12 @@ from anoclip_anomalib.aaclip.adapters_file import load_adapters
 from anoclip_anomalib.aaclip.scoring import BLUR_KERNEL, BLUR_SIGMA, TEMPERATURE, blur, level_difference, rescale
 from anoclip_anomalib.aaclip.settings import Mode
 from anoclip_anomalib.aaclip.text import embed_anchors
-from anoclip_anomalib.clip import LoadedClip, VisualEncoder, load_clip, walk_image
-from anoclip_anomalib.clip.declared import check_declared_size
+from anoclip_anomalib.checks import refuse
+from anoclip_anomalib.clip import LoadedClip, VisualEncoder, walk_image
 from anoclip_anomalib.prompts.aaclip import Descriptions, described, is_described
 from anoclip_anomalib.zeroshot.buffers import FloatBuffers
 from anoclip_anomalib.zeroshot.clip_reference import ClipReference
-from anoclip_anomalib.zeroshot.features import as_size, check_images
+from anoclip_anomalib.zeroshot.features import check_images
 from anoclip_anomalib.zeroshot.method import NO_CLASS, MethodFacts, weights_digest
 from anoclip_anomalib.zeroshot.scoring import upsample
 from anoclip_anomalib.zeroshot.tiling import Tiling
@@ -132,14 +132,7 @@ class AaClipModel(FloatBuffers):
         self.training_facts = loaded.facts
         self.mode: Mode = mode or loaded.facts.mode  # type: ignore[assignment]
         loaded.check_backbone(backbone, activation)
-        size = as_size(image_size or loaded.facts.image_size or None)
-        if clip is None:
-            check_declared_size(loaded.facts.backbone, size)
-            clip = load_clip(
-                loaded.facts.backbone,
-                pretrained or loaded.facts.pretrained,
-                activation=loaded.facts.activation,  # type: ignore[arg-type]
-            )
+        clip, size = loaded.clip_for(clip, pretrained, image_size)
         loaded.check_clip(clip)
         # Neither is a submodule: text is always encoded on the CPU in float32.
         self._clip, self._text_half = ClipReference(clip), (loaded.text.requires_grad_(requires_grad=False),)
@@ -150,8 +143,7 @@ class AaClipModel(FloatBuffers):
         trained = loaded.facts.settings.get("image_weight", IMAGE_WEIGHT) if self.mode == "clean" else IMAGE_WEIGHT
         self.image_weight = float(trained) if image_weight is None else image_weight
         self.blur_kernel, self.blur_sigma = blur_kernel, blur_sigma
-        self.encode_batch_size = encode_batch_size
-        self.text_cache_dir = text_cache_dir
+        self.encode_batch_size, self.text_cache_dir = encode_batch_size, text_cache_dir
         self.image_adapters = loaded.image.requires_grad_(requires_grad=False)
         self.visual_encoder = VisualEncoder(clip.visual_tower(precision), local_blocks=0)
         self.image_size = size or self.visual_encoder.image_size
@@ -268,6 +260,4 @@ def _check(mode: str | None, image_weight: float | None, blur_kernel: int, blur_
         f"blur_sigma={blur_sigma} must be greater than 0": not blur_sigma > 0,
         f"encode_batch_size={encode_batch_size} must be at least 1": encode_batch_size < 1,
     }
-    for message, wrong in faults.items():
-        if wrong:
-            raise ValueError(message)
+    refuse(faults)

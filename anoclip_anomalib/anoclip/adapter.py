@@ -14,6 +14,7 @@ from anoclip_anomalib.anoclip.adaptation import (
     optimise,
     pixel_values,
 )
+from anoclip_anomalib.checks import refuse
 from anoclip_anomalib.zeroshot.tiling import TileLayout
 
 
@@ -59,9 +60,7 @@ class AdaptationSettings:
             f"residual={self.residual} must lie in [0, 1]": not 0 <= self.residual <= 1,
             f"guard_correlation={self.guard_correlation} must lie in [-1, 1]": not -1 <= self.guard_correlation <= 1,
         }
-        for message, wrong in faults.items():
-            if wrong:
-                raise ValueError(f"Test-time adaptation: {message}")
+        refuse(faults, "Test-time adaptation: ")
 
 
 @dataclass(frozen=True)

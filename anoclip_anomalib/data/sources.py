@@ -5,6 +5,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from anoclip_anomalib.checks import refuse
 from anoclip_anomalib.files import read_yaml
 
 
@@ -138,6 +139,4 @@ def _check_values(path: Path, source: Source) -> None:
         f"held_out={held_out!r} must lie in [0, 1)": not (isinstance(held_out, int | float) and 0 <= held_out < 1),
         f"seed={source.seed!r} must be a whole number from 0 on": not isinstance(source.seed, int) or source.seed < 0,
     }
-    for message, wrong in faults.items():
-        if wrong:
-            raise ValueError(f"{path}: {message}")
+    refuse(faults, f"{path}: ")

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from anoclip_anomalib.checks import refuse
 from anoclip_anomalib.promptlearning.methods import MethodName, PromptMethod, find_method
 from anoclip_anomalib.zeroshot.training_settings import TrainingSettings
 
@@ -110,6 +111,4 @@ class PromptRecipe:
             f"{method.title} has no second encoder": not method.second_encoder
             and (self.second_encoder, self.second_pretrained) != (None, None),
         }
-        for message, wrong in faults.items():
-            if wrong:
-                raise ValueError(message)
+        refuse(faults)

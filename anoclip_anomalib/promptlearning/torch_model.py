@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from anomalib.data import InferenceBatch
 
-from anoclip_anomalib.clip import LoadedClip, TextEncoder, TextTower, VisualEncoder, embed_class, embed_tokens, load_clip
-from anoclip_anomalib.clip.declared import check_declared_size
+from anoclip_anomalib.checks import refuse
+from anoclip_anomalib.clip import LoadedClip, TextEncoder, TextTower, VisualEncoder, embed_class, embed_tokens
 from anoclip_anomalib.promptlearning import scoring
 from anoclip_anomalib.promptlearning.hybrid_prompts import HybridLearner, embed_for_images
 from anoclip_anomalib.promptlearning.linear_heads import LinearHeads
@@ -19,7 +19,7 @@ from anoclip_anomalib.promptlearning.second_encoder import DINO, SecondEncoder, 
 from anoclip_anomalib.prompts.april_gan import ADACLIP_TEMPLATES, sentences
 from anoclip_anomalib.zeroshot.buffers import FloatBuffers
 from anoclip_anomalib.zeroshot.clip_reference import ClipReference
-from anoclip_anomalib.zeroshot.features import as_size, check_images
+from anoclip_anomalib.zeroshot.features import check_images
 from anoclip_anomalib.zeroshot.method import MethodFacts, check_class, weights_digest
 from anoclip_anomalib.zeroshot.tiling import Tiling
 
@@ -114,12 +114,9 @@ class PromptClipModel(FloatBuffers):
             raise ValueError(NO_ADAPTERS)
         _check(encode_batch_size, smoothing, similarity_mean)
         learned, self.method, learner = load_prompts(adapters, method)
-        facts = self.training_facts = learned.facts
+        self.training_facts = learned.facts
         learned.check_backbone(backbone, activation)
-        size = as_size(image_size or facts.image_size or None)
-        if clip is None:
-            check_declared_size(facts.backbone, size)
-            clip = load_clip(facts.backbone, pretrained or facts.pretrained, activation=facts.activation)  # type: ignore[arg-type]
+        clip, size = learned.clip_for(clip, pretrained, image_size)
         check_fit(learned, learner, clip)
         self._clip = ClipReference(clip)  # not a submodule: static text is encoded on the CPU in float32
         self.backbone, self.pretrained = clip.backbone, clip.pretrained
@@ -267,6 +264,4 @@ def _check(encode_batch_size: int, smoothing: float | None, similarity_mean: str
         f"similarity_mean={similarity_mean!r} is unknown; choose 'image' or 'batch'": similarity_mean
         not in get_args(SimilarityMean),
     }
-    for message, wrong in faults.items():
-        if wrong:
-            raise ValueError(message)
+    refuse(faults)

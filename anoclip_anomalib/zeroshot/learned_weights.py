@@ -1,8 +1,8 @@
 """Files of learned weights: safetensors with a header of facts, so that a trained method is zero-shot at test time."""
 
 import json
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, fields
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -12,10 +12,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from anoclip_anomalib.clip import LoadedClip
+from anoclip_anomalib.clip import LoadedClip, load_clip
+from anoclip_anomalib.clip.declared import check_declared_size
 from anoclip_anomalib.clip.state_dict import WeightFileError, check_finite, state_dict_digest
 from anoclip_anomalib.files import atomic_write
 from anoclip_anomalib.versions import versions
+from anoclip_anomalib.zeroshot.features import as_size
 
 HEADER = "anoclip_anomalib"
 DEMO = "demo"
@@ -104,6 +106,17 @@ class LearnedWeights:
                     f"The adapters {self.origin} were trained with {what} {own!r}, not {asked!r}; leave {what} out to use it"
                 )
 
+    def clip_for(
+        self, clip: LoadedClip | None, pretrained: str | None, image_size: int | tuple[int, int] | None
+    ) -> tuple[LoadedClip, tuple[int, int] | None]:
+        """The CLIP of the training, unless one is given, and its images' (height, width), unless a size is asked for."""
+        size = as_size(image_size or self.facts.image_size or None)
+        if clip is None:
+            check_declared_size(self.facts.backbone, size)
+            activation: Any = self.facts.activation
+            clip = load_clip(self.facts.backbone, pretrained or self.facts.pretrained, activation=activation)
+        return clip, size
+
     def check_clip(self, clip: LoadedClip) -> None:
         """Raise a ``ValueError`` if the CLIP's weights are not those of the training, as far as the header tells."""
         if self.facts.backbone_digest not in ("", clip.digest):
@@ -137,12 +150,6 @@ def save_learned(path: str | Path, tensors: Mapping[str, torch.Tensor], facts: T
     return path
 
 
-def read_facts(path: str | Path, method: str | Collection[str]) -> TrainingFacts:
-    """The header alone, without reading the tensors; see :func:`load_learned`."""
-    with _opened(path, method) as (_, facts):
-        return facts
-
-
 def load_learned(path: str | Path, method: str | Collection[str]) -> LearnedWeights:
     """Read learned weights.
 
@@ -154,15 +161,6 @@ def load_learned(path: str | Path, method: str | Collection[str]) -> LearnedWeig
         FileNotFoundError: If there is no such file.
         WeightFileError: If it is damaged, has no header, is for another method, or holds values that are not finite.
     """
-    with _opened(path, method) as (file, facts):
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
-    check_finite(tensors, f"File of learned weights {path}")
-    return LearnedWeights(tensors, facts, str(path))
-
-
-@contextmanager
-def _opened(path: str | Path, method: str | Collection[str]) -> Iterator[tuple[Any, TrainingFacts]]:
-    """The safetensors file behind a name and its header, with one clear error for what cannot be read."""
     bundled = files("anoclip_anomalib") / "bundled" / "weights" / f"{method}_demo.safetensors"
     with ExitStack() as stack:
         found = stack.enter_context(as_file(bundled)) if str(path) == DEMO else Path(path).expanduser()
@@ -175,7 +173,10 @@ def _opened(path: str | Path, method: str | Collection[str]) -> Iterator[tuple[A
                 f"{found} is no file of learned weights ({error}); it must be a .safetensors that `anoclip train` or "
                 "`anoclip convert` wrote (authors' .pth files are converted by `anoclip convert`)"
             ) from error
-        yield file, _facts(file.metadata(), str(path), method)
+        facts = _facts(file.metadata(), str(path), method)
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+    check_finite(tensors, f"File of learned weights {path}")
+    return LearnedWeights(tensors, facts, str(path))
 
 
 def _facts(metadata: Mapping[str, str] | None, name: str, method: str | Collection[str]) -> TrainingFacts:

@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
+from anoclip_anomalib.checks import refuse
+
 Schedule = Literal["milestones", "cosine", "constant"]
 
 
@@ -57,6 +59,4 @@ class TrainingSettings:
 
     def check(self, stage: str) -> None:
         """Raise a ``ValueError`` for the first value that is out of range."""
-        for message, wrong in self.faults().items():
-            if wrong:
-                raise ValueError(f"{stage} stage: {message}")
+        refuse(self.faults(), f"{stage} stage: ")

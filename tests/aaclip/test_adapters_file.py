@@ -9,7 +9,7 @@ from anoclip_anomalib.aaclip.adapters import ImageAdapters
 from anoclip_anomalib.aaclip.adapters_file import load_adapters, load_text_half, save_adapters
 from anoclip_anomalib.clip import load_clip
 from anoclip_anomalib.clip.state_dict import WeightFileError
-from anoclip_anomalib.zeroshot.learned_weights import HEADER, read_facts
+from anoclip_anomalib.zeroshot.learned_weights import HEADER, load_learned
 
 
 def rewritten(path, change_tensors=None, change_header=None):
@@ -112,4 +112,4 @@ def test_another_clip_is_refused_by_its_digest_and_else_by_its_shapes(adapters_f
 
 
 def test_the_header_alone_can_be_read(adapters_file):
-    assert read_facts(adapters_file("own"), "aaclip").backbone == "tiny"
+    assert load_learned(adapters_file("own"), "aaclip").facts.backbone == "tiny"

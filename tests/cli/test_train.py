@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from anoclip_anomalib.cli import train as command
 from anoclip_anomalib.cli.main import main
-from anoclip_anomalib.zeroshot.learned_weights import read_facts
+from anoclip_anomalib.zeroshot.learned_weights import load_learned
 from tests.mvtec_files import write_mvtec
 
 DOCUMENTED = Path(__file__).parents[2] / "docs/training.md"
@@ -68,7 +68,7 @@ def test_a_source_on_disk_is_trained_on(source, tmp_path, capsys):
     out = tmp_path / "a.safetensors"
     assert main(["train", "aaclip", "--source", source, "--out", str(out), *SMALL]) == 0
     assert f"Adapters: {out}" in capsys.readouterr().out
-    facts = read_facts(out, "aaclip")
+    facts = load_learned(out, "aaclip").facts
     assert (facts.source, facts.categories, facts.images, facts.image_size) == ("MVTec AD", ["bottle", "cable"], 8, 32)
     assert len(facts.image_digests) == 8
     assert (facts.backbone, facts.pretrained) == ("demo", "demo")
@@ -81,7 +81,7 @@ def test_generated_parts_are_a_source(tmp_path):
     path.write_text("name: drawn\ngenerated: {images: 4}\n")
     words = ["train", "aaclip", "--source", str(path), "--out", str(out), "--stage", "image", "--text", "clip", *SMALL]
     assert main([*words, "--image.epochs", "1", "--image-size", "64"]) == 0
-    facts = read_facts(out, "aaclip")
+    facts = load_learned(out, "aaclip").facts
     assert facts.auxiliary_data == "drawn, with masks"
     assert facts.images == 4
     assert facts.settings["generated"] == {"images": 4, "photos": False, "plain": 0.4, "photographs": {}}
@@ -99,7 +99,7 @@ def test_the_documented_training_of_the_bundled_adapters_gives_equal_bytes(tmp_p
         own = [str(file) if word.endswith(".safetensors") else word for word in words]
         assert main([*own, "--image.epochs", "2", "--accelerator", "cpu"]) == 0
     assert files[0].read_bytes() == files[1].read_bytes()
-    facts, bundled = read_facts(files[0], "aaclip"), read_facts("demo", "aaclip")
+    facts, bundled = load_learned(files[0], "aaclip").facts, load_learned("demo", "aaclip").facts
     changed = {"epochs", "epoch", "losses"}
     own, shipped = ({k: v for k, v in f.settings["image"].items() if k not in changed} for f in (facts, bundled))
     assert own == shipped, "the bundled adapters were made by the documented command"
@@ -199,7 +199,7 @@ def test_two_processes_train_one_model(source, tmp_path):
     words = ["--source", source, *SMALL, "--image.epochs", "2", "--devices", "2", "--out", str(out)]
     _, error = (own := process(words, tmp_path)).communicate(timeout=400)
     assert own.returncode == 0, error[-3000:]
-    facts = read_facts(out, "aaclip")
+    facts = load_learned(out, "aaclip").facts
     assert facts.settings["image"]["devices"] == 2
     steps = torch.load(tmp_path / "two.safetensors.checkpoints/image/0001.ckpt", weights_only=True)["global_step"]
     assert steps == 2 * 2  # 8 images, 2 processes, batches of 2

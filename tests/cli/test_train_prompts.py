@@ -4,7 +4,7 @@ import pytest
 
 from anoclip_anomalib.cli import train_prompts as command
 from anoclip_anomalib.cli.main import main
-from anoclip_anomalib.zeroshot.learned_weights import read_facts
+from anoclip_anomalib.zeroshot.learned_weights import load_learned
 from tests.mvtec_files import write_mvtec
 
 SMALL = ["--backbone", "demo", "--image-size", "32", "--accelerator", "cpu", "--epochs", "1", "--batch-size", "4"]
@@ -50,7 +50,7 @@ def test_a_source_on_disk_is_trained_on_and_refused_as_target(source, tmp_path, 
     out = tmp_path / "a.safetensors"
     assert main(["train", "prompts", "--method", "crane", "--source", source, "--out", str(out), "--knowledge", *SMALL]) == 0
     assert f"Adapters: {out}" in capsys.readouterr().out
-    facts = read_facts(out, "crane")
+    facts = load_learned(out, "crane").facts
     assert (facts.source, facts.categories, facts.images, facts.image_size) == ("MVTec AD", ["bottle", "cable"], 8, 32)
     assert len(facts.image_digests) == 8
     assert facts.settings["knowledge"] is True
