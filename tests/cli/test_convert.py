@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from anoclip_anomalib.cli.main import main
-from anoclip_anomalib.zeroshot.learned_weights import read_facts
+from anoclip_anomalib.zeroshot.learned_weights import load_learned
 from tests.aaclip.test_authors_files import states
 
 
@@ -33,7 +33,7 @@ def convert(folder, *words):
 def test_there_and_back(files, capsys):
     out = files / "a.safetensors"
     assert convert(files, "--out", str(out), "--source", "VisA", "--images", "2162", "--seed", "111") == 0
-    facts = read_facts(out, "aaclip")
+    facts = load_learned(out, "aaclip").facts
     assert (facts.mode, facts.backbone, facts.pretrained, facts.activation) == ("reference", "ViT-L-14-336", "openai", "gelu")
     assert (facts.auxiliary_data, facts.images, facts.seed, facts.image_size) == ("VisA test split, with masks", 2162, 111, 518)
     before = torch.load(files / "image_adapter_15.pth", weights_only=True)["image_adapter"]
@@ -46,7 +46,7 @@ def test_there_and_back(files, capsys):
 
 def test_a_source_that_is_not_told_is_not_known(files):
     assert convert(files, "--out", str(files / "a.safetensors")) == 0
-    assert read_facts(files / "a.safetensors", "aaclip").auxiliary_data == "not known"
+    assert load_learned(files / "a.safetensors", "aaclip").facts.auxiliary_data == "not known"
 
 
 def test_bad_input_is_one_line(files, capsys):
@@ -76,7 +76,7 @@ def test_a_checkpoint_of_crane_there(tmp_path, capsys, tiny_clip, weight_file):
     assert "--depth 2" in capsys.readouterr().err
     assert main(["convert", "crane", *words, "--depth", "2"]) == 0
     assert "Adapters:" in capsys.readouterr().out
-    facts = read_facts(tmp_path / "a.safetensors", "crane")
+    facts = load_learned(tmp_path / "a.safetensors", "crane").facts
     assert (facts.auxiliary_data, facts.settings["buffers"]) == ("MVTec AD test split, with masks", "equal to CLIP's")
     assert main(["convert", "april-gan", *words]) == 2
     assert "by the names in it, it is of Crane" in capsys.readouterr().err
