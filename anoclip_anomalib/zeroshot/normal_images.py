@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch.utils._pytree import tree_leaves
 
 from anoclip_anomalib.data import FolderImages
 
@@ -66,9 +67,9 @@ def _place(path: Path, seed: int) -> bytes:
 
 
 def images_of_loaders(loaders: Any) -> list[Path]:
-    """The image files that a stage's data loaders will read, as far as their data sets tell."""
+    """The image files that a stage's data loaders, one or several in lists or mappings, will read, as far as they tell."""
     found: list[Path] = []
-    for loader in loaders if isinstance(loaders, Sequence) else [loaders]:
+    for loader in tree_leaves(loaders):
         dataset = getattr(loader, "dataset", None)
         samples = getattr(dataset, "samples", None)
         paths = samples["image_path"] if samples is not None else getattr(dataset, "image_filenames", ())

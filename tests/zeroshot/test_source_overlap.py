@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import pytest
 
 from anoclip_anomalib.data.samples import image_digest
+from anoclip_anomalib.zeroshot.normal_images import images_of_loaders
 from anoclip_anomalib.zeroshot.source_overlap import source_overlap
 
 
@@ -51,3 +52,10 @@ def test_images_are_known_by_their_content_under_any_name(facts, tmp_path):
     images = [str(tmp_path / "other name.bmp"), str(tmp_path / "b.png"), str(tmp_path / "gone.png")]
     assert source_overlap(own, SimpleNamespace(name="x"), images) == "1 of the 3 images"
     assert source_overlap(own, SimpleNamespace(name="x"), images[1:]) is None
+
+
+@pytest.mark.parametrize("nest", [lambda one: one, lambda one: [one], lambda one: [[one]], lambda one: {"a": one}])
+def test_images_are_found_however_loaders_are_given(nest):
+    loader = SimpleNamespace(dataset=SimpleNamespace(samples={"image_path": ["x/1.png", "x/2.png"]}))
+    assert [path.name for path in images_of_loaders(nest(loader))] == ["1.png", "2.png"]
+    assert images_of_loaders(None) == []
