@@ -106,14 +106,11 @@ class ObjectData(MVTecAD2):
         **arguments: anomalib's own: ``root``, ``category``, ``eval_batch_size``, ``num_workers``, ...
     """
 
+    name = "MVTecAD2"  # as anomalib's own module has it; by default it is that of the class
+
     def __init__(self, images: Sequence[Path], **arguments) -> None:
         super().__init__(**arguments)
         self.images = images
-
-    @property
-    def name(self) -> str:
-        """The data set's name, as anomalib's own module gives it."""
-        return "MVTecAD2"
 
     def predict_dataloader(self) -> list[DataLoader]:
         """One loader for each part, whose images are resized as anomalib resizes those that it tests, before they travel."""
