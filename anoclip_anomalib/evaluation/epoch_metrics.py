@@ -15,15 +15,11 @@ class DistinctImages:
     """Leaves out the images that a distributed sampler repeats to give every process equally many.
 
     ``DistributedSampler`` deals the images in turn and starts again at the first where they do not come out even; the
-    repeated ones are thus the last of a process.
+    repeated ones are thus the last of a process. Every epoch needs a new one.
     """
 
     def __init__(self) -> None:
         self._seen: dict[int, int] = {}
-
-    def start(self) -> None:
-        """Begin an epoch."""
-        self._seen = {}
 
     def of(self, batch: Any, loaders: Any, index: int = 0) -> Any | None:
         """The part of a batch that no other process has.
@@ -79,7 +75,7 @@ class EpochMetrics:
 
     def start(self) -> None:
         """Forget what an interrupted epoch has left."""
-        self._distinct.start()
+        self._distinct = DistinctImages()
         for metric in self.metrics:
             metric.reset()
 

@@ -38,7 +38,7 @@ class StreamingEvaluator(Evaluator):
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to count images."""
-        self._distinct.start()
+        self._distinct = DistinctImages()
 
     on_test_epoch_start = on_validation_epoch_start
 

@@ -107,9 +107,8 @@ class StreamingMetric(AnomalibMetric, Metric):
             value = self.value(self.counts())
         except UndefinedMetricError as error:
             value = float("nan")
-            self.reason = str(error)
-            if self._missing:
-                self.reason += f" (batches lacked {', '.join(sorted(self._missing))})"
+            lacked = f" (batches lacked {', '.join(sorted(self._missing))})" if self._missing else ""
+            self.reason = f"{error}{lacked}"
             logger.warning("%s is undefined: %s", self.name, self.reason)
         return torch.tensor(value, dtype=torch.float32)
 

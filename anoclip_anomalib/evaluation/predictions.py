@@ -18,6 +18,7 @@ from anoclip_anomalib.evaluation.reference import ScoreReference
 from anoclip_anomalib.evaluation.resolution import datasets_of, image_size, path_list
 from anoclip_anomalib.files import atomic_write, printable, set_aside
 
+Labelled = tuple[np.ndarray, np.ndarray]  # scores (N,), and whether they are of anomalous images
 COLUMNS = ("path", "score", "threshold", "label", "threshold_rule", "map", "map_min", "map_max", "fault")
 
 
@@ -75,7 +76,7 @@ class PredictionsCsv(RawPredictions):
         self.faults: dict[str, str] = {}  # of the last run: path -> why it was not read
         if save_maps is not None:
             MapWriter(".", save_maps)  # a wrong kind is an error now, not after the run
-        self._labelled: list[tuple[np.ndarray, np.ndarray]] = []
+        self._labelled: list[Labelled] = []
         self._rows: list[dict[str, Any]] = []
         self._maps: MapWriter | None = None
 
@@ -130,9 +131,7 @@ class PredictionsCsv(RawPredictions):
             write_predictions(self.path, [*rows, *unread])
         trainer.strategy.barrier()  # the file is there when any process goes on
 
-    def _threshold(
-        self, trainer: Trainer, pl_module: LightningModule, validation: list[tuple[np.ndarray, np.ndarray]]
-    ) -> thresholds.Threshold:
+    def _threshold(self, trainer: Trainer, pl_module: LightningModule, validation: list[Labelled]) -> thresholds.Threshold:
         held_out = thresholds.is_held_out(getattr(trainer, "datamodule", None))
         if self.follow_post_processor and (decided := thresholds.post_processor_threshold(pl_module, held_out=held_out)):
             return decided

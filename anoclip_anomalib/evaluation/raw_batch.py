@@ -24,11 +24,7 @@ def raw_scores(batch: Any, *, finite: bool = True) -> np.ndarray:
         scores = squeeze_channel(to_numpy(batch.anomaly_map)).max(axis=(1, 2)).astype(np.float64)
     else:
         raise ValueError("the model gave neither pred_score nor anomaly_map")
-    bad = np.flatnonzero(~np.isfinite(scores))
-    if finite and len(bad):
-        paths = path_list(batch.image_path, len(scores))
-        raise ValueError(f"the model's image score is not finite for {', '.join(str(paths[i]) for i in bad)}")
-    return scores
+    return _checked(scores, "image score", batch) if finite else scores
 
 
 def raw_maps(batch: Any, *, finite: bool = True) -> np.ndarray | None:
@@ -40,10 +36,14 @@ def raw_maps(batch: Any, *, finite: bool = True) -> np.ndarray | None:
     if batch.anomaly_map is None:
         return None
     maps = squeeze_channel(to_numpy(batch.anomaly_map))
-    if bad := [i for i, anomaly_map in enumerate(maps) if finite and not np.isfinite(anomaly_map).all()]:
-        paths = path_list(batch.image_path, len(maps))
-        raise ValueError(f"the model's map is not finite for {', '.join(str(paths[i]) for i in bad)}")
-    return maps
+    return _checked(maps, "map", batch) if finite else maps
+
+
+def _checked(values: np.ndarray, what: str, batch: Any) -> np.ndarray:
+    if bad := [i for i, value in enumerate(values) if not np.isfinite(value).all()]:
+        paths = path_list(batch.image_path, len(values))
+        raise ValueError(f"the model's {what} is not finite for {', '.join(str(paths[i]) for i in bad)}")
+    return values
 
 
 def require_before_post_processor(callback: Any, callbacks: list) -> None:

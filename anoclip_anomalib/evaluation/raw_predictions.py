@@ -44,7 +44,7 @@ class RawPredictions(Callback):
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Only the last validation counts."""
-        self._distinct.start()
+        self._distinct = DistinctImages()
         self.forget_validation()
 
     def on_validation_batch_end(
@@ -60,7 +60,7 @@ class RawPredictions(Callback):
     def _begin(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> None:
         if stage in self.stages:
             require_before_post_processor(self, trainer.callbacks)
-            self._distinct.start()
+            self._distinct = DistinctImages()
             self._mask_paths = mask_paths_of(trainer.test_dataloaders) if stage == "test" else {}
             self.begin(trainer, pl_module)
 

@@ -26,7 +26,15 @@ class ModelConfig:
     """
 
     def __init__(self, arguments: Sequence[str]) -> None:
-        self.parser = _parser()
+        self.parser = parser = ArgumentParser(prog="anoclip submit", exit_on_error=False, add_help=False)
+        parser.add_argument("-c", "--config", action=ActionConfigFile)
+        parser.add_subclass_arguments(AnomalibModule, "model", fail_untyped=False, required=True)
+        parser.add_subclass_arguments(AnomalibDataModule, "data", fail_untyped=False)
+        parser.add_class_arguments(Trainer, "trainer", fail_untyped=False, instantiate=False, sub_configs=True)
+        parser.add_argument("--seed_everything", type=int, default=0)
+        parser.add_argument("--ckpt_path", type=str | None, default=None)
+        parser.add_argument("--default_root_dir", type=str | None, default=None)
+        parser.add_argument("--logging.log_graph", type=bool, default=False)
         try:
             self.config: Namespace = self.parser.parse_args(["--data", "MVTecAD2", *arguments])
         except ArgumentError as error:
@@ -90,19 +98,6 @@ def _in_one_line(text: str) -> str:
     dropped = ("Given value", "Subtypes:", "Expected a <class 'NoneType'>")
     lines = (line.strip(" -") for line in text.splitlines())
     return " ".join(line for line in lines if line and not line.startswith(dropped))
-
-
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="anoclip submit", exit_on_error=False, add_help=False)
-    parser.add_argument("-c", "--config", action=ActionConfigFile)
-    parser.add_subclass_arguments(AnomalibModule, "model", fail_untyped=False, required=True)
-    parser.add_subclass_arguments(AnomalibDataModule, "data", fail_untyped=False)
-    parser.add_class_arguments(Trainer, "trainer", fail_untyped=False, instantiate=False, sub_configs=True)
-    parser.add_argument("--seed_everything", type=int, default=0)
-    parser.add_argument("--ckpt_path", type=str | None, default=None)
-    parser.add_argument("--default_root_dir", type=str | None, default=None)
-    parser.add_argument("--logging.log_graph", type=bool, default=False)
-    return parser
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -73,9 +73,8 @@ def dealt(images: int, processes: int, batch_size: int, shuffle: bool = False) -
         data = list(range(images))
         sampler = DistributedSampler(data, num_replicas=processes, rank=rank, shuffle=shuffle, seed=3)
         loader = DataLoader(data, batch_size=batch_size, sampler=sampler)
-        distinct = DistinctImages()
         for _ in range(2):  # the second epoch counts afresh
-            distinct.start()
+            distinct = DistinctImages()
             seen = []
             for numbers in loader:
                 batch = distinct.of(ImageBatch(image=torch.zeros(len(numbers), 3, 2, 2), pred_score=numbers.float()), loader)

@@ -11,10 +11,10 @@ import pytest
 import tifffile
 from PIL import Image
 
+from anoclip_anomalib.submission.entries import pack_folder
 from anoclip_anomalib.submission.kaputt2.validate import validate_zip
 from anoclip_anomalib.submission.kaputt2.write import write_zip
 from anoclip_anomalib.submission.mvtec_ad2.contents import check_map, check_mask
-from anoclip_anomalib.submission.mvtec_ad2.pack import pack_folder
 from anoclip_anomalib.submission.mvtec_ad2.validate import validate
 
 from .ad2_files import good_map, good_mask, png_bytes, tiff_bytes, write_submission

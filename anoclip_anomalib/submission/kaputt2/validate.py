@@ -123,7 +123,7 @@ def _check_rows(stream: IO[bytes], shown: str, report: Report, expected: frozens
         elif len(row) != 2:
             report.add("wrong-columns", here, f"two columns are expected, {len(row)} found")
         else:
-            _check_row(row[0], row[1], here, report, expected, seen.get(row[0]))
+            _check_row(row, here, report, expected, seen.get(row[0]))
             seen.setdefault(row[0], number)
     if number == 0:
         report.add("wrong-header", shown, "the header must be exactly capture_id,pred; the file is empty")
@@ -151,9 +151,8 @@ def _lines(stream: IO[bytes], shown: str) -> Iterator[tuple[int, str, str]]:
             raise _EndOfCheckError("wrong-encoding", here, f"the CSV is not UTF-8 ({error})") from error
 
 
-def _check_row(
-    capture_id: str, value: str, here: str, report: Report, expected: frozenset[str] | None, before: int | None
-) -> None:
+def _check_row(row: list[str], here: str, report: Report, expected: frozenset[str] | None, before: int | None) -> None:
+    capture_id, value = row
     if not capture_id.strip():
         report.add("empty-id", here, "the capture_id is empty")
     elif not capture_id.isprintable():

@@ -1,7 +1,7 @@
 """The leaderboard's metrics on ``test_public``, so that a user sees where they stand before spending an upload."""
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,9 @@ from anoclip_anomalib.evaluation.curves import aupro, auroc, count_scores, f1_at
 from anoclip_anomalib.evaluation.resolution import read_mask
 from anoclip_anomalib.evaluation.thresholds import ThresholdRule
 from anoclip_anomalib.running.progress import Steps
-from anoclip_anomalib.submission.mvtec_ad2.data import images_of
+from anoclip_anomalib.submission.mvtec_ad2.layout import images_of
 from anoclip_anomalib.submission.mvtec_ad2.object import fit_threshold
-from anoclip_anomalib.submission.mvtec_ad2.predict import PredictSettings, predict_object
-from anoclip_anomalib.submission.mvtec_ad2.raw_maps import RawMap, RawMapStore
+from anoclip_anomalib.submission.mvtec_ad2.predict import PredictSettings, RawMapStore, predict_object
 from anoclip_anomalib.submission.provenance import open_work_folder, write_json
 
 PARTS = ("validation", "test_public_good", "test_public_bad")
@@ -52,34 +51,32 @@ class PublicResult:
 METRICS = ("seg_f1", "au_pro", "image_auroc", "model_image_auroc", "best_seg_f1")
 
 
-def evaluate_object(
-    object_name: str, normal: Iterable[RawMap], test: Iterable[tuple[RawMap, Path | None]], rule: ThresholdRule, progress: Steps
+def _evaluate_object(
+    settings: PredictSettings, object_name: str, rule: ThresholdRule, store: RawMapStore, progress: Steps
 ) -> PublicResult:
-    """Measure one object's predictions, image by image.
-
-    Args:
-        object_name: Such as ``can``.
-        normal: Predictions of good validation images.
-        test: Predictions of public test images with their mask files, None for good images.
-        rule: The submission's rule.
-        progress: Told of each test image.
-
-    Raises:
-        ValueError: If a mask has another size than its image, or one class is missing.
-    """
-    threshold = fit_threshold(rule, normal)
+    """Predict one object's public images and good validation images, and measure the predictions, image by image."""
+    images = {part: images_of(settings.root, object_name, part) for part in PARTS}
+    for part, found in images.items():
+        if not found:
+            raise FileNotFoundError(f"{settings.root / object_name} has no images for {part.replace('_', ' ')}")
+    masks = dict.fromkeys(images["test_public_good"]) | {image: _mask_of(image) for image in images["test_public_bad"]}
+    progress.start(f"{object_name}: predicting", sum(map(len, images.values())))
+    predict_object(settings, object_name, [*images["validation"], *masks], store, progress.advance)
+    progress.start(f"{object_name}: measuring", len(masks))
+    threshold = fit_threshold(rule, map(store.read, images["validation"]))
     pixels = PixelAccumulator()
-    images = []
-    for prediction, mask_path in test:
+    measured = []
+    for image, mask_path in masks.items():
+        prediction = store.read(image)
         scores = prediction.at_original_size()
         mask = np.zeros(scores.shape, np.uint8) if mask_path is None else read_mask(mask_path)
         if mask.shape != scores.shape:
             raise ValueError(f"{mask_path} is {mask.shape}, its image {scores.shape}")
         pixels.update(scores, mask)
-        images.append((float(scores.max()), prediction.image_score, mask_path is not None))
+        measured.append((float(scores.max()), prediction.image_score, mask_path is not None))
         progress.advance(1)
     counts = pixels.counts()
-    largest, own, labels = np.array(images).T
+    largest, own, labels = np.array(measured).T
     return PublicResult(
         object_name=object_name,
         seg_f1=f1_at(counts, threshold.value),
@@ -110,6 +107,7 @@ def write_public_figures(
 
     Raises:
         FileNotFoundError: If an object has no validation images, no good or no bad test images, or a mask is missing.
+        ValueError: If a mask has another size than its image.
         FileExistsError: If there are figures already, or they were begun with other settings.
     """
     work, path = (place.with_name(f"{place.name}.public.{kind}") for kind in ("work", "json"))
@@ -117,18 +115,8 @@ def write_public_figures(
     open_work_folder(work, facts, path)
     results = []
     for object_name in objects:
-        images = {part: images_of(settings.root, object_name, part) for part in PARTS}
-        for part, found in images.items():
-            if not found:
-                raise FileNotFoundError(f"{settings.root / object_name} has no images for {part.replace('_', ' ')}")
-        masks = dict.fromkeys(images["test_public_good"]) | {image: _mask_of(image) for image in images["test_public_bad"]}
         store = RawMapStore(work / object_name, settings.root / object_name)
-        progress.start(f"{object_name}: predicting", sum(map(len, images.values())))
-        predict_object(settings, object_name, [*images["validation"], *masks], store, progress.advance)
-        progress.start(f"{object_name}: measuring", len(masks))
-        normal = map(store.read, images["validation"])
-        tested = ((store.read(image), mask) for image, mask in masks.items())
-        results.append(evaluate_object(object_name, normal, tested, rule, progress))
+        results.append(_evaluate_object(settings, object_name, rule, store, progress))
         if not keep_raw:
             shutil.rmtree(store.folder, ignore_errors=True)
     write_json(path, {"leaderboard": "MVTec AD 2, test_public", **facts, **as_table(results)})

@@ -9,12 +9,10 @@ from anoclip_anomalib.claims import Claims
 from anoclip_anomalib.evaluation.resolution import image_size
 from anoclip_anomalib.files import plain
 from anoclip_anomalib.running.progress import Steps
+from anoclip_anomalib.submission.entries import pack_folder
 from anoclip_anomalib.submission.faults import Report
-from anoclip_anomalib.submission.mvtec_ad2.data import check_images
-from anoclip_anomalib.submission.mvtec_ad2.layout import IMAGES_PER_SPLIT
-from anoclip_anomalib.submission.mvtec_ad2.object import make_object
-from anoclip_anomalib.submission.mvtec_ad2.pack import pack_folder
-from anoclip_anomalib.submission.mvtec_ad2.plan import Submission
+from anoclip_anomalib.submission.mvtec_ad2.layout import IMAGES_PER_SPLIT, check_images
+from anoclip_anomalib.submission.mvtec_ad2.object import Submission, make_object
 from anoclip_anomalib.submission.mvtec_ad2.validate import ImageSize, validate
 from anoclip_anomalib.submission.provenance import open_work_folder, provenance_path, read_json, write_provenance
 from anoclip_anomalib.versions import sha256_of

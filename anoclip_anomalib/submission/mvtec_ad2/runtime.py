@@ -19,8 +19,11 @@ from anoclip_anomalib.files import atomic_write
 from anoclip_anomalib.running.timing import PeakMemory, synchronise
 from anoclip_anomalib.submission.model_config import ModelConfig
 
-SIZES: tuple[tuple[int, int], ...] = ((256, 256), (512, 512), (1024, 1224))
-"""(height, width) of the images, by the protocol."""
+Size = tuple[int, int]
+"""(height, width)."""
+
+SIZES: tuple[Size, ...] = ((256, 256), (512, 512), (1024, 1224))
+"""Of the images, by the protocol."""
 
 
 @dataclass(frozen=True)
@@ -93,22 +96,16 @@ def anomaly_image(model: AnomalibModule, image: torch.Tensor, device: torch.devi
 
 
 def measure(
-    model: AnomalibModule,
-    device: str | torch.device = "cpu",
-    sizes: Sequence[tuple[int, int]] = SIZES,
-    warmup: int | None = None,
-    count: int | None = None,
-    *,
-    progress: Callable[[str, int], None] | None = None,
+    model: AnomalibModule, device: torch.device, sizes: Sequence[Size], warmup: int, count: int, progress: Callable[..., None]
 ) -> list[Runtime]:
     """Measure a model by the protocol.
 
     Args:
         model: A model that is ready to predict.
         device: ``cpu`` or ``cuda``.
-        sizes: (height, width) of the images.
-        warmup: Images before the clock counts; by the protocol if not given.
-        count: Images measured; by the protocol if not given.
+        sizes: Of the images.
+        warmup: Images before the clock counts; see ``protocol_counts``.
+        count: Images measured.
         progress: Called with the size as text and 1 for each image.
 
     Returns:
@@ -118,11 +115,8 @@ def measure(
         ValueError: If ``count`` is below 1 or ``warmup`` negative.
         RuntimeError: If the device is not there.
     """
-    device = torch.device(device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise RuntimeError("no CUDA device is available; measure on --device cpu, or run on a machine with a GPU")
-    default_warmup, default_count = protocol_counts(device)
-    warmup, count = default_warmup if warmup is None else warmup, default_count if count is None else count
     if count < 1 or warmup < 0:
         raise ValueError(f"count must be at least 1 and warmup at least 0, got {count} and {warmup}")
     model = model.eval().to(device)
@@ -138,8 +132,7 @@ def measure(
                 synchronise(device)
                 if number >= warmup:
                     times.append(time.perf_counter() - begun)
-                if progress:
-                    progress(f"{width} x {height}", 1)
+                progress(f"{width} x {height}", 1)
         peak = memory.cpu_peak_mib if device.type == "cpu" else float(memory.gpu_peak_mib or 0)
         rows.append(Runtime(height, width, float(np.mean(times)), float(np.std(times)), min(times), max(times), peak))
     return rows

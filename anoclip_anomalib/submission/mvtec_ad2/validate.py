@@ -1,17 +1,17 @@
 """A validator of MVTec AD 2 submissions, written from the format's rules: every fault in one pass, folder or archive."""
 
 import re
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from anoclip_anomalib.submission.entries import DAMAGED_ARCHIVE, Entry, archive_entries, folder_entries
+from anoclip_anomalib.submission.entries import DAMAGED_ARCHIVE, Entry, archive_entries, folder_entries, unsafe_name
 from anoclip_anomalib.submission.faults import Report
-from anoclip_anomalib.submission.mvtec_ad2.archive import below_top_folder
 from anoclip_anomalib.submission.mvtec_ad2.contents import check_map, check_mask
 from anoclip_anomalib.submission.mvtec_ad2.layout import EXTENSIONS, IMAGES_PER_SPLIT, MAPS, SPLIT_SUFFIXES, expected_stems
 
 MAX_FILE_BYTES = 1 << 28
+ARCHIVE_SUFFIX = ".tar.gz"
 
 ImageSize = Callable[[str, str, str], tuple[int, int] | None]
 """(object, split, stem) -> (height, width) of the original image, None if there is no such image."""
@@ -57,7 +57,7 @@ def validate(
             check.entry(entry, entry.path)
     elif _is_gzip(path):
         try:
-            for entry, check.prefix, below_top in below_top_folder(archive_entries(path), path, report):
+            for entry, check.prefix, below_top in _below_top_folder(archive_entries(path), path, report):
                 check.entry(entry, below_top)
         except DAMAGED_ARCHIVE as error:
             report.add("truncated", str(path), f"the archive is truncated or damaged ({error}); pack it anew")
@@ -73,6 +73,54 @@ def _is_gzip(path: Path) -> bool:
         return False
     with path.open("rb") as stream:
         return stream.read(2) == b"\x1f\x8b"
+
+
+def _below_top_folder(entries: Iterable[Entry], archive: Path, report: Report) -> Iterator[tuple[Entry, str, str]]:
+    """Strip the top folder, which must be the only one and bear the archive's name; path tricks and doubles are reported.
+
+    Yields:
+        The entry, its top folder with a slash (empty where it is missing), and its path below that.
+    """
+    expected = archive.name.removesuffix(ARCHIVE_SUFFIX) if archive.name.endswith(ARCHIVE_SUFFIX) else None
+    if expected is None:
+        report.add("wrong-format", str(archive), f"the archive's name must end in {ARCHIVE_SUFFIX}")
+    top: str | None = None
+    foreign: set[str] = set()
+    seen: set[str] = set()
+    for entry in entries:
+        if entry.path in {".", "./"}:
+            continue
+        name = entry.path.removeprefix("./")
+        if reason := unsafe_name(name):
+            report.add("path-trick", entry.path, reason)
+            continue
+        name = name.rstrip("/")
+        if name in seen and entry.kind != "folder":
+            report.add("duplicate", entry.path, "the archive holds this path twice")
+        seen.add(name)
+        first, _, rest = name.partition("/")
+        is_inside = bool(rest) or entry.kind == "folder"
+        if first in EXTENSIONS:
+            # Packed from inside the folder: the content can still be checked.
+            if first not in foreign:
+                foreign.add(first)
+                report.add("wrong-top-folder", first, f"must lie in a top folder '{expected or '<name>'}/'")
+            yield entry, "", name
+            continue
+        if top is None and is_inside:
+            top = first
+            if expected is not None and top != expected:
+                report.add("wrong-top-folder", first, f"the top folder must bear the archive's name, '{expected}/'")
+        if first == top and is_inside:
+            if rest:
+                yield entry, f"{top}/", rest
+        elif entry.kind == "link":
+            report.add("link", entry.path, "a symbolic or hard link; only plain files may be submitted")
+        elif not is_inside:
+            report.add("extra-file", entry.path, "superfluous: the archive's top holds one folder and nothing else")
+        elif first not in foreign:
+            foreign.add(first)
+            report.add("wrong-top-folder", first, f"a second folder at the top, beside '{top}/'")
 
 
 @dataclass

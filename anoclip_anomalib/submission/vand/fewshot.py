@@ -43,6 +43,8 @@ class Model(nn.Module):
         ValueError: If the weight is not in [0, 1].
     """
 
+    batch_size = 32  # the largest that the kit should try
+
     def __init__(self, reference_weight: float = 0.5, **arguments: Any) -> None:
         super().__init__()
         if not 0.0 <= reference_weight <= 1.0:
@@ -50,11 +52,6 @@ class Model(nn.Module):
         self.reference_weight = reference_weight
         self.anoclip = registry.load("AnoClip")(visualizer=False, evaluator=False, post_processor=False, **arguments)
         self.references = PatchMemory(persistent=False)  # they belong to a category and not to the weights
-
-    @property
-    def batch_size(self) -> int:
-        """Largest batch that the kit should try."""
-        return 32
 
     def weights_url(self, category: str) -> str | None:
         """None: the weights come with the backbone's name, and are the same for every category."""
@@ -136,11 +133,11 @@ def write_model_file(path: str | Path, settings: dict[str, Any]) -> Path:
     return Path(path)
 
 
-def check_model_file(path: str | Path, shots: int = 2) -> dict[str, Any]:
-    """Import a ``model.py`` as the kit does and use it once as the kit does, on random images.
+def check_model_file(path: str | Path) -> list[float]:
+    """Import a ``model.py`` as the kit does and use it once as the kit does, with two normal images, all of them random.
 
     Returns:
-        What was seen: category, batch size, score range.
+        The scores of two images.
 
     Raises:
         TypeError, ValueError: If the model does not keep the interface; the message says where.
@@ -158,16 +155,16 @@ def check_model_file(path: str | Path, shots: int = 2) -> dict[str, Any]:
     url = instance.weights_url(CATEGORIES[0])
     if url is not None and not str(url).startswith(("https://", "http://")):
         raise ValueError(f"weights_url must return None or a URL, not {url!r}")
-    images = torch.rand(shots + 2, 3, *IMAGE_SIZE, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(4, 3, *IMAGE_SIZE, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        instance.setup({"few_shot_samples": images[:shots], "dataset_category": CATEGORIES[0]})
-        output = instance(images[shots:])
+        instance.setup({"few_shot_samples": images[:2], "dataset_category": CATEGORIES[0]})
+        output = instance(images[2:])
     if not isinstance(output, ImageBatch):
         raise TypeError(f"forward must return anomalib's ImageBatch, not {type(output).__name__}")
     score = output.pred_score
     if not isinstance(score, torch.Tensor) or score.shape != (2,) or not torch.isfinite(score).all():
         raise ValueError(f"pred_score must be 2 finite numbers for 2 images, it is {score}")
-    return {"category": CATEGORIES[0], "batch_size": 2, "scores": [float(value) for value in score]}
+    return [float(value) for value in score]
 
 
 def make_model_file(path: Path, settings: dict[str, Any]) -> tuple[list[float], Path]:
@@ -187,14 +184,14 @@ def make_model_file(path: Path, settings: dict[str, Any]) -> tuple[list[float], 
         model = Model(**settings)
     except TypeError as error:
         raise ValueError(f"AnoClip does not take these arguments: {error}") from error
-    seen = check_model_file(write_model_file(path, settings))
+    scores = check_model_file(write_model_file(path, settings))
     facts = {
         "leaderboard": "VAND 3.0 category 2 (few-shot, MVTec LOCO)",
         "settings": settings,
         "weights_digest": model.anoclip.weights_digest,
         "threshold_rule": "none: the kit measures F1-max",
     }
-    return seen["scores"], write_provenance(path, facts, path)
+    return scores, write_provenance(path, facts, path)
 
 
 def try_model_file(path: str | Path) -> tuple[list[float], str | None]:
@@ -204,6 +201,6 @@ def try_model_file(path: str | Path) -> tuple[list[float], str | None]:
         The scores of two random images, and what is wrong with the file, if anything is.
     """
     try:
-        return check_model_file(path)["scores"], None
+        return check_model_file(path), None
     except Exception as error:  # noqa: BLE001 (foreign code: whatever it raises is what is wrong with it)
         return [], f"{type(error).__name__}: {error}"

@@ -6,7 +6,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from anoclip_anomalib.cli.submit import main
-from anoclip_anomalib.submission.model_card import card as cards
+from anoclip_anomalib.submission.model_card import make as cards
 from anoclip_anomalib.submission.model_card.summary import provenance_note, summarise
 from anoclip_anomalib.submission.provenance import read_json, write_json
 

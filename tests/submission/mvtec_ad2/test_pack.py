@@ -3,7 +3,7 @@ import tarfile
 
 import pytest
 
-from anoclip_anomalib.submission.mvtec_ad2.pack import pack_folder
+from anoclip_anomalib.submission.entries import pack_folder
 
 from ..ad2_files import write_submission
 

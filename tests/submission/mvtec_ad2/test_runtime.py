@@ -24,9 +24,7 @@ def test_protocol():
 
 def test_counts_and_csv(tmp_path):
     images = []
-    rows = measure(
-        Brightness(), sizes=[(32, 48), (64, 64)], warmup=2, count=5, progress=lambda size, n: images.append((size, n))
-    )
+    rows = measure(Brightness(), torch.device("cpu"), [(32, 48), (64, 64)], 2, 5, lambda size, n: images.append((size, n)))
     assert images == [("48 x 32", 1)] * 7 + [("64 x 64", 1)] * 7
     for row in rows:
         assert 0 < row.runtime_min <= row.runtime_mean <= row.runtime_max
@@ -54,10 +52,10 @@ def test_anomaly_image_has_the_inputs_size_and_lies_on_the_cpu():
 
 def test_bad_input(tmp_path):
     with pytest.raises(ValueError, match="count must be at least 1"):
-        measure(Brightness(), count=0)
+        measure(Brightness(), torch.device("cpu"), SIZES, 0, 0, print)
     if not torch.cuda.is_available():
         with pytest.raises(RuntimeError, match="no CUDA device"):
-            measure(Brightness(), device="cuda")
+            measure(Brightness(), torch.device("cuda"), SIZES, 0, 1, print)
     fake = ["--model", "tests.submission.fake_model.Brightness"]
     with pytest.raises(FileNotFoundError, match="no checkpoint"):
         prepare(ModelConfig([*fake, "--ckpt_path", str(tmp_path / "x.ckpt")]))

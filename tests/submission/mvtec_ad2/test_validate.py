@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from anoclip_anomalib.submission import entries
+from anoclip_anomalib.submission.entries import pack_folder
 from anoclip_anomalib.submission.mvtec_ad2.layout import IMAGES_PER_SPLIT, MAPS, MASKS
-from anoclip_anomalib.submission.mvtec_ad2.pack import pack_folder
 from anoclip_anomalib.submission.mvtec_ad2.validate import validate
 
 from ..ad2_files import COUNTS, SIZE, good_map, good_mask, png_bytes, tiff_bytes, write_submission
