@@ -5,6 +5,7 @@ anomalib 2.7 has no entry point for models: ``get_model("Name")`` and the comman
 here, without slowing down ``import anoclip_anomalib`` by the seconds that anomalib and torch take to load.
 """
 
+import copy
 import sys
 from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder
@@ -88,6 +89,7 @@ class _AfterAnomalibModels:
         sys.meta_path.remove(self)
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is not None and spec.loader is not None:
+            spec.loader = copy.copy(spec.loader)  # a zip's is shared by all modules in it
             execute = spec.loader.exec_module
 
             def execute_and_register(module: ModuleType) -> None:

@@ -48,12 +48,18 @@ class RawPredictions(Callback):
         self.forget_validation()
 
     def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, number: int = 0, loader: int = 0
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int = 0,
+        dataloader_idx: int = 0,
     ) -> None:
         """Read scores of held-out images; some models compute losses alone here."""
         if trainer.sanity_checking or batch.gt_label is None or not is_held_out(getattr(trainer, "datamodule", None)):
             return
-        batch = self._distinct.of(batch, getattr(trainer, "val_dataloaders", None), loader)
+        batch = self._distinct.of(batch, getattr(trainer, "val_dataloaders", None), dataloader_idx)
         if batch is not None and (batch.pred_score is not None or batch.anomaly_map is not None):
             self.read_validation(batch, raw_scores(batch), batch.gt_label.cpu().numpy().reshape(-1) > 0)
 
