@@ -159,24 +159,19 @@ class FolderRun:
 
 def scored(inspector: Inspector, photos: Iterable[Photo]) -> Iterator[Scored]:
     """Photographs with their results; ``None`` for those that could not even be opened."""
-    waiting: deque[Photo] = deque()
-    faults: deque[Photo] = deque()
+    photos = iter(photos)
+    while opened := [_opened(photo) for photo in islice(photos, inspector.batch_size)]:
+        results = inspector.stream([found for _, found in opened if found is not None], faults=True, fill=True)
+        for photo, found in opened:
+            yield photo, None if found is None else next(results)
 
-    def files() -> Iterator[Any]:
-        for photo in photos:
-            try:
-                found = None if photo.fault else readable(photo.file)
-            except OSError as error:
-                photo, found = photo._replace(fault=str(error)), None
-            if found is None:
-                faults.append(photo)
-            else:
-                waiting.append(photo)
-                yield found
 
-    for inspection in inspector.stream(files(), faults=True, fill=True):
-        yield waiting.popleft(), inspection
-    yield from ((photo, None) for photo in faults)
+def _opened(photo: Photo) -> tuple[Photo, Any]:
+    """A photograph and what the inspector takes for it; None and a fault if it cannot be opened."""
+    try:
+        return photo, None if photo.fault else readable(photo.file)
+    except OSError as error:
+        return photo._replace(fault=str(error)), None
 
 
 def inspected(inspector: Inspector, photos: Iterator[Photo], folder: Path | None, contrast: Contrast | None) -> Iterator[Row]:
@@ -192,7 +187,7 @@ def inspected(inspector: Inspector, photos: Iterator[Photo], folder: Path | None
         contrast: Of all pictures.
 
     Yields:
-        A row for each, in order but for files that cannot be opened, once its pictures are written.
+        A row for each, in order, once its pictures are written.
 
     Raises:
         OSError: If pictures cannot be written.
