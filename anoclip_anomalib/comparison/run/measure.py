@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 
@@ -15,6 +14,7 @@ from anoclip_anomalib.evaluation.raw_batch import raw_maps, raw_scores
 from anoclip_anomalib.evaluation.raw_predictions import RawPredictions
 from anoclip_anomalib.evaluation.reference import ScoreReference
 from anoclip_anomalib.evaluation.resolution import datasets_of, map_mask_pairs, path_list
+from anoclip_anomalib.inspection.pictures import shrink
 
 THUMBNAIL = 192  # longer side of a thumbnail in the report, pixels
 
@@ -59,14 +59,6 @@ class Measured:
     validation: tuple[list[float], list[int]] = field(default_factory=lambda: ([], []))
     map_size: tuple[int, int] | None = None
     no_image_score: bool = False
-
-
-def shrink(image: np.ndarray, side: int = THUMBNAIL) -> np.ndarray:
-    """Reduce (H, W) or (H, W, 3) so that the longer side is `side` at most, by area averaging."""
-    height, width = image.shape[:2]
-    scale = side / max(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return image if scale >= 1 else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
 def choose_samples(paths: list[str], labels: list[int], count: int) -> list[str]:
@@ -133,8 +125,8 @@ class Measure(RawPredictions):
             result.pixels.update(*part)
         for path, score, label, (anomaly_map, mask) in zip(paths, scores.tolist(), labels, pairs, strict=True):
             kept = path in self._wanted and anomaly_map is not None
-            small = shrink(np.asarray(anomaly_map, np.float32)) if kept else None
-            small_mask = shrink((mask > 0).astype(np.uint8) * 255) if kept and mask is not None else None
+            small = shrink(np.asarray(anomaly_map, np.float32), THUMBNAIL) if kept else None
+            small_mask = shrink((mask > 0).astype(np.uint8) * 255, THUMBNAIL) if kept and mask is not None else None
             result.images.append(Scored(path, score, label, _map_auroc(anomaly_map, mask), small, small_mask))
 
 

@@ -10,13 +10,14 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from anoclip_anomalib.comparison.run.measure import THUMBNAIL, Measured, relative_path, shrink
+from anoclip_anomalib.comparison.run.measure import THUMBNAIL, Measured, relative_path
 from anoclip_anomalib.comparison.run.row_schema import FORMAT
 from anoclip_anomalib.comparison.suite.suite import Job
 from anoclip_anomalib.evaluation import curves
 from anoclip_anomalib.evaluation.curves import ScoreCounts, UndefinedMetricError
 from anoclip_anomalib.evaluation.registry import METRICS, Metric
 from anoclip_anomalib.evaluation.thresholds import choose_threshold
+from anoclip_anomalib.inspection.pictures import shrink
 
 HISTOGRAM_BINS = 40
 ROC = (curves.roc, 1.0, 0.0, "false positive rate", "true positive rate")
@@ -172,7 +173,7 @@ def image_quality(scores: np.ndarray, labels: np.ndarray, index: int, pixel_auro
 def _photograph(path: str) -> np.ndarray:
     with Image.open(path) as image:
         image.draft("RGB", (4 * THUMBNAIL, 4 * THUMBNAIL))
-        return shrink(np.asarray(image.convert("RGB")))
+        return shrink(np.asarray(image.convert("RGB")), THUMBNAIL)
 
 
 def _square(image: np.ndarray) -> np.ndarray:
