@@ -1,12 +1,13 @@
 """The texts of a report: templates filled for HTML, Markdown and LaTeX, and the CSV of all jobs."""
 
+import csv
 import html
+import io
 import re
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from anoclip_anomalib.comparison.report.intervals import MEASURES, RESAMPLES
@@ -91,8 +92,11 @@ def csv_text(rows: list[dict[str, Any]]) -> str:
         line = row["job"] | {column: found.get(place) for column, place in COLUMNS.items()}
         parts = ("method", "preprocessing", "hardware", "versions", "config")
         lines.append(line | flatten({part: row.get("provenance", {}).get(part, {}) for part in parts}))
-    table = pd.DataFrame(lines, dtype=object)  # or whole numbers beside missing ones would get a point
-    return table.map(csv_safe).rename(columns=csv_safe).to_csv(index=False, lineterminator="\n")
+    columns = list(dict.fromkeys(key for line in lines for key in line))
+    stream = io.StringIO()
+    table = [columns, *([line.get(key) for key in columns] for line in lines)]
+    csv.writer(stream, lineterminator="\n").writerows([csv_safe(cell) for cell in cells] for cells in table)
+    return stream.getvalue()
 
 
 def flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
