@@ -165,21 +165,19 @@ SHOWN_FACTS: dict[str, Callable[[dict], Any]] = {  # title -> what stands there 
 
 def _charts(table: Table, rows: list[dict]) -> dict[str, Any]:
     """Drawings of a data set: curves of the mean and of each category with its histograms (first seed), speed and accuracy."""
-    first = tables.first_seed_rows(rows, table.models, table.data)
+    first = tables.first_seed_rows(rows, table.data)
     mean: dict[str, dict[str, Any]] = {model: {} for model in table.models}
     for name, (_, _, _, limit, start, *_) in charts.CURVES.items():
         for model in table.models:
-            own = [found[model]["curves"] for found in first.values() if model in found]
-            if drawn := [curves[name] for curves in own if name in curves]:
-                mean[model][name] = tables.mean_curve(drawn, limit, start)
+            own = [row["curves"][name] for (of, _), row in first.items() if of == model and name in row["curves"]]
+            if own:
+                mean[model][name] = tables.mean_curve(own, limit, start)
     categories: dict[str, dict[str, list]] = {}
-    for category, found in first.items():
-        histograms = [charts.histogram_chart(m, found[m]["histogram"], i) for i, m in enumerate(table.models) if m in found]
+    for category in dict.fromkeys(category for _, category in first):
+        found = {model: first[model, category] for model in table.models if (model, category) in first}
+        drawn = [charts.histogram_chart(m, found[m]["histogram"], i) for i, m in enumerate(table.models) if m in found]
         curves = {model: row["curves"] for model, row in found.items() if len(table.categories) > 1}
-        categories[category] = {
-            "curves": charts.curve_charts(table.models, curves),
-            "histograms": list(filter(None, histograms)),
-        }
+        categories[category] = {"curves": charts.curve_charts(table.models, curves), "histograms": list(filter(None, drawn))}
     seconds = {model: tables.speed_of(rows, model, data=table.data)["median_s"] for model in table.models}
     speed = {}
     for name in table.metrics:

@@ -111,11 +111,12 @@ def gallery_of(
     items: dict[str, list[GalleryItem]] = {}
     table: list[MetricRow] = []
     for data, categories in suite["data"].items():
-        first = first_seed_rows(rows, suite["models"], data)
+        first = first_seed_rows(rows, data)
         for category in categories:
             name = category if len(suite["data"]) == 1 else f"{data} / {category}"
-            items[name] = _items(Strips(folder.path), first.get(category, {}), each)
-            table += [_metric_row(name, model, [row], metrics) for model, row in first.get(category, {}).items()]
+            found = {model: first[model, category] for model in suite["models"] if (model, category) in first}
+            items[name] = _items(Strips(folder.path), found, each)
+            table += [_metric_row(name, model, [row], metrics) for model, row in found.items()]
     table += [_metric_row(MEAN, model, own, metrics) for model in suite["models"] if (own := finished(rows, model=model))]
     shown = {name: some for name, some in items.items() if some}
     known = {title: distinct(rows, SHOWN_FACTS[title]) for title in FACTS}
@@ -137,11 +138,12 @@ def _items(strips: Strips, rows: dict[str, dict[str, Any]], each: int) -> list[G
     items = []
     for kind in sorted(kinds, key=lambda name: (name != "good", name)):
         for path in kinds[kind][:each]:
-            image, mask, heats = strips.of(rows, path)
+            image, mask = strips.image_and_mask(next(iter(rows.values())), path)
             maps = {}
-            for model, heat in heats.items():
-                low, high = rows[model].get("map_scale") or (0.0, 1.0)  # rows of earlier versions do not tell
-                maps[model] = low + heat.astype(np.float32) / 255 * (high - low)
+            for model, row in rows.items():
+                low, high = row.get("map_scale") or (0.0, 1.0)  # rows of earlier versions do not tell
+                if (heat := strips.heatmap(row, path)) is not None:
+                    maps[model] = low + heat.astype(np.float32) / 255 * (high - low)
             if image is not None and maps:
                 scores = {model: own[path] for model, own in kept.items()}
                 items.append(GalleryItem(f"{kind}/{Path(path).stem}", image, mask, maps, scores))

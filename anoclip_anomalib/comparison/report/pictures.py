@@ -35,11 +35,10 @@ def choose(rows: list[dict[str, Any]], models: list[str], data: str, each: int =
     """
     found: defaultdict[tuple[str, str], dict[str, float]] = defaultdict(dict)
     labels: dict[tuple[str, str], int] = {}
-    for category, own in first_seed_rows(rows, models, data).items():
-        for model, row in own.items():
-            for path, label, _, quality in row.get("samples", []):
-                if quality is not None:
-                    found[category, path][model], labels[category, path] = quality, label
+    for (model, category), row in first_seed_rows(rows, data).items():
+        for path, label, _, quality in row.get("samples", []):
+            if quality is not None:
+                found[category, path][model], labels[category, path] = quality, label
     wanted = set().union(*found.values())
     complete = {key: quality for key, quality in found.items() if wanted <= quality.keys()}
     mean = {key: float(np.mean(list(quality.values()))) for key, quality in complete.items()}
@@ -64,12 +63,14 @@ def _spread_over_categories(order: list[tuple[str, str]], count: int) -> list[tu
 
 def grid(folder: Path, rows: list[dict[str, Any]], models: list[str], data: str, each: int = 4) -> list[dict[str, Any]]:
     """Rows of the grid with pictures as data URIs: photograph, mask, and each model's map laid over the photograph."""
-    first, strips, shown = first_seed_rows(rows, models, data), Strips(folder), []
+    first, strips, shown = first_seed_rows(rows, data), Strips(folder), []
     for choice in choose(rows, models, data, each):
-        image, mask, heats = strips.of(first[choice.category], choice.path)
+        owners = {model: first[model, choice.category] for model in models if (model, choice.category) in first}
+        image, mask = strips.image_and_mask(next(iter(owners.values())), choice.path)
         if image is None:
             continue
-        drawn = {model: data_uri(overlay(image, heat)) for model, heat in heats.items()}
+        heats = {model: strips.heatmap(row, choice.path) for model, row in owners.items()}
+        drawn = {model: data_uri(overlay(image, heat)) for model, heat in heats.items() if heat is not None}
         outline = None if mask is None else data_uri(outlined(image, mask, (255, 40, 40)))
         cells = [{"model": m, "quality": choice.quality.get(m), "picture": drawn.get(m)} for m in models]
         about = {"reason": choice.reason, "path": choice.path, "anomalous": choice.label > 0}
@@ -88,27 +89,18 @@ class Strips:
         self.folder = folder / "pictures"
         self._read = cache(self._strip)
 
-    def of(
-        self, rows: dict[str, dict[str, Any]], path: str
-    ) -> tuple[np.ndarray | None, np.ndarray | None, dict[str, np.ndarray]]:
-        """A photograph, its mask and its heatmaps.
-
-        Args:
-            rows: Model -> its row on the photograph's category; at least one.
-            path: The photograph's, as rows have it.
-
-        Returns:
-            The photograph (H, W, 3) uint8, its mask (H, W) bool as the first model saw it, and model -> map (H, W) uint8.
-        """
-        row = next(iter(rows.values()))
+    def image_and_mask(self, row: dict[str, Any], path: str) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """A photograph (H, W, 3) uint8 and its mask (H, W) bool."""
         stem = picture_stem(row["job"]["data"], row["job"]["category"])
         own = f"{row['id']}-masks.png"
         mask = self._square(row, path, own if (self.folder / own).exists() else f"{stem}-masks.png")  # older: one for all
         image = self._square(row, path, f"{stem}-images.jpg")
         image = np.stack([image] * 3, axis=2) if image is not None and image.ndim == 2 else image
-        heats = {model: self._square(own, path, f"{own['id']}.png") for model, own in rows.items()}
-        found = {model: heat for model, heat in heats.items() if heat is not None}
-        return image, None if mask is None else mask > 127, found
+        return image, None if mask is None else mask > 127
+
+    def heatmap(self, row: dict[str, Any], path: str) -> np.ndarray | None:
+        """The map of a row's model (H, W) uint8."""
+        return self._square(row, path, f"{row['id']}.png")
 
     def _square(self, row: dict[str, Any], path: str, name: str) -> np.ndarray | None:
         strip, paths = self._read(name), [path for path, *_ in row["samples"]]

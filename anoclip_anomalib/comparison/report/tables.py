@@ -131,13 +131,13 @@ def _rank(lines: list[dict[str, Cell]], name: str) -> None:
             line[name] = cell._replace(rank=rank, difference=None if first is None else cell.value - first)
 
 
-def first_seed_rows(rows: list[dict[str, Any]], models: list[str], data: str) -> dict[str, dict[str, dict[str, Any]]]:
-    """Finished rows of a data set: category -> model, in the suite's order -> the row with the smallest seed."""
-    first: dict[str, dict[str, dict]] = {}
+def first_seed_rows(rows: list[dict[str, Any]], data: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """Finished rows of a data set by model and category, the one with the smallest seed of each."""
+    first: dict[tuple[str, str], dict] = {}
     for row in finished(rows, data=data):
-        own, model = first.setdefault(row["job"]["category"], {}), row["job"]["model"]
-        own[model] = min(own.get(model, row), row, key=lambda one: one["job"]["seed"])
-    return {category: {model: own[model] for model in models if model in own} for category, own in first.items()}
+        key = (row["job"]["model"], row["job"]["category"])
+        first[key] = min(first.get(key, row), row, key=lambda one: one["job"]["seed"])
+    return first
 
 
 def distinct(rows: list[dict[str, Any]], read: Callable[[dict[str, Any]], Any]) -> str:

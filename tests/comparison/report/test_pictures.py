@@ -41,11 +41,11 @@ def test_every_picture_is_its_own_square_and_a_lost_one_is_none(tmp_path):
         Image.fromarray(levels).save(tmp_path / "pictures" / name)
     strips = Strips(tmp_path)
     for level, (path, *_) in zip((0, 100, 200), row["samples"], strict=True):
-        image, mask, maps = strips.of({"model": row}, path)
+        image, mask = strips.image_and_mask(row, path)
         assert image.shape == (SIDE, SIDE, 3)
         assert abs(image.astype(int) - level).max() < 5
         assert (mask == (level == 200)).all()
-        assert (maps["model"] == level).all()
-    assert strips.of({"model": row}, "another.png") == (None, None, {})
+        assert (strips.heatmap(row, path) == level).all()
+    assert strips.heatmap(row, "another.png") is None
     images.unlink()
-    assert Strips(tmp_path).of({"model": row}, row["samples"][0][0])[0] is None
+    assert Strips(tmp_path).image_and_mask(row, row["samples"][0][0])[0] is None
