@@ -109,7 +109,6 @@ class Inspector:
             module = build_model(model, backbone, weights, adapters, image_size, settings)
             self.module, self.device = on_device(module, device)
         self.batch_size = batch_size or (1 if self.device == "cpu" else GPU_BATCH)
-        self._needs_class = getattr(self.module, "needs_class", False)
         self._alone = Lock()
         self._prepared: dict[tuple[str | None, str], _Prepared] = {}
         self._current: _Prepared
@@ -290,7 +289,7 @@ class Inspector:
         model = self.module.model
         if hasattr(model, "adapter"):
             model.adapter = None
-        if self._needs_class:
+        if getattr(self.module, "needs_class", False):
             if product is None:
                 logger.warning("No product was named: the sentences say %r. Name it, for instance product='cookie'", GENERAL)
             model.set_class(product or GENERAL)
@@ -311,30 +310,30 @@ class Inspector:
         from anoclip_anomalib.inspection.scores import score_images
 
         self.check_overlap([photo for photo in photos if isinstance(photo, str | Path)])
-        images: list[torch.Tensor] = []
-        broken: dict[int, Exception] = {}
-        for index, photo in enumerate(photos):
+        read: list[torch.Tensor | Exception] = []
+        for photo in photos:
             try:
-                images.append(as_tensor(photo))
+                read.append(as_tensor(photo))
             except (OSError, ValueError, TypeError) as error:
-                broken[index] = error
-                if not faults:
+                read.append(error)
+                if not faults:  # after the results of those before it
                     break
+        images = [one for one in read if not isinstance(one, Exception)]
         filled = images + images[-1:] * (self.batch_size - len(images)) if fill else images
         # A GPU has room for one batch, and an adapter for one image.
         with nullcontext() if self.device == "cpu" and self._current.adaptation is None else self._alone:
-            scored = iter(zip(images, score_images(self.module, filled)[: len(images)], strict=True))
+            scored = iter(score_images(self.module, filled))
         # As it is now: between two results somebody may turn to another product.
         contrast, seen = self._current.contrast, self._seen
         result = partial(Inspection, decision=self.decision, contrast=contrast or seen)
-        for index, photo in enumerate(photos):
+        for photo, image in zip(photos, read, strict=False):
             path = Path(photo) if isinstance(photo, str | Path) else None
-            if index in broken:
+            if isinstance(image, Exception):
                 if not faults:
-                    raise broken[index]
-                yield result(path, float("nan"), None, fault=printable(str(broken[index])))
+                    raise image
+                yield result(path, float("nan"), None, fault=printable(str(image)))
                 continue
-            image, (score, anomaly_map, fault) = next(scored)
+            score, anomaly_map, fault = next(scored)
             if fault is not None and not faults:
                 raise ValueError(f"{printable(path) if path else 'The photograph'}: {fault}")
             if fault is None and contrast is None:

@@ -10,8 +10,7 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -34,33 +33,14 @@ BINS = 60
 _PARTS = ("page.css", "page.js", "page.html.jinja")
 
 
-@dataclass
-class Row:
-    """A photograph on the page.
+Row = dict[str, Any]
+"""A photograph on the page; addresses are None for what is not there.
 
-    Attributes:
-        path: As ``results.csv`` has it.
-        score: Its image score.
-        rank: From 1, the most unusual one.
-        z: Robust z-score within the folder; None if that has no spread.
-        verdict: "defect", "good" or "".
-        regions: What stands below the score.
-        name: Its path below the folder that all photographs share.
-        photo: Address of its picture for the page.
-        heat: Address of the photograph under its heat, to lay over it.
-        composite: Address of the picture that the run wrote for people.
-    """
-
-    path: str
-    score: float
-    rank: int
-    z: float | None
-    verdict: str
-    regions: str
-    name: str = ""
-    photo: str | None = None
-    heat: str | None = None
-    composite: str | None = None
+`path`, `picture`: as ``results.csv`` has them. `score`, `rank` (from 1, the most unusual one), `z` (None if the folder has no
+spread), `verdict` ("defect", "good" or ""): numbers and words of it. `regions`: what stands below the score. `name`: its path
+below the folder that all photographs share. `photo`, `heat`, `composite`: addresses of its picture for the page, of the
+photograph under its heat to lay over it, and of the picture that the run wrote for people.
+"""
 
 
 def write_page(folder: str | Path) -> Path:
@@ -81,15 +61,18 @@ def write_page(folder: str | Path) -> Path:
     folder = Path(folder)
     run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     rows, faults, total = _read(folder / "results.csv")
-    pictures = [_pictures(folder, row.composite) for row in rows]
-    _name(rows)
+    pictures = [_pictures(folder, row["picture"]) for row in rows]
+    common = _common_folder(row["path"] for row in rows)
     together = len(rows) <= EMBEDDED
     small = together and sum(one.stat().st_size for own in pictures for one in own[:2] if one) > EMBEDDED_BYTES
     shown = partial(_embed, small=small) if together else partial(_link, folder)
     for row, (photo, heat, composite) in zip(rows, pictures, strict=True):
-        row.photo = None if photo is None else shown(photo)
-        row.heat = None if heat is None else shown(heat)
-        row.composite = None if composite is None else _link(folder, composite)
+        row |= {
+            "name": printable(os.path.relpath(row["path"], common) if common else row["path"]),
+            "photo": photo and shown(photo),
+            "heat": heat and shown(heat),
+            "composite": composite and _link(folder, composite),
+        }
     first = next((photo for photo, _, _ in pictures if photo), None)
     target = folder / "index.html"
     with atomic_write(target) as temporary, temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
@@ -99,29 +82,28 @@ def write_page(folder: str | Path) -> Path:
     return target
 
 
-def _read(path: Path) -> tuple[list[Row], list[dict[str, str]], int]:
+def _read(path: Path) -> tuple[list[Row], list[Row], int]:
     """The rows to show, most unusual first; files with a fault; the number of scores."""
-    faults: list[dict[str, str]] = []
+    faults: list[Row] = []
     total = 0
 
     def scored(lines: Iterator[dict[str, Any]]) -> Iterator[Row]:
         nonlocal total
         for line in lines:
-            score = _number(line.get("score"))
-            if line.get("fault") or score is None:
-                faults.append({"path": line.get("path") or "", "fault": line.get("fault") or "its line has no score"})
+            row = {"path": "", "fault": "", "picture": None} | {key: value for key, value in line.items() if value}
+            row |= {key: _number(line.get(key)) for key in ("score", "rank", "z")}
+            if row["fault"] or row["score"] is None:
+                faults.append(row | {"fault": row["fault"] or "its line has no score"})
                 continue
             total += 1
-            verdict = next((known for known in ("good", "defect") if line.get("verdict") == known), "")
-            path, rank, z = line.get("path") or "", _number(line.get("rank")), _number(line.get("z"))
-            regions, picture = _regions(line.get("regions")), line.get("picture") or None
-            yield Row(path, score, int(rank or 0), z, verdict, regions, composite=picture)
+            verdict = line.get("verdict")
+            yield row | {"regions": _regions(line.get("regions")), "verdict": verdict if verdict in ("good", "defect") else ""}
 
     csv.field_size_limit(sys.maxsize)  # regions of one photograph may be many
     with path.open(encoding="utf-8", errors="backslashreplace", newline="") as file:
-        rows = heapq.nlargest(SHOWN, scored(csv.DictReader(file)), key=lambda row: row.score)
+        rows = heapq.nlargest(SHOWN, scored(csv.DictReader(file)), key=lambda row: row["score"])
     for position, row in enumerate(rows, 1):
-        row.rank = row.rank or position
+        row["rank"] = int(row["rank"] or position)
     return rows, faults, total
 
 
@@ -142,14 +124,12 @@ def _regions(text: str | None) -> str:
     return f"{len(regions)} region{'s' if len(regions) > 1 else ''}, peak {peak:.4f}"
 
 
-def _name(rows: Sequence[Row]) -> None:
-    """Names as short as they can be: below the folder that all photographs share."""
+def _common_folder(paths: Iterable[str]) -> str:
+    """The folder that all photographs share, below which their names are short."""
     try:
-        common = os.path.commonpath([os.path.dirname(row.path) for row in rows])
+        return os.path.commonpath([os.path.dirname(path) for path in paths])
     except ValueError:  # no rows, or absolute and relative paths
-        common = ""
-    for row in rows:
-        row.name = printable(os.path.relpath(row.path, common) if common else row.path)
+        return ""
 
 
 def _pictures(folder: Path, composite: str | None) -> tuple[Path | None, Path | None, Path | None]:
@@ -222,43 +202,34 @@ def _colours() -> str:
     return ", ".join(f"rgb({red} {green} {blue} / {opacity / 255:.2f})" for red, green, blue, opacity in stops)
 
 
-def _context(run: dict[str, Any], rows: Sequence[Row], faults: list[dict[str, str]], total: int) -> dict[str, Any]:
-    decision = run.get("decision") or {}
+def _context(run: dict[str, Any], rows: list[Row], faults: list[Row], total: int) -> dict[str, Any]:
+    decision, facts = run.get("decision") or {}, run.get("facts") or {}
     threshold = decision.get("image_threshold")
     good = sorted(decision.get("good") or [], key=lambda one: -one["score"])
-    scores, good_scores = [row.score for row in rows], [one["score"] for one in good]
+    scores, good_scores = [row["score"] for row in rows], [one["score"] for one in good]
     values = scores + good_scores + ([] if threshold is None else [threshold])
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
-    facts = dict(run.get("facts") or {})
-    product = facts.get("product")
     shown = {name: _text(value) for name, value in facts.items() if value not in (None, "", {}, [])}
+    subtitle = (
+        ", backbone ".join(str(facts[name]) for name in ("model", "backbone") if facts.get(name)) if facts.get("model") else "",
+        str(run.get("started") or "").replace("T", " ")[:16],
+        f"{run['seconds']:.0f} s" if run.get("seconds") else "",
+    )
     return {
-        "title": f"Inspection: {product}" if product else "Inspection",
-        "subtitle": " · ".join(_subtitle(run, facts)),
+        "title": f"Inspection: {facts['product']}" if facts.get("product") else "Inspection",
+        "subtitle": " · ".join(filter(None, subtitle)),
         "decision": None if threshold is None else {"expected_false_alarm_rate": None, "pixel_threshold": None} | decision,
+        "run": run,
         "good": good,
         "good_scores": good_scores,
-        "contrast": run.get("contrast"),
-        "complete": run.get("complete", False),
         "rows": rows,
         "faults": faults,
         "total": total,
-        "more": total > len(rows),
-        "counts": {verdict: sum(row.verdict == verdict for row in rows) for verdict in ("good", "defect")},
         "low": low,
         "high": high,
         "histogram": {"bins": BINS, "photographs": _bars(scores, low, high, 26), "good": _bars(good_scores, low, high, 11)},
         "facts": shown | {name: _text(run[name]) for name in ("started", "seconds", "command") if run.get(name)},
     }
-
-
-def _subtitle(run: dict[str, Any], facts: dict[str, Any]) -> Iterator[str]:
-    if facts.get("model"):
-        yield ", backbone ".join(str(facts[name]) for name in ("model", "backbone") if facts.get(name))
-    if run.get("started"):
-        yield str(run["started"]).replace("T", " ")[:16]
-    if run.get("seconds"):
-        yield f"{run['seconds']:.0f} s"
 
 
 def _text(value: Any) -> str:

@@ -64,16 +64,10 @@ def _channels_last(values: np.ndarray, *, first: bool) -> np.ndarray:
     elif values.ndim == 3 and first:
         values = np.moveaxis(values, 0, -1)
     if values.ndim != 3 or values.shape[2] not in ((1, 3) if first else (1, 3, 4)):
-        wanted, turn = (
-            ("A tensor must be (3, H, W)", "permute(2, 0, 1)")
-            if first
-            else ("An array must be (H, W, 3)", "transpose(1, 2, 0)")
-        )
-        hint = ""
-        if len(shape) == 4:
-            hint = ": several photographs are given as a list"
-        elif len(shape) == 3 and shape[-1 if first else 0] in (1, 3):
-            hint = f": did you mean .{turn}?"
+        wanted = "A tensor must be (3, H, W)" if first else "An array must be (H, W, 3)"
+        turned = len(shape) == 3 and shape[-1 if first else 0] in (1, 3)
+        turn = f": did you mean .{'permute(2, 0, 1)' if first else 'transpose(1, 2, 0)'}?" if turned else ""
+        hint = ": several photographs are given as a list" if len(shape) == 4 else turn
         raise ValueError(f"{wanted}, one photograph; got {shape}{hint}")
     if 0 in values.shape:
         raise ValueError(f"The photograph is empty: {shape}")

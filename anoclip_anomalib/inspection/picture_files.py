@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from anoclip_anomalib.inspection.contrast import Contrast
 from anoclip_anomalib.inspection.inspection import Inspection
-from anoclip_anomalib.inspection.pictures import composite, heated
+from anoclip_anomalib.inspection.pictures import composite, heated, shrink
 
 PAGE_SIDE = 1600  # pixels of the longer side, on the page
 _QUALITY, _UNDER_HEAT = 92, 75  # of JPEG; the photograph without heat is there to be looked at closely
@@ -32,9 +32,9 @@ def write_pictures(inspection: Inspection, contrast: Contrast, picture: Path, pa
     page.parent.mkdir(parents=True, exist_ok=True)
     heat = heated(inspection, contrast)
     _write(picture, np.asarray(composite(inspection, contrast, heat=heat)))
-    _write(page.with_name(f"{page.name}.photo.jpg"), _for_page(inspection.photograph))
+    _write(page.with_name(f"{page.name}.photo.jpg"), shrink(inspection.photograph, PAGE_SIDE))
     # Not the heat alone: transparency needs PNG, which takes longer to write than all the rest.
-    _write(page.with_name(f"{page.name}.heat.jpg"), _for_page(heat), _UNDER_HEAT)
+    _write(page.with_name(f"{page.name}.heat.jpg"), shrink(heat, PAGE_SIDE), _UNDER_HEAT)
 
 
 def add_line(picture: Path, text: str) -> None:
@@ -50,15 +50,6 @@ def add_line(picture: Path, text: str) -> None:
         taller.paste(image, (0, 0))
     ImageDraw.Draw(taller).text((size // 2, height), text, fill=(20, 20, 20), font=ImageFont.load_default(size))
     _write(picture, np.asarray(taller))
-
-
-def _for_page(pixels: np.ndarray) -> np.ndarray:
-    height, width = pixels.shape[:2]
-    factor = PAGE_SIDE / max(height, width)
-    if factor >= 1:
-        return pixels
-    size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
 
 
 def _write(path: Path, pixels: np.ndarray, quality: int = _QUALITY) -> None:

@@ -37,7 +37,15 @@ def is_folder(place: str) -> bool:
 def entries(folder: str) -> Iterator[str | OSError]:
     """Names in a folder, sorted: those of folders end in `/`, those of links to folders in `//`; or why it cannot be read."""
     try:
-        found = _in_store(folder) if is_address(folder) else _on_disk(folder)
+        if is_address(folder):
+            from pyarrow.fs import FileSelector, FileType
+
+            store, path = _store(folder)
+            listing = store.get_file_info(FileSelector(path))
+            found = [one.base_name + ("/" if one.type == FileType.Directory else "") for one in listing]
+        else:
+            with os.scandir(folder) as disk:
+                found = [entry.name + ("" if not entry.is_dir() else "//" if entry.is_symlink() else "/") for entry in disk]
     except OSError as error:
         yield error
         return
@@ -64,19 +72,6 @@ def readable(file: str) -> "str | Image.Image":
             return Image.open(BytesIO(stream.read()))
     except OSError as error:
         raise OSError(f"Cannot read image {file}: {error}") from error
-
-
-def _on_disk(folder: str) -> list[str]:
-    with os.scandir(folder) as found:
-        return [entry.name + ("" if not entry.is_dir() else "//" if entry.is_symlink() else "/") for entry in found]
-
-
-def _in_store(folder: str) -> list[str]:
-    from pyarrow.fs import FileSelector, FileType
-
-    store, path = _store(folder)
-    found = store.get_file_info(FileSelector(path))
-    return [one.base_name + ("/" if one.type == FileType.Directory else "") for one in found]
 
 
 def _kind(address: str) -> str:

@@ -94,23 +94,19 @@ class Results:
         """No more rows."""
         self._file.close()
 
-    def __iter__(self) -> Iterator[Row]:
-        """The rows so far."""
-        return read_rows(self.path)
-
     def take_up(self) -> Counter[str]:
         """Before going on: the photographs that need not be inspected again, path -> how often.
 
         Rows with a fault are dropped; what could not be read then may be readable now.
         """
-        if any(row["fault"] for row in self):
+        if any(row["fault"] for row in read_rows(self.path)):
             with atomic_write(self.path) as temporary, temporary.open("wb") as file:
                 file.write(_line(_HEADER))
-                file.writelines(_line(row) for row in self if not row["fault"])
+                file.writelines(_line(row) for row in read_rows(self.path) if not row["fault"])
             self._file.close()
             self._file = self.path.open("ab", buffering=0)
             self._end = self._file.tell()
-        return Counter(row["path"] for row in self)
+        return Counter(row["path"] for row in read_rows(self.path))
 
     def finish(self) -> Counter[str]:
         """Sort the rows by rank, the most unusual first and faults last, and fill in `rank` and `z`; atomically.

@@ -33,7 +33,7 @@ WORKERS = 4
 """Photographs that are read, scored and drawn side by side, at most; each may take a gigabyte."""
 _TOLD = 20  # faults that are logged one by one
 
-Scored = tuple[Photo, Inspection | None]
+Scored = tuple[Photo, Inspection]
 Executor = Callable[[Iterator[Photo], Contrast | None], Iterator[Row]]
 
 
@@ -120,8 +120,7 @@ class FolderRun:
         first: list[Scored] = []
         if contrast is None and self.content["settings"]["pictures"]:
             for photo, inspection in scored(self.inspector, spread(self.photos, self.total, SAMPLE)):
-                if inspection is not None:
-                    inspection.release()
+                inspection.release()
                 first.append((photo, inspection))
             contrast = self.inspector.contrast
         self.content["contrast"] = None if contrast is None else list(contrast)
@@ -158,25 +157,22 @@ class FolderRun:
 
 
 def scored(inspector: Inspector, photos: Iterable[Photo]) -> Iterator[Scored]:
-    """Photographs with their results; ``None`` for those that could not even be opened."""
-    waiting: deque[Photo] = deque()
-    faults: deque[Photo] = deque()
+    """Photographs with their results, one after the other."""
+    photos = iter(photos)
+    while batch := [(photo, _opened(photo)) for photo in islice(photos, inspector.batch_size)]:
+        files = [found for _, found in batch if not isinstance(found, Inspection)]
+        results = inspector.stream(files, faults=True, fill=True)
+        yield from ((photo, found if isinstance(found, Inspection) else next(results)) for photo, found in batch)
 
-    def files() -> Iterator[Any]:
-        for photo in photos:
-            try:
-                found = None if photo.fault else readable(photo.file)
-            except OSError as error:
-                photo, found = photo._replace(fault=str(error)), None
-            if found is None:
-                faults.append(photo)
-            else:
-                waiting.append(photo)
-                yield found
 
-    for inspection in inspector.stream(files(), faults=True, fill=True):
-        yield waiting.popleft(), inspection
-    yield from ((photo, None) for photo in faults)
+def _opened(photo: Photo) -> Any:
+    """What the inspector takes for a photograph; the result if it cannot even be opened."""
+    try:
+        if photo.fault:
+            raise OSError(photo.fault)
+        return readable(photo.file)
+    except OSError as error:
+        return Inspection(None, float("nan"), None, fault=str(error))
 
 
 def inspected(inspector: Inspector, photos: Iterator[Photo], folder: Path | None, contrast: Contrast | None) -> Iterator[Row]:
@@ -192,7 +188,7 @@ def inspected(inspector: Inspector, photos: Iterator[Photo], folder: Path | None
         contrast: Of all pictures.
 
     Yields:
-        A row for each, in order but for files that cannot be opened, once its pictures are written.
+        A row for each, in order, once its pictures are written.
 
     Raises:
         OSError: If pictures cannot be written.
@@ -244,10 +240,8 @@ def rows_of(
                 future.cancel()
 
 
-def _finished(photo: Photo, inspection: Inspection | None, folder: Path | None, contrast: Contrast | None) -> Row:
+def _finished(photo: Photo, inspection: Inspection, folder: Path | None, contrast: Contrast | None) -> Row:
     """Write a photograph's pictures; its row."""
-    if inspection is None:
-        return fault_row(photo.path, photo.fault)
     picture = ""
     if folder is not None and contrast is not None and not inspection.fault:
         from anoclip_anomalib.inspection.picture_files import write_pictures

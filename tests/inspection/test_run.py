@@ -16,6 +16,7 @@ from PIL import Image
 
 from anoclip_anomalib import Inspector
 from anoclip_anomalib.inspection import picture_files, scores
+from anoclip_anomalib.inspection.inspection import Inspection
 from anoclip_anomalib.inspection.photos import Photos
 from anoclip_anomalib.inspection.run import SAMPLE, FolderRun, inspected, rows_of, scored
 from anoclip_anomalib.inspection.run_folder import RunFolder, RunFolderError
@@ -286,7 +287,7 @@ def test_a_run_that_is_left_is_not_far_ahead_and_does_no_more(inspector, photos)
     def one(number):
         time.sleep(0.01)
         drawn.append(number)
-        yield listing[0]._replace(fault="gone"), None
+        yield listing[0], Inspection(None, float("nan"), None, fault="gone")
 
     found = rows_of(batches(), None, None)
     for _ in range(3):

@@ -167,7 +167,7 @@ def _charts(table: Table, rows: list[dict]) -> dict[str, Any]:
     """Drawings of a data set: curves of the mean and of each category with its histograms (first seed), speed and accuracy."""
     first = tables.first_seed_rows(rows, table.data)
     mean: dict[str, dict[str, Any]] = {model: {} for model in table.models}
-    for name, (*_, limit, start) in charts.CURVES.items():
+    for name, (_, _, _, limit, start, *_) in charts.CURVES.items():
         for model in table.models:
             own = [row["curves"][name] for (of, _), row in first.items() if of == model and name in row["curves"]]
             if own:

@@ -7,16 +7,10 @@ from typing import Any
 from markupsafe import Markup
 
 from anoclip_anomalib.comparison.report.text import render
+from anoclip_anomalib.comparison.run.row import CURVES
 
 COLOURS = ("#3b82f6", "#ef7d0a", "#16a34a", "#d946ef", "#e11d48", "#0ea5a4", "#a16207", "#7c5cff", "#64748b", "#b45309")
 LEFT, RIGHT, TOP, BOTTOM = 45, 350, 10, 215  # of the plot in a box of 372 x 260
-CURVES = {  # name in a row -> title, axes, limit of x, first y (None: the curve's own)
-    "image_roc": ("Image ROC", "false positive rate", "true positive rate", 1.0, 0.0),
-    "pixel_roc": ("Pixel ROC", "false positive rate", "true positive rate", 1.0, 0.0),
-    "image_pr": ("Image precision-recall", "recall", "precision", 1.0, None),
-    "pixel_pr": ("Pixel precision-recall", "recall", "precision", 1.0, None),
-    "pro": ("PRO up to a false positive rate of 0.3", "false positive rate", "mean region overlap", 0.3, 0.0),
-}
 Ticks = list[tuple[float, str]]
 Axis = Callable[[float], float]
 
@@ -37,7 +31,7 @@ def curve_charts(models: list[str], entries: dict[str, dict[str, Any]]) -> list[
         SVG elements.
     """
     charts = []
-    for name, (title, x_title, y_title, limit, _) in CURVES.items():
+    for name, (_, title, _, limit, _, x_title, y_title) in CURVES.items():
         x_at, y_at = _linear(0, limit, LEFT, RIGHT), _linear(0, 1, BOTTOM, TOP)
         lines = []
         for index, model in enumerate(models):
@@ -111,12 +105,9 @@ def _free_place(x: float, y: float, width: float, taken: list[tuple[float, float
         return inside and not any(hits)
 
     middle = max(LEFT + 2.0, min(x - width / 2, 370 - width))
-    for away in range(0, 200, 4):
-        for baseline in (y + 4 + away, y + 4 - away):
-            for left in (x + 8, x - 8 - width, middle):
-                if free(left, baseline):
-                    return left, baseline
-    return middle, y + 18
+    baselines = (y + 4 + away for distance in range(0, 200, 4) for away in (distance, -distance))
+    places = ((left, baseline) for baseline in baselines for left in (x + 8, x - 8 - width, middle))
+    return next((place for place in places if free(*place)), (middle, y + 18))
 
 
 def _linear(low: float, high: float, start: float, end: float) -> Axis:

@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 
@@ -15,6 +14,7 @@ from anoclip_anomalib.evaluation.raw_batch import raw_maps, raw_scores
 from anoclip_anomalib.evaluation.raw_predictions import RawPredictions
 from anoclip_anomalib.evaluation.reference import ScoreReference
 from anoclip_anomalib.evaluation.resolution import datasets_of, map_mask_pairs, path_list
+from anoclip_anomalib.inspection.pictures import shrink
 
 THUMBNAIL = 192  # longer side of a thumbnail in the report, pixels
 
@@ -27,25 +27,15 @@ class Scored(NamedTuple):
         score: the raw one.
         label: 1 anomalous, 0 normal, -1 unknown.
         map_auroc: the pixel AUROC inside its map; NaN without mask or anomaly.
+        thumbnail: its map, (h, w) float32, h, w <= THUMBNAIL, if it is kept for the report.
+        mask: likewise, (h, w) uint8.
     """
 
     path: str
     score: float
     label: int
     map_auroc: float
-
-
-class Sample(NamedTuple):
-    """An image that is kept for the report.
-
-    Attributes:
-        path: of the image file.
-        anomaly_map: (h, w) float32, h, w <= THUMBNAIL.
-        mask: (h, w) uint8, or None.
-    """
-
-    path: str
-    anomaly_map: np.ndarray
+    thumbnail: np.ndarray | None
     mask: np.ndarray | None
 
 
@@ -58,7 +48,6 @@ class Measured:
         images: the test images, in order.
         image_reference, pixel_reference: scores of normal validation images (not of test images).
         validation: scores and labels of validation images.
-        samples: images kept for the report.
         map_size: height and width of the model's maps.
         no_image_score: the model gave no image score; the map's maximum was taken.
     """
@@ -68,17 +57,8 @@ class Measured:
     image_reference: ScoreReference = field(default_factory=ScoreReference)
     pixel_reference: ScoreReference = field(default_factory=ScoreReference)
     validation: tuple[list[float], list[int]] = field(default_factory=lambda: ([], []))
-    samples: list[Sample] = field(default_factory=list)
     map_size: tuple[int, int] | None = None
     no_image_score: bool = False
-
-
-def shrink(image: np.ndarray, side: int = THUMBNAIL) -> np.ndarray:
-    """Reduce (H, W) or (H, W, 3) so that the longer side is `side` at most, by area averaging."""
-    height, width = image.shape[:2]
-    scale = side / max(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return image if scale >= 1 else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
 def choose_samples(paths: list[str], labels: list[int], count: int) -> list[str]:
@@ -144,10 +124,10 @@ class Measure(RawPredictions):
         for part in parts:
             result.pixels.update(*part)
         for path, score, label, (anomaly_map, mask) in zip(paths, scores.tolist(), labels, pairs, strict=True):
-            result.images.append(Scored(path, score, label, _map_auroc(anomaly_map, mask)))
-            if path in self._wanted and anomaly_map is not None:
-                small = None if mask is None else shrink((mask > 0).astype(np.uint8) * 255)
-                result.samples.append(Sample(path, shrink(np.asarray(anomaly_map, np.float32)), small))
+            kept = path in self._wanted and anomaly_map is not None
+            small = shrink(np.asarray(anomaly_map, np.float32), THUMBNAIL) if kept else None
+            small_mask = shrink((mask > 0).astype(np.uint8) * 255, THUMBNAIL) if kept and mask is not None else None
+            result.images.append(Scored(path, score, label, _map_auroc(anomaly_map, mask), small, small_mask))
 
 
 def _map_auroc(anomaly_map: np.ndarray | None, mask: np.ndarray | None) -> float:

@@ -10,22 +10,27 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from anoclip_anomalib.comparison.run.measure import THUMBNAIL, Measured, relative_path, shrink
+from anoclip_anomalib.comparison.run.measure import THUMBNAIL, Measured, relative_path
 from anoclip_anomalib.comparison.run.row_schema import FORMAT
 from anoclip_anomalib.comparison.suite.suite import Job
 from anoclip_anomalib.evaluation import curves
 from anoclip_anomalib.evaluation.curves import ScoreCounts, UndefinedMetricError
 from anoclip_anomalib.evaluation.registry import METRICS, Metric
 from anoclip_anomalib.evaluation.thresholds import choose_threshold
+from anoclip_anomalib.inspection.pictures import shrink
 
 HISTOGRAM_BINS = 40
-CURVES: dict[str, tuple[str, Callable, float]] = {  # name -> level, points, limit of x
-    "image_roc": ("image", curves.roc, 1.0),
-    "pixel_roc": ("pixel", curves.roc, 1.0),
-    "image_pr": ("image", curves.precision_recall, 1.0),
-    "pixel_pr": ("pixel", curves.precision_recall, 1.0),
-    "pro": ("pixel", curves.pro_curve, 0.3),
+ROC = (curves.roc, 1.0, 0.0, "false positive rate", "true positive rate")
+PRECISION_RECALL = (curves.precision_recall, 1.0, None, "recall", "precision")
+PRO = (curves.pro_curve, 0.3, 0.0, "false positive rate", "mean region overlap")
+CURVES: dict[str, tuple[str, str, Callable, float, float | None, str, str]] = {
+    "image_roc": ("image", "Image ROC", *ROC),
+    "pixel_roc": ("pixel", "Pixel ROC", *ROC),
+    "image_pr": ("image", "Image precision-recall", *PRECISION_RECALL),
+    "pixel_pr": ("pixel", "Pixel precision-recall", *PRECISION_RECALL),
+    "pro": ("pixel", "PRO up to a false positive rate of 0.3", *PRO),
 }
+"""Name -> level, title, points, limit of x, first y of a mean (None: the curves' own), titles of the axes."""
 
 
 class Pictures(NamedTuple):
@@ -92,7 +97,7 @@ def finished_row(job: Job, result: Measured, natural: float | None, root: Any) -
         "image_score": "maximum of the map" if result.no_image_score else "the model's own",
         "curves": _curves({level: found for level, (found, _) in counts.items()}),
         "histogram": _histogram(scores[known], labels[known]),
-        "images": [[relative_path(path, root), score, label, _finite(auroc)] for path, score, label, auroc in result.images],
+        "images": [[relative_path(one.path, root), one.score, one.label, _finite(one.map_auroc)] for one in result.images],
     }
 
 
@@ -107,7 +112,7 @@ def _tried(compute: Callable[..., Any], *arguments: Any) -> tuple[Any, str | Non
 def _curves(counts: dict[str, ScoreCounts | None]) -> dict[str, Any]:
     """Points for drawing, see CURVES."""
     drawn = {}
-    for name, (level, read, limit) in CURVES.items():
+    for name, (level, _, read, limit, *_) in CURVES.items():
         with suppress(UndefinedMetricError):
             if (found := counts[level]) is not None:
                 x, y = read(found.curve)
@@ -130,27 +135,25 @@ def _histogram(scores: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
 def pictures_of(job: Job, result: Measured, root: Any, row: dict[str, Any]) -> Pictures | None:
     """Draw the strips and add to the row which squares they hold: "samples" [path, label, score, quality],
     and the scores that a heatmap's 0 and 255 stand for: "map_scale"."""
-    samples = sorted(result.samples, key=lambda sample: sample.path)
+    kept = [(index, image, image.thumbnail) for index, image in enumerate(result.images) if image.thumbnail is not None]
     row["samples"], row["map_scale"] = [], None
-    if not samples:
+    if not kept:
         return None
-    values = np.concatenate([sample.anomaly_map.reshape(-1) for sample in samples])
+    values = np.concatenate([small.reshape(-1) for _, _, small in kept])
     low, high = row["map_scale"] = float(np.percentile(values, 1)), float(np.percentile(values, 99.9))  # in float32, as ever
-    index = {image.path: i for i, image in enumerate(result.images)}
     scores, labels = np.array([image.score for image in result.images]), np.array([image.label for image in result.images])
     squares = []
-    for sample in samples:
-        image = result.images[index[sample.path]]
-        level = np.clip((sample.anomaly_map - low) / (high - low), 0, 1) if high > low else sample.anomaly_map * 0
+    for index, image, small in sorted(kept, key=lambda one: one[1].path):
+        level = np.clip((small - low) / (high - low), 0, 1) if high > low else small * 0
         # A model may have squeezed the image: map and mask take the photograph's shape, so that they lie on it.
-        photograph = _photograph(sample.path)
+        photograph = _photograph(image.path)
         size = (photograph.shape[1], photograph.shape[0])
         level = np.clip(cv2.resize(level, size, interpolation=cv2.INTER_LINEAR), 0, 1)
-        mask = np.zeros((1, 1), np.uint8) if sample.mask is None else sample.mask
+        mask = np.zeros((1, 1), np.uint8) if image.mask is None else image.mask
         mask = cv2.resize(mask, size, interpolation=cv2.INTER_LINEAR)
         squares.append([_square(one) for one in (np.round(255 * level).astype(np.uint8), photograph, mask)])
-        quality = image_quality(scores, labels, index[sample.path], image.map_auroc)
-        row["samples"].append([relative_path(sample.path, root), image.label, image.score, _finite(quality)])
+        quality = image_quality(scores, labels, index, image.map_auroc)
+        row["samples"].append([relative_path(image.path, root), image.label, image.score, _finite(quality)])
     strips = (np.concatenate(strip, axis=1) for strip in zip(*squares, strict=True))
     return Pictures(*(_encode(strip, kind) for strip, kind in zip(strips, ("PNG", "JPEG", "PNG"), strict=True)))
 
@@ -170,7 +173,7 @@ def image_quality(scores: np.ndarray, labels: np.ndarray, index: int, pixel_auro
 def _photograph(path: str) -> np.ndarray:
     with Image.open(path) as image:
         image.draft("RGB", (4 * THUMBNAIL, 4 * THUMBNAIL))
-        return shrink(np.asarray(image.convert("RGB")))
+        return shrink(np.asarray(image.convert("RGB")), THUMBNAIL)
 
 
 def _square(image: np.ndarray) -> np.ndarray:

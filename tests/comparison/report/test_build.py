@@ -12,6 +12,7 @@ from anoclip_anomalib.cli.report import main
 from anoclip_anomalib.comparison.report.build import build_report
 from anoclip_anomalib.comparison.report.quoted import load_quoted
 from anoclip_anomalib.comparison.report.tables import METRIC_TITLES
+from anoclip_anomalib.comparison.report.text import csv_text
 from anoclip_anomalib.comparison.run.folder import ResultsError
 
 from .generated import save, write_results
@@ -262,3 +263,9 @@ def test_scripts_run_in_a_browser(tmp_path, in_browser):
     values = [float(row.split('data-value="')[2].split('"')[0]) for row in table.split("<tbody>")[1].split("<tr>")[1:]]
     assert len(values) == 2
     assert values == sorted(values, reverse=True)
+
+
+def test_whole_numbers_beside_missing_ones_stay_whole_in_the_csv():
+    rows = [{"job": {"seed": seed}, "status": "done", **more} for seed, more in enumerate(({"speed": {"threads": 3}}, {}))]
+    first, second = csv.DictReader(csv_text(rows).splitlines())
+    assert (first["threads"], second["threads"]) == ("3", "")
