@@ -1,9 +1,10 @@
-"""Reading an image file of any kind, in bounded memory."""
+"""Reading an image file of any kind, in bounded memory; reducing what was read."""
 
 import os
 import warnings
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -114,3 +115,11 @@ def _upright(image: torch.Tensor, orientation: int | None) -> torch.Tensor:
     if orientation in (3, 4, 7, 8):
         image = image.flip(-2)
     return image
+
+
+def shrink(image: np.ndarray, side: int) -> np.ndarray:
+    """Reduce (H, W) or (H, W, 3) so that the longer side is `side` at most, by area averaging."""
+    height, width = image.shape[:2]
+    scale = side / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return image if scale >= 1 else cv2.resize(image, size, interpolation=cv2.INTER_AREA)

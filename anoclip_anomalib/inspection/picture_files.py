@@ -6,9 +6,10 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from anoclip_anomalib.data.images import shrink
 from anoclip_anomalib.inspection.contrast import Contrast
 from anoclip_anomalib.inspection.inspection import Inspection
-from anoclip_anomalib.inspection.pictures import composite, heated, shrink
+from anoclip_anomalib.inspection.pictures import composite, heated
 
 PAGE_SIDE = 1600  # pixels of the longer side, on the page
 _QUALITY, _UNDER_HEAT = 92, 75  # of JPEG; the photograph without heat is there to be looked at closely

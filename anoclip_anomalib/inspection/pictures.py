@@ -40,14 +40,6 @@ def _blending() -> tuple[np.ndarray, np.ndarray]:
     return added, (255 - alpha).repeat(3, axis=2)
 
 
-def shrink(image: np.ndarray, side: int) -> np.ndarray:
-    """Reduce (H, W) or (H, W, 3) so that the longer side is `side` at most, by area averaging."""
-    height, width = image.shape[:2]
-    scale = side / max(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return image if scale >= 1 else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-
-
 def _steps(values: np.ndarray, contrast: Contrast) -> np.ndarray:
     """Values to the table's 256 steps, uint8."""
     low, high = contrast

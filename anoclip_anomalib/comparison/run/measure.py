@@ -8,13 +8,13 @@ import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 
 from anoclip_anomalib.comparison.suite.suite import Protocol
+from anoclip_anomalib.data.images import shrink
 from anoclip_anomalib.evaluation.accumulator import PixelAccumulator
 from anoclip_anomalib.evaluation.confidence import placements
 from anoclip_anomalib.evaluation.raw_batch import raw_maps, raw_scores
 from anoclip_anomalib.evaluation.raw_predictions import RawPredictions
 from anoclip_anomalib.evaluation.reference import ScoreReference
 from anoclip_anomalib.evaluation.resolution import datasets_of, map_mask_pairs, path_list
-from anoclip_anomalib.inspection.pictures import shrink
 
 THUMBNAIL = 192  # longer side of a thumbnail in the report, pixels
 

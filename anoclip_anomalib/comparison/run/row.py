@@ -13,11 +13,11 @@ from PIL import Image
 from anoclip_anomalib.comparison.run.measure import THUMBNAIL, Measured, relative_path
 from anoclip_anomalib.comparison.run.row_schema import FORMAT
 from anoclip_anomalib.comparison.suite.suite import Job
+from anoclip_anomalib.data.images import shrink
 from anoclip_anomalib.evaluation import curves
 from anoclip_anomalib.evaluation.curves import ScoreCounts, UndefinedMetricError
 from anoclip_anomalib.evaluation.registry import METRICS, Metric
 from anoclip_anomalib.evaluation.thresholds import choose_threshold
-from anoclip_anomalib.inspection.pictures import shrink
 
 HISTOGRAM_BINS = 40
 ROC = (curves.roc, 1.0, 0.0, "false positive rate", "true positive rate")

@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 from anoclip_anomalib.comparison.run.measure import Measure, _map_auroc, choose_samples, relative_path
 from anoclip_anomalib.comparison.run.row import image_quality
 from anoclip_anomalib.comparison.suite.suite import Protocol
-from anoclip_anomalib.inspection.pictures import shrink
+from anoclip_anomalib.data.images import shrink
 
 
 def test_samples_depend_on_names_only_and_favour_anomalies():
