@@ -36,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--descriptions", metavar="YAML", help="class: description, or a list of them; for the prompts")
     add("--mode", choices=("clean", "reference"), default=own.mode, help=default)
     add("--backbone", default=own.backbone, help=default)
-    add("--pretrained", help=f"(default: {own.pretrained}; of the demo backbone its own)")
+    add("--pretrained", default=own.pretrained, help="(default: %(default)s; of the demo backbone its own)")
     add("--activation", choices=("as_trained", "gelu", "quick_gelu"), help="of CLIP's MLPs")
     add("--image-size", type=int, default=own.image_size, help=f"in pixels {default}")
     add("--seed", type=int, default=own.seed, help=default)

@@ -20,7 +20,9 @@ def build_parser() -> argparse.ArgumentParser:
     shared.add_source(parser)
     own = PromptRecipe(method="anomalyclip", training=TRAINING["anomalyclip"])
     parser.add_argument("--backbone", default=own.backbone, help="(default: %(default)s)")
-    parser.add_argument("--pretrained", help=f"(default: {own.pretrained}; of the demo backbone its own)")
+    parser.add_argument(
+        "--pretrained", default=own.pretrained, help=f"(default: {own.pretrained}; of the demo backbone its own)"
+    )
     activation = "of CLIP's MLPs (default: gelu for adaclip and april-gan, as their authors have it, else as_trained)"
     parser.add_argument("--activation", choices=("as_trained", "gelu", "quick_gelu"), help=activation)
     parser.add_argument("--image-size", type=int, default=own.image_size, help="in pixels (default: %(default)s)")

@@ -89,7 +89,7 @@ def checked_source(args: argparse.Namespace) -> Source:
 
 
 def given(args: argparse.Namespace, kind: type, prefix: str = "") -> dict[str, Any]:
-    """What was given for the fields of a dataclass, lists as tuples; the demo backbone has weights of its own.
+    """What was given for the fields of a dataclass, lists as tuples.
 
     Args:
         args: As they were parsed.
@@ -97,8 +97,6 @@ def given(args: argparse.Namespace, kind: type, prefix: str = "") -> dict[str, A
         prefix: Before the fields' names in the options.
     """
     values = {field.name: getattr(args, prefix + field.name) for field in fields(kind) if hasattr(args, prefix + field.name)}
-    if not values.get("pretrained", True):
-        values["pretrained"] = "demo" if args.backbone == "demo" else kind.pretrained  # type: ignore[attr-defined]
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 

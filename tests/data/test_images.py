@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageOps
 
 from anoclip_anomalib.data import images, read_image
+from anoclip_anomalib.data.images import shrink
 
 
 def gradient(height: int = 20, width: int = 30) -> np.ndarray:
@@ -220,3 +221,12 @@ def test_an_image_beyond_pillows_limit_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 299)
     with pytest.raises(OSError, match=r"a\.png: Image size \(600 pixels\) exceeds limit"):
         read_image(tmp_path / "a.png")
+
+
+def test_reducing_keeps_the_shape_and_enlarges_nothing():
+    assert shrink(np.zeros((300, 600), np.float32), 96).shape == (48, 96)
+    assert shrink(np.zeros((300, 600, 3), np.uint8), 96).shape == (48, 96, 3)
+    assert shrink(np.zeros((1000, 1), np.uint8), 96).shape == (96, 1)
+    for size in ((20, 10), (60, 95), (96, 40)):
+        assert shrink(np.zeros(size, np.uint8), 96).shape == size
+    assert (shrink(np.kron([[0, 200], [100, 40]], np.ones((8, 8))), 2) == [[0, 200], [100, 40]]).all()

@@ -7,6 +7,7 @@ from anoclip_anomalib.bundled.pairs import CATEGORY_NAMES, PairChunks
 from anoclip_anomalib.demo.dataset import draw_sample
 from anoclip_anomalib.demo.defects import DEFECTS, visible_defect
 from anoclip_anomalib.demo.held_out import DEFECTS_OF, HELD_OUT_CATEGORIES, HELD_OUT_DEFECTS
+from anoclip_anomalib.demo.noise import turned
 from anoclip_anomalib.demo.objects import CATEGORIES, OBJECTS
 from anoclip_anomalib.demo.scene import Scene
 from anoclip_anomalib.demo.textures import TEXTURES
@@ -93,3 +94,11 @@ def test_a_sample_differs_from_its_twin_only_around_the_mask(category: str) -> N
     good, mask, twin = draw_sample(category, "good", 128, 7)
     assert not mask.any()
     np.testing.assert_array_equal(good, twin)
+
+
+def test_coordinates_are_those_along_turned_axes() -> None:
+    x, y = np.array([1.0, 0.0], np.float32), np.array([0.0, 1.0], np.float32)
+    u, v = turned(x, y, np.pi / 6, 2)
+    np.testing.assert_allclose(u, [np.sqrt(3) / 4, 0.25], rtol=1e-6)
+    np.testing.assert_allclose(v, [-0.25, np.sqrt(3) / 4], rtol=1e-6)
+    assert u.dtype == v.dtype == np.float32

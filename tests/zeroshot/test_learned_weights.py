@@ -1,5 +1,6 @@
 import json
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -83,3 +84,17 @@ def test_a_file_may_be_for_one_of_several_methods(tmp_path):
     assert load_learned(path, ("other", "some")).facts.method == "some"
     with pytest.raises(WeightFileError, match="of the method 'some', not of 'other' or 'third'"):
         load_learned(path, ("other", "third"))
+
+
+def test_the_clip_of_the_training_unless_another_is_asked_for(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "anoclip_anomalib.zeroshot.learned_weights.load_clip", lambda *words, **more: asked.append((words, more))
+    )
+    facts = replace(FACTS, pretrained="openai", activation="gelu", image_size=64)
+    learned = load_learned(save_learned(tmp_path / "x.safetensors", {"a.x": torch.zeros(1)}, facts), "some")
+    assert [learned.clip_for(None, None, None)[1], learned.clip_for(None, "weights.pt", (32, 48))[1]] == [(64, 64), (32, 48)]
+    assert asked == [(("ViT-B-16", tag), {"activation": "gelu"}) for tag in ("openai", "weights.pt")]
+    given = object()
+    assert learned.clip_for(given, "weights.pt", 32) == (given, (32, 32))
+    assert len(asked) == 2

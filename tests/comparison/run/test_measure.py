@@ -10,7 +10,6 @@ from sklearn.metrics import roc_auc_score
 from anoclip_anomalib.comparison.run.measure import Measure, _map_auroc, choose_samples, relative_path
 from anoclip_anomalib.comparison.run.row import image_quality
 from anoclip_anomalib.comparison.suite.suite import Protocol
-from anoclip_anomalib.data.images import shrink
 
 
 def test_samples_depend_on_names_only_and_favour_anomalies():
@@ -24,12 +23,6 @@ def test_samples_depend_on_names_only_and_favour_anomalies():
     assert len(choose_samples(paths[:3], [0, 0, 0], 12)) == 3
     assert len(choose_samples(paths, [1] * 90, 12)) == 12
     assert choose_samples([], [], 5) == []
-
-
-def test_thumbnails_keep_their_shape():
-    assert shrink(np.zeros((300, 600), np.float32), 96).shape == (48, 96)
-    assert shrink(np.zeros((300, 600, 3), np.uint8), 96).shape == (48, 96, 3)
-    assert shrink(np.zeros((20, 10), np.uint8), 96).shape == (20, 10)
 
 
 def test_paths_in_rows_do_not_tell_where_the_data_are(tmp_path):

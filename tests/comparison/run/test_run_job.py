@@ -1,8 +1,10 @@
+import io
 import math
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from anoclip_anomalib.comparison.run.run_job import run_job
 from anoclip_anomalib.comparison.suite.suite import jobs_of
@@ -55,6 +57,9 @@ def test_a_row_holds_what_a_reviewer_asks_for(tmp_path):
     assert all(path.startswith("plate/test/") for path, *_ in row["samples"])
     assert pictures.heatmaps.startswith(b"\x89PNG")
     assert pictures.images.startswith(b"\xff\xd8")
+    masks = np.asarray(Image.open(io.BytesIO(pictures.masks)))
+    assert masks.max() == 255
+    assert 0 < (masks > 127).mean() < 0.5
 
 
 @pytest.mark.parametrize(
