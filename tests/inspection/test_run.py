@@ -313,3 +313,11 @@ def test_a_photograph_is_read_once_more_for_all_its_pictures(inspector, photos, 
     run(inspector, photos, tmp_path / "out")
     assert read
     assert max(read.values()) == 1
+
+
+def test_what_a_listing_found_wrong_is_told_in_the_order_of_the_photographs(inspector, photos):
+    first, second = islice(Photos([photos]), 2)
+    unread = first._replace(path="locked", fault="Cannot read folder locked: Permission denied")
+    found = list(inspected(inspector, iter([first, unread, second]), None, None))
+    assert [row["path"] for row in found] == [first.path, "locked", second.path]
+    assert [row["fault"] for row in found] == ["", "Cannot read folder locked: Permission denied", ""]
