@@ -161,7 +161,7 @@ def images_of(source: Source, largest: int) -> "Data":
         found = catalogue.find_class("data", spec.class_path)
         faults = catalogue.unknown_arguments(found, arguments)
         if faults:
-            raise ValueError("; ".join(faults))
+            raise ValueError("; ".join(faults.values()))
         return catalogue.instantiate("data", ClassSpec(catalogue.full_path(found), arguments))
 
     samples = []

@@ -145,6 +145,10 @@ def test_a_source_whose_data_is_not_there(tmp_path, capsys):
     path.write_text("data: [{class_path: Vise, init_args: {}}]\n")
     assert main(["train", "aaclip", "--source", str(path), "--out", str(tmp_path / "a.safetensors"), *SMALL]) == 2
     assert 'unknown data "Vise"; did you mean Visa' in capsys.readouterr().err
+    path.write_text(f"data: [{{class_path: Visa, init_args: {{root: '{tmp_path}', categry: candle}}, categories: [candle]}}]\n")
+    (tmp_path / "candle").mkdir()
+    assert main(["train", "aaclip", "--source", str(path), "--out", str(tmp_path / "a.safetensors"), *SMALL]) == 2
+    assert 'Visa has no argument "categry" (it has: category' in capsys.readouterr().err
 
 
 def test_another_method_is_named_and_anomalibs_train_is_still_there(capsys):
