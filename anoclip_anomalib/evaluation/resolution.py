@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import torch
 from PIL import Image
+from torch.utils._pytree import tree_leaves
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:
@@ -64,9 +65,10 @@ def path_list(paths: Any, length: int) -> list[str | None]:
 
 
 def datasets_of(dataloaders: Any) -> list[Any]:
-    """The datasets behind a trainer's data loader or loaders (``trainer.test_dataloaders``); None where there is none."""
-    loaders = dataloaders if isinstance(dataloaders, list | tuple) else [dataloaders]
-    return [getattr(loader, "dataset", None) for loader in loaders]
+    """The datasets behind a trainer's data loader or loaders (``trainer.test_dataloaders``), which may be nested in lists and
+    mappings; None where there is none.
+    """
+    return [getattr(loader, "dataset", None) for loader in tree_leaves(dataloaders)]
 
 
 def mask_paths_of(dataloaders: Any) -> dict[str, str]:

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch.utils._pytree import tree_leaves
 
 from anoclip_anomalib.data import FolderImages
+from anoclip_anomalib.evaluation.resolution import datasets_of
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +69,7 @@ def _place(path: Path, seed: int) -> bytes:
 def images_of_loaders(loaders: Any) -> list[Path]:
     """The image files that a stage's data loaders, one or several in lists or mappings, will read, as far as they tell."""
     found: list[Path] = []
-    for loader in tree_leaves(loaders):
-        dataset = getattr(loader, "dataset", None)
+    for dataset in datasets_of(loaders):
         samples = getattr(dataset, "samples", None)
         paths = samples["image_path"] if samples is not None else getattr(dataset, "image_filenames", ())
         found += [Path(path) for path in paths]
