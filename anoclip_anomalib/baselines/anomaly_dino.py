@@ -4,6 +4,8 @@ from anomalib.models.image.anomaly_dino import torch_model
 from anomalib.models.image.anomaly_dino.lightning_model import AnomalyDINO
 from torch import nn
 
+from anoclip_anomalib.zeroshot.lightning import taken_by
+
 
 class UntrainedAnomalyDino(AnomalyDINO):
     """AnomalyDINO on a DINOv2 that was never trained: anomalib has no argument for it and would download the weights.
@@ -37,8 +39,6 @@ class UntrainedAnomalyDino(AnomalyDINO):
         trained = torch_model.TimmFeatureExtractor
         torch_model.TimmFeatureExtractor = lambda **arguments: trained(**arguments | {"pre_trained": False})
         try:
-            own = (num_neighbours, encoder_name, masking, coreset_subsampling, sampling_ratio)
-            others = {"post_processor": post_processor, "evaluator": evaluator, "visualizer": visualizer}
-            super().__init__(*own, pre_processor=pre_processor, **others)
+            super().__init__(**taken_by(AnomalyDINO, locals()))
         finally:
             torch_model.TimmFeatureExtractor = trained

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from anomalib.models import WinClip
+from anomalib.models.components import AnomalibModule
 from anomalib.models.image.winclip import torch_model
 from anomalib.models.image.winclip.prompting import create_prompt_ensemble
 from anomalib.models.image.winclip.torch_model import BACKBONE, PRETRAINED, TEMPERATURE, WinClipModel, tokenize
@@ -23,6 +24,7 @@ from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Res
 from anoclip_anomalib.clip import load_clip
 from anoclip_anomalib.clip.constants import CLIP_MEAN, CLIP_STD
 from anoclip_anomalib.clip.patch_embedding import pair
+from anoclip_anomalib.zeroshot.lightning import taken_by
 
 
 @torch.no_grad()
@@ -139,8 +141,7 @@ class RepairedWinClip(WinClip):
         evaluator: nn.Module | bool = True,
         visualizer: nn.Module | bool = True,
     ) -> None:
-        others = {"post_processor": post_processor, "evaluator": evaluator, "visualizer": visualizer}
-        super(WinClip, self).__init__(pre_processor=pre_processor, **others)
+        super(WinClip, self).__init__(**taken_by(AnomalibModule, locals()))
         self.model = RepairedWinClipModel(tuple(scales), backbone, pretrained, source)
         if pre_processor is True:  # anomalib's at the encoder's own size
             resize = Resize(pair(self.model.clip.visual.image_size), antialias=True, interpolation=InterpolationMode.BICUBIC)
@@ -184,9 +185,16 @@ def fair_winclip(model: WinClip) -> tuple[WinClip, str | None]:
     fault = window_fault(model.model)
     if fault < 1e-3:
         return model, None
-    few_shot_source = str(model.few_shot_source) if model.few_shot_source else None
-    settings = (model.class_name, model.k_shot, model.model.scales, few_shot_source)
-    processors: dict[str, Any] = {name: getattr(model, name) or False for name in ("pre_processor", "post_processor")}
-    repaired = RepairedWinClip(*settings, source=model.model, **processors, evaluator=False, visualizer=False)
+    repaired = RepairedWinClip(
+        class_name=model.class_name,
+        k_shot=model.k_shot,
+        scales=model.model.scales,
+        few_shot_source=str(model.few_shot_source) if model.few_shot_source else None,
+        source=model.model,
+        pre_processor=model.pre_processor or False,
+        post_processor=model.post_processor or False,
+        evaluator=False,
+        visualizer=False,
+    )
     note = f"RepairedWinClip: anomalib's window embeddings are wrong under this open_clip (relative error {fault:.2f})"
     return repaired, note

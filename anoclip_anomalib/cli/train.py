@@ -2,9 +2,8 @@
 
 import argparse
 from dataclasses import fields, replace
-from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from anoclip_anomalib.aaclip.settings import IMAGE_STAGE, TEXT_STAGE, Projections, Recipe, StageName, StageSettings
 from anoclip_anomalib.cli import train_prompts
@@ -108,6 +107,9 @@ def _train(args: argparse.Namespace, recipe: Recipe, source: Source) -> int:
 
     stages: tuple[StageName, ...] = ("text", "image") if args.stage == "both" else (args.stage,)
     largest = max(side for stage in stages for side in getattr(recipe, stage).sizes or (recipe.image_size,))
-    data = partial(shared.images_of, source, largest)
-    more: dict[str, Any] = {"stages": stages, "text_from": args.text}
-    return shared.run_training(args, lambda machine: train(recipe, data(), args.out, machine=machine, **more))
+    return shared.run_training(
+        args,
+        lambda machine: train(
+            recipe, shared.images_of(source, largest), args.out, stages=stages, text_from=args.text, machine=machine
+        ),
+    )

@@ -52,5 +52,12 @@ class GeneratedParts(MVTecAD):
 
     def prepare_data(self) -> None:
         """Draw the category unless it is there."""
-        counts: dict[str, Any] = {"train": self.train_good, "test_good": self.test_good, "test_bad": self.test_bad}
-        write_demo_dataset(self.root, [self.category], image_size=self.image_size, seed=self.drawing_seed, **counts)
+        write_demo_dataset(
+            self.root,
+            [self.category],
+            image_size=self.image_size,
+            train=self.train_good,
+            test_good=self.test_good,
+            test_bad=self.test_bad,
+            seed=self.drawing_seed,
+        )

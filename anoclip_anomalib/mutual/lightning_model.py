@@ -134,9 +134,16 @@ class MutualClip(ZeroShotClip, AnomalibModule):
 
             first_pass(self, visit, everywhere=True)
 
-        where: dict[str, Any] = {"budget": self.budget, "folder": self.features_folder, "device": self.device}
-        progress = self.trainer.is_global_zero
-        self._scores = score_pool(self.model, count, encoded, subsets=self.subsets, progress=progress, **where)
+        self._scores = score_pool(
+            self.model,
+            count,
+            encoded,
+            subsets=self.subsets,
+            budget=self.budget,
+            folder=self.features_folder,
+            device=self.device,
+            progress=self.trainer.is_global_zero,
+        )
         start = 0
         for size, paths in batches:
             self._places.update({path: start + index for index, path in enumerate(paths)} if len(paths) == size else {})
