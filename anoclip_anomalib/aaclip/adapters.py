@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from anoclip_anomalib.aaclip.settings import MIXING, Projections
-from anoclip_anomalib.clip import LoadedClip, Tap
+from anoclip_anomalib.aaclip.settings import MIXING, ClassToken, Projections
+from anoclip_anomalib.clip import LoadedClip, Tap, walk_image
 from anoclip_anomalib.zeroshot.buffers import FloatWeights
 
 SLOPE = 0.01
@@ -82,7 +82,9 @@ class ImageAdapters(FloatWeights):
         embed_dim: Width of the space of the anchors.
         taps: Blocks behind which patches are read, counted from 1 (authors: 6, 12, 18, 24).
         mixing: See :func:`adapt_tokens`.
-        class_share: Share of the class token, with a projection of its own, in the detection vector (authors: 0).
+        class_share: Share of the class token in the detection vector (authors: 0).
+        class_token: Which one: ``"adapted"``, with a projection of its own, or plain ``"clip"``'s, from a second walk through
+            the tower without adapters.
     """
 
     def __init__(
@@ -93,26 +95,43 @@ class ImageAdapters(FloatWeights):
         taps: Sequence[int],
         mixing: float = MIXING,
         class_share: float = 0.0,
+        class_token: ClassToken = "adapted",
     ) -> None:
         super().__init__()
-        self.taps, self.class_share = tuple(taps), class_share
+        self.taps, self.class_share, self.class_token = tuple(taps), class_share, class_token
         self.adapters = ResidualAdapters(count, dim, mixing)
         self.segmentation = nn.ModuleList([_projection(dim, embed_dim) for _ in self.taps])
         self.detection = _projection(dim, embed_dim)
-        self.class_detection = _projection(dim, embed_dim) if class_share else None
+        own = class_share > 0 and class_token == "adapted"
+        self.class_detection = _projection(dim, embed_dim) if own else None
 
     @property
     def reads(self) -> list[Tap]:
         """What the walk through the tower must read for :meth:`project`."""
-        last = [Tap(block=self.taps[-1], tokens="class", project=False)] if self.class_share else []
+        last = [Tap(block=self.taps[-1], tokens="class", project=False)] if self.class_detection is not None else []
         return [*(Tap(block=block, project=False) for block in self.taps), *last]
 
-    def project(self, tapped: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], torch.Tensor]:
+    def read(
+        self, visual: nn.Module, images: torch.Tensor, *, checkpointing: bool = False
+    ) -> tuple[list[torch.Tensor], torch.Tensor, tuple[int, int]]:
+        """Walk images (B, 3, H, W) through the tower: what :meth:`project` gives, and the grid."""
+        tapped, grid = walk_image(visual, images, self.reads, after_block=self.adapters, checkpointing=checkpointing)
+        plain = None
+        if self.class_share and self.class_token == "clip":
+            with torch.no_grad():
+                (plain,), _ = walk_image(visual, images, [Tap(tokens="class")])
+        with torch.autocast(images.device.type, enabled=False):
+            return *self.project(tapped, plain), grid
+
+    def project(
+        self, tapped: Sequence[torch.Tensor], plain: torch.Tensor | None = None
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Unit patch features of every level and the detection vector.
 
         Args:
-            tapped: What :attr:`reads` names, behind ``ln_post``: patch tokens (B, L, D) of each tap and, with a
-                ``class_share``, the class token (B, D) of the last.
+            tapped: What :attr:`reads` names, behind ``ln_post``: patch tokens (B, L, D) of each tap and, for an adapted class
+                token, that (B, D) of the last.
+            plain: (B, E) CLIP's own class token, in the joint space, where the detection vector has it.
 
         Returns:
             Levels, each (B, L, E) unit vectors, and the mean of the last level's unit detection features (B, E), which is
@@ -120,9 +139,9 @@ class ImageAdapters(FloatWeights):
         """
         levels = [F.normalize(own(x.float()), dim=-1) for own, x in zip(self.segmentation, tapped, strict=False)]
         detection = F.normalize(self.detection(tapped[len(levels) - 1].float()), dim=-1).mean(dim=1)
-        if self.class_detection is not None:
-            whole = F.normalize(self.class_detection(tapped[-1].float()), dim=-1)
-            detection = self.class_share * whole + (1 - self.class_share) * detection
+        whole = plain if self.class_detection is None else self.class_detection(tapped[-1].float())
+        if whole is not None:
+            detection = self.class_share * F.normalize(whole.float(), dim=-1) + (1 - self.class_share) * detection
         return levels, detection
 
 
@@ -171,6 +190,7 @@ def new_image_adapters(
     mixing: float = MIXING,
     projections: Projections = "clip",
     class_share: float = 0.0,
+    class_token: ClassToken = "adapted",
 ) -> ImageAdapters:
     """An untrained image half for a CLIP.
 
@@ -182,6 +202,7 @@ def new_image_adapters(
         mixing: See :func:`adapt_tokens`.
         projections: Unless ``reference``: copies of CLIP's own, or random ones. That of the class token is always a copy.
         class_share: See :class:`ImageAdapters`.
+        class_token: See there.
 
     Raises:
         ValueError: If the tower has fewer blocks.
@@ -192,7 +213,7 @@ def new_image_adapters(
     if max(taps) > depth:
         raise ValueError(f"No tap behind block {max(taps)}: the image tower of {clip.backbone} has {depth} blocks")
     count = _checked(min(max(depth // 4, 6), depth) if count is None else count, depth, "image")
-    adapters = ImageAdapters(count, dim, text_projection(clip).shape[0], taps, mixing, class_share)
+    adapters = ImageAdapters(count, dim, text_projection(clip).shape[0], taps, mixing, class_share, class_token)
     copies = [] if reference or projections == "random" else [*adapters.segmentation, adapters.detection]
     if adapters.class_detection is not None:
         copies.append(adapters.class_detection)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from anoclip_anomalib.aaclip.adapters import ImageAdapters, TextAdapters
-from anoclip_anomalib.aaclip.settings import MIXING
+from anoclip_anomalib.aaclip.settings import MIXING, ClassToken
 from anoclip_anomalib.clip import LoadedClip
 from anoclip_anomalib.clip.state_dict import WeightFileError, state_dict_digest
 from anoclip_anomalib.zeroshot.learned_weights import LearnedWeights, TrainingFacts, load_learned, save_learned
@@ -74,6 +74,7 @@ def load_adapters(path: str | Path) -> LoadedAdapters:
             settings.get("taps") or (),
             mixing=float(settings.get("mixing", MIXING)),
             class_share=float(settings.get("class_share", 0)),
+            class_token=settings.get("class_token", "adapted"),
             origin=learned.origin,
         ),
     )
@@ -111,7 +112,7 @@ def save_adapters(path: str | Path, text: TextAdapters, image: ImageAdapters | N
     if image is not None:
         state = image.state_dict()
         settings |= {"mixing": image.adapters.mixing, "taps": list(image.taps)}
-        settings |= {"class_share": image.class_share} if image.class_share else {}
+        settings |= {"class_share": image.class_share, "class_token": image.class_token} if image.class_share else {}
         halves |= {"image": state_dict_digest({k: v.float() for k, v in state.items()}), "image_of": halves["text"]}
         tensors |= {f"image.{key}": tensor for key, tensor in state.items()}
     return save_learned(path, tensors, replace(facts, settings={**facts.settings, **settings}, halves=halves))
@@ -125,13 +126,19 @@ def build_text(state: Mapping[str, torch.Tensor], *, mixing: float, activation: 
 
 
 def build_image(
-    state: Mapping[str, torch.Tensor], taps: Sequence[int], *, mixing: float, class_share: float = 0.0, origin: str
+    state: Mapping[str, torch.Tensor],
+    taps: Sequence[int],
+    *,
+    mixing: float,
+    class_share: float = 0.0,
+    class_token: ClassToken = "adapted",
+    origin: str,
 ) -> ImageAdapters:
     """An image half with these weights; a ``WeightFileError`` that names what does not fit otherwise."""
     detection = _matrix(state, "detection.weight", origin)
     if not taps:
         raise WeightFileError(f"{origin} does not say behind which blocks patches are read")
-    half = ImageAdapters(count_adapters(state), detection.shape[1], detection.shape[0], taps, mixing, class_share)
+    half = ImageAdapters(count_adapters(state), detection.shape[1], detection.shape[0], taps, mixing, class_share, class_token)
     return _filled(half, state, f"The image half of {origin}")
 
 

@@ -101,8 +101,16 @@ def convert_to_authors(adapters: str | Path, text: str | Path, image: str | Path
 
     Their code always has a LeakyReLU behind the text projection and a mixing of 0.1: for adapters without it, such as those
     of mode ``"clean"``, it computes something else, which is said.
+
+    Raises:
+        WeightFileError: If the detection vector has a share of the class token, which their files cannot hold.
     """
     loaded = load_adapters(adapters)
+    if loaded.image.class_share:
+        raise WeightFileError(
+            f"{adapters} has a share of {loaded.image.class_share:g} of the class token in its detection vector, which the "
+            "authors' files cannot hold; train without --class-share"
+        )
     if not loaded.text.activation or {loaded.text.adapters.mixing, loaded.image.adapters.mixing} != {MIXING}:
         logger.warning(
             "%s was not trained as the authors' code does (its text projection has %s activation, mixing %g and %g): the "

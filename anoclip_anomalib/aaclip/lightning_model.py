@@ -34,6 +34,8 @@ class AaClip(LearnedClip, AnomalibModule):
         activation: Of CLIP's MLPs, as in the training; ``None`` takes it from the adapters' file.
         image_weight: Share of the detection vector in the image score; the map's maximum has the rest. ``None`` for 0.5, or
             in mode ``"clean"`` for what the adapters were trained to.
+        scales: Of the image size, at which an image is read; the maps are averaged. Not in mode ``reference``. ``None`` for
+            those that the adapters' file names, else 1.
         blur_kernel: Side of the Gaussian on the patch grid, in patches, odd; 1 for none.
         blur_sigma: Its standard deviation, in patches.
         precision: Of the image encoder. Scores are always computed in float32.
@@ -65,6 +67,7 @@ class AaClip(LearnedClip, AnomalibModule):
         mode: Mode | None = None,
         activation: Activation | None = None,
         image_weight: float | None = None,
+        scales: list[float] | None = None,
         blur_kernel: int = 7,
         blur_sigma: float = 1.0,
         precision: Precision = "float32",

@@ -11,6 +11,7 @@ Mode = Literal["clean", "reference"]
 Loss = Literal["authors", "balanced"]
 StageName = Literal["text", "image"]
 Projections = Literal["clip", "random"]
+ClassToken = Literal["adapted", "clip"]
 MIXING = 0.1
 """Share of an adapter's output in the adapted tokens (authors' ``i_w`` and ``t_w``)."""
 
@@ -68,6 +69,8 @@ class Recipe:
         image_adapters: Adapted blocks of the image tower; ``None`` for the first quarter, at least 6.
         projections: Where the image half's projections begin: at ``"clip"``'s own, or at ``"random"`` as the authors' do.
         class_share: Share of the class token in the detection vector; the authors' has patches alone (0).
+        class_token: Which class token: the ``"adapted"`` one or plain ``"clip"``'s.
+        scales: Of the image size, at which images are read at test time; the maps are averaged (authors: 1).
         taps: Blocks behind which patches are read; ``None`` for the ends of the four quarters.
         descriptions: What the prompts say for a class, instead of the authors' description or its name.
     """
@@ -86,6 +89,8 @@ class Recipe:
     image_adapters: int | None = None
     projections: Projections = "clip"
     class_share: float = 0.0
+    class_token: ClassToken = "adapted"
+    scales: tuple[float, ...] = (1.0,)
     taps: tuple[int, ...] | None = None
     descriptions: Descriptions = field(default_factory=dict)
 
@@ -109,6 +114,11 @@ class Recipe:
             not in get_args(Projections),
             f"class_share={self.class_share} must lie in [0, 1); in mode 'reference' it is 0": not 0 <= self.class_share < 1
             or (self.reference and self.class_share > 0),
+            f"class_token={self.class_token!r} is unknown; choose one of {get_args(ClassToken)}": self.class_token
+            not in get_args(ClassToken),
+            f"scales={self.scales} must be numbers from 0.5 to 2; in mode 'reference' 1 alone": not self.scales
+            or not all(0.5 <= scale <= 2 for scale in self.scales)
+            or (self.reference and self.scales != (1,)),
             f"taps={self.taps} must be a rising list of blocks, counted from 1": self.taps is not None
             and (not self.taps or list(self.taps) != sorted(set(self.taps)) or self.taps[0] < 1),
         }

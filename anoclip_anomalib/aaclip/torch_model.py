@@ -1,10 +1,12 @@
 """AA-CLIP as a plain torch module: images in, image score and pixel map out."""
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, get_args
 
 import torch
+import torch.nn.functional as F
 from anomalib.data import InferenceBatch
 
 from anoclip_anomalib.aaclip.adapters_file import load_adapters
@@ -12,7 +14,7 @@ from anoclip_anomalib.aaclip.scoring import BLUR_KERNEL, BLUR_SIGMA, TEMPERATURE
 from anoclip_anomalib.aaclip.settings import Mode
 from anoclip_anomalib.aaclip.text import embed_anchors
 from anoclip_anomalib.checks import refuse
-from anoclip_anomalib.clip import LoadedClip, VisualEncoder, walk_image
+from anoclip_anomalib.clip import LoadedClip, VisualEncoder
 from anoclip_anomalib.prompts.aaclip import Descriptions, described, is_described
 from anoclip_anomalib.zeroshot.buffers import FloatBuffers
 from anoclip_anomalib.zeroshot.clip_reference import ClipReference
@@ -35,15 +37,15 @@ class AaClipFeatures(NamedTuple):
     """What is read from a batch of images.
 
     Attributes:
-        levels: For each tap (B, h * w, E) unit patch features.
+        levels: For each scale, and in it for each tap, (B, h * w, E) unit patch features.
         detection: (B, E), the mean of unit vectors, not normalised again.
-        grid: (h, w).
+        grids: (h, w) of each scale.
         size: (H, W) of the images.
     """
 
     levels: tuple[torch.Tensor, ...]
     detection: torch.Tensor
-    grid: tuple[int, int]
+    grids: tuple[tuple[int, int], ...]
     size: tuple[int, int]
 
 
@@ -83,6 +85,8 @@ class AaClipModel(FloatBuffers):
         activation: See :func:`load_clip`; ``None`` for that of the training.
         image_weight: Share of the detection vector in the image score; the map's maximum has the rest (the authors' code: 0.5,
             medical images 0). ``None`` for 0.5, or in mode ``"clean"`` for what the adapters were trained to.
+        scales: Of the image size, at which an image is read; maps and detection vectors are averaged. Ours, and of mode
+            ``"clean"`` alone. ``None`` for those that the adapters' file names, else 1.
         blur_kernel: Side of the Gaussian on the patch grid, in patches, odd; 1 for none.
         blur_sigma: Its standard deviation, in patches.
         precision: Of the image encoder; what follows it is computed in float32.
@@ -117,6 +121,7 @@ class AaClipModel(FloatBuffers):
         mode: Mode | None = None,
         activation: str | None = None,
         image_weight: float | None = None,
+        scales: Sequence[float] | None = None,
         blur_kernel: int = BLUR_KERNEL,
         blur_sigma: float = BLUR_SIGMA,
         precision: str = "float32",
@@ -127,7 +132,7 @@ class AaClipModel(FloatBuffers):
         super().__init__()
         if not adapters:
             raise ValueError(NO_ADAPTERS)
-        _check(mode, image_weight, blur_kernel, blur_sigma, encode_batch_size)
+        _check(mode, image_weight, scales, blur_kernel, blur_sigma, encode_batch_size)
         loaded = load_adapters(adapters)
         self.training_facts = loaded.facts
         self.mode: Mode = mode or loaded.facts.mode  # type: ignore[assignment]
@@ -140,8 +145,11 @@ class AaClipModel(FloatBuffers):
         self.provenance = {**clip.provenance, "adapters": loaded.origin, "adapters_digest": loaded.digest, "mode": self.mode}
         self.weights_digest = weights_digest(clip, loaded.tensors)
         self.description = description
-        trained = loaded.facts.settings.get("image_weight", IMAGE_WEIGHT) if self.mode == "clean" else IMAGE_WEIGHT
-        self.image_weight = float(trained) if image_weight is None else image_weight
+        trained = loaded.facts.settings if self.mode == "clean" else {}
+        self.image_weight = float(trained.get("image_weight", IMAGE_WEIGHT)) if image_weight is None else image_weight
+        self.scales = tuple(map(float, scales or trained.get("scales") or (1,)))
+        if self.mode == "reference" and self.scales != (1,):
+            raise ValueError(f"scales={self.scales} are for mode 'clean'; the authors' code reads an image once")
         self.blur_kernel, self.blur_sigma = blur_kernel, blur_sigma
         self.encode_batch_size, self.text_cache_dir = encode_batch_size, text_cache_dir
         self.image_adapters = loaded.image.requires_grad_(requires_grad=False)
@@ -198,14 +206,22 @@ class AaClipModel(FloatBuffers):
         batches = (images,) if torch.compiler.is_compiling() else images.split(self.encode_batch_size)
         parts = [self._encode(batch) for batch in batches]
         levels = tuple(torch.cat(level) for level in zip(*(part.levels for part in parts), strict=True))
-        return AaClipFeatures(levels, torch.cat([part.detection for part in parts]), parts[0].grid, parts[0].size)
+        return AaClipFeatures(levels, torch.cat([part.detection for part in parts]), parts[0].grids, parts[0].size)
 
     def _encode(self, images: torch.Tensor) -> AaClipFeatures:
-        half, visual = self.image_adapters, self.visual_encoder.visual
-        tapped, grid = walk_image(visual, images, half.reads, after_block=half.adapters)
-        with torch.autocast(images.device.type, enabled=False):
-            levels, detection = half.project(tapped)
-        return AaClipFeatures(tuple(levels), detection, grid, (images.shape[-2], images.shape[-1]))
+        size = (images.shape[-2], images.shape[-1])
+        read = [self.image_adapters.read(self.visual_encoder.visual, self._scaled(images, scale)) for scale in self.scales]
+        levels, detections, grids = zip(*read, strict=True)
+        return AaClipFeatures(tuple(chain(*levels)), torch.stack(detections).mean(dim=0), grids, size)
+
+    def _scaled(self, images: torch.Tensor, scale: float) -> torch.Tensor:
+        """Images (B, 3, H, W) at a scale, in whole patches."""
+        if scale == 1:
+            return images
+        patch = self.visual_encoder.patch_size
+        size = [max(1, round(scale * side / own)) * own for side, own in zip(images.shape[-2:], patch, strict=True)]
+        # Down to a half, bilinear weights reach every pixel; antialiasing is not in every export format.
+        return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
 
     def score(self, features: AaClipFeatures) -> InferenceBatch:
         """Score what was read from images.
@@ -237,25 +253,36 @@ class AaClipModel(FloatBuffers):
             raise RuntimeError(NO_CLASS)
         with torch.autocast(features.detection.device.type, enabled=False):
             anchors = self.text_embeddings.float()
-            difference = level_difference(features.levels, anchors).unflatten(1, features.grid).unsqueeze(1)
+            taps, maps = len(self.image_adapters.taps), []
+            for number, grid in enumerate(features.grids):
+                levels = features.levels[number * taps : (number + 1) * taps]
+                grid_map = level_difference(levels, anchors).unflatten(1, grid).unsqueeze(1)
+                if self.mode == "reference":
+                    grid_map = taps * (TEMPERATURE * grid_map + 1) / 2
+                maps.append(upsample(blur(grid_map, self.blur_kernel, self.blur_sigma), features.size))
+            mean = torch.stack(maps).mean(dim=0)
             if self.mode == "reference":
-                grid_map = len(features.levels) * (TEMPERATURE * difference + 1) / 2
-                detection = (features.detection @ anchors[1] + 1) / 2
-            else:
-                grid_map = difference
-                detection = (features.detection @ (anchors[1] - anchors[0])).sigmoid()
-            maps = upsample(blur(grid_map, self.blur_kernel, self.blur_sigma), features.size)
-            return (maps if self.mode == "reference" else maps.sigmoid()), detection
+                return mean, (features.detection @ anchors[1] + 1) / 2
+            return mean.sigmoid(), (features.detection @ (anchors[1] - anchors[0])).sigmoid()
 
     def forward(self, images: torch.Tensor) -> InferenceBatch:
         """Read and score images, see :meth:`encode` and :meth:`score`."""
         return self.score(self.encode(images))
 
 
-def _check(mode: str | None, image_weight: float | None, blur_kernel: int, blur_sigma: float, encode_batch_size: int) -> None:
+def _check(
+    mode: str | None,
+    image_weight: float | None,
+    scales: Sequence[float] | None,
+    blur_kernel: int,
+    blur_sigma: float,
+    encode_batch_size: int,
+) -> None:
     faults = {
         f"mode={mode!r} is unknown; choose 'clean' or 'reference'": mode not in (None, *get_args(Mode)),
         f"image_weight={image_weight} must lie in [0, 1]": image_weight is not None and not 0 <= image_weight <= 1,
+        f"scales={scales} must be numbers from 0.5 to 2, shares of the image size": scales is not None
+        and not (scales and all(0.5 <= scale <= 2 for scale in scales)),
         f"blur_kernel={blur_kernel} must be an odd number of patches, 1 for no blur": blur_kernel < 1 or blur_kernel % 2 == 0,
         f"blur_sigma={blur_sigma} must be greater than 0": not blur_sigma > 0,
         f"encode_batch_size={encode_batch_size} must be at least 1": encode_batch_size < 1,

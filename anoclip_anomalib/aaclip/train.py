@@ -117,6 +117,7 @@ class _Run(TrainingRun):
                 mixing=recipe.image_mixing,
                 projections=recipe.projections,
                 class_share=recipe.class_share,
+                class_token=recipe.class_token,
             ),
         )
         module = self._images(recipe.image, Augmentation(jitter=recipe.image.jitter))
@@ -130,6 +131,8 @@ class _Run(TrainingRun):
             "class_share": recipe.class_share,
             "text": text_digest(text),
         }
+        # Left out where it is as it always was: a folder that an earlier version began goes on.
+        setting |= {} if recipe.class_token == "adapted" else {"class_token": recipe.class_token}
         return self._stage("image", stage, module, setting, [])
 
     def given_text(self, source: str | Path | None) -> TextAdapters:
@@ -180,6 +183,8 @@ class _Run(TrainingRun):
         settings: dict[str, object] = {"descriptions": {name: self._described(name) for name in used.categories}}
         if self.recipe.image.loss == "balanced" and not self.recipe.reference:
             settings["image_weight"] = trained_image_weight(self.recipe.image)
+        if self.recipe.scales != (1,):
+            settings["scales"] = list(self.recipe.scales)
         save_adapters(self.out, text, image, self.facts(METHOD, used, settings, self.recipe.mode))
 
 

@@ -192,15 +192,8 @@ class ImageStage(Stage):
     def losses(self, batch: Batch, part: nn.Module) -> dict[str, torch.Tensor]:
         """Segmentation at every level, and the cross-entropy of the detection vector."""
         size = (batch["image"].shape[-2], batch["image"].shape[-1])
-        tapped, grid = walk_image(
-            self.visual_encoder.visual,
-            batch["image"],
-            part.reads,
-            after_block=part.adapters,
-            checkpointing=self.checkpointing,
-        )
+        levels, detection, grid = part.read(self.visual_encoder.visual, batch["image"], checkpointing=self.checkpointing)
         with torch.autocast(batch["image"].device.type, enabled=False):
-            levels, detection = part.project(tapped)
             anchors = self.anchors[batch["class_index"]].float()
             terms = self.segmentation_terms(levels, anchors, batch, grid, size)
             terms |= self.detection_terms(detection, anchors, batch)

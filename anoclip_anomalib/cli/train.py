@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import get_args
 
-from anoclip_anomalib.aaclip.settings import IMAGE_STAGE, TEXT_STAGE, Projections, Recipe, StageName, StageSettings
+from anoclip_anomalib.aaclip.settings import IMAGE_STAGE, TEXT_STAGE, ClassToken, Projections, Recipe, StageName, StageSettings
 from anoclip_anomalib.cli import train_prompts
 from anoclip_anomalib.cli import train_shared as shared
 from anoclip_anomalib.cli.early_checks import did_you_mean
@@ -47,6 +47,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--projections", choices=get_args(Projections), default=own.projections, help=begin)
     share = f"of the class token in the detection vector {default}"
     add("--class-share", type=float, default=own.class_share, help=share)
+    add("--class-token", choices=get_args(ClassToken), default=own.class_token, help=f"which one {default}")
+    scales = "of the image size, at which images are read at test time (default: 1)"
+    add("--scales", type=float, nargs="+", default=own.scales, metavar="SHARE", help=scales)
     add("--taps", type=int, nargs="+", metavar="BLOCK", help="where patches are read (default: the quarters)")
     for stage, settings in _STAGES.items():
         group = parser.add_argument_group(f"{stage} stage")

@@ -114,6 +114,24 @@ def test_the_class_token_has_its_share_of_the_detection_vector(tiny_clip):
     torch.testing.assert_close(begins, F.normalize(clip.model.encode_image(images), dim=-1), atol=1e-5, rtol=1e-4)
 
 
+def test_the_class_token_of_plain_clip_comes_from_a_walk_without_adapters(tiny_clip):
+    clip = tiny_clip()
+    half = new_image_adapters(clip, reference=False, class_share=0.25, class_token="clip")
+    alone = new_image_adapters(clip, reference=False)
+    alone.load_state_dict(half.state_dict())
+    images = torch.randn(2, 3, 64, 64)
+    levels, detection, grid = half.read(clip.model.visual, images)
+    own, patches, _ = alone.read(clip.model.visual, images)
+    token = F.normalize(clip.model.encode_image(images), dim=-1)
+    torch.testing.assert_close(detection, 0.25 * token + 0.75 * patches)
+    assert grid == (4, 4)
+    assert all(torch.equal(one, other) for one, other in zip(levels, own, strict=True))
+    assert half.class_detection is None
+    detection.sum().backward()
+    assert half.adapters.weights[0].grad is not None
+    assert all(parameter.grad is None for parameter in clip.model.parameters())
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_weights_keep_float32_when_everything_is_cast(dtype):
     half = ImageAdapters(1, 8, 4, (1,))

@@ -53,6 +53,13 @@ def test_the_share_of_the_class_token_belongs_to_the_file(tmp_path, halves, fact
     assert torch.equal(loaded.image.class_detection.weight, image.class_detection.weight)
 
 
+def test_which_class_token_belongs_to_the_file(tmp_path, halves, facts):
+    text, _ = halves()
+    image = ImageAdapters(2, 64, 32, (3, 12), class_share=0.3, class_token="clip")
+    loaded = load_adapters(save_adapters(tmp_path / "x.safetensors", text, image, facts())).image
+    assert (loaded.class_token, loaded.class_share, loaded.class_detection) == ("clip", 0.3, None)
+
+
 def test_halves_of_different_runs_are_refused(tmp_path, halves, facts):
     text, image = halves(seed=0)
     path = save_adapters(tmp_path / "x.safetensors", text, image, facts())

@@ -4,6 +4,7 @@ import pickle
 import pytest
 import torch
 
+from anoclip_anomalib.aaclip.adapters import ImageAdapters
 from anoclip_anomalib.aaclip.adapters_file import load_adapters, save_adapters
 from anoclip_anomalib.aaclip.authors_files import (
     convert_from_authors,
@@ -63,6 +64,14 @@ def test_what_the_authors_code_would_score_differently_is_said(tmp_path, halves,
     with caplog.at_level(logging.WARNING):
         convert_to_authors(path, tmp_path / "t.pth", tmp_path / "i.pth")
     assert "will compute other scores" in caplog.text
+
+
+def test_a_share_of_the_class_token_does_not_fit_their_files(tmp_path, halves, facts):
+    text, _ = halves()
+    path = save_adapters(tmp_path / "a.safetensors", text, ImageAdapters(2, 64, 32, (3, 12), 0.1, 0.5, "clip"), facts())
+    with pytest.raises(WeightFileError, match="share of 0.5 of the class token"):
+        convert_to_authors(path, tmp_path / "t.pth", tmp_path / "i.pth")
+    assert not (tmp_path / "t.pth").exists()
 
 
 def test_pickled_code_is_refused(tmp_path, facts):

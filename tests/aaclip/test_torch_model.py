@@ -74,6 +74,32 @@ def test_the_share_that_the_adapters_were_trained_to_is_used_in_clean_mode(adapt
     assert model(adapters=path, mode="reference").image_weight == 0.5
 
 
+def test_maps_and_detection_vectors_of_several_scales_are_averaged(model, adapters_file):
+    batch = images()
+    own = model(scales=[0.5, 1.5, 1])
+    levels, vector, grids, _ = own.encode(batch)
+    assert grids == ((2, 2), (6, 6), (4, 4))
+    assert [level.shape[1] for level in levels] == 4 * [4] + 4 * [36] + 4 * [16]
+    maps, vectors = [], []
+    for side in (32, 96, 64):
+        single = F.interpolate(batch, size=(side, side), mode="bilinear", align_corners=False)
+        one, alone, (normal, abnormal), grid = reference_parts(own, single)
+        maps.append(upsampled(sum(level @ abnormal - level @ normal for level in one) / 4, grid))
+        vectors.append(alone)
+    torch.testing.assert_close(vector, sum(vectors) / 3)
+    scored = own(batch)
+    torch.testing.assert_close(scored.anomaly_map, (sum(maps) / 3).sigmoid())
+    score = (vector @ (abnormal - normal)).sigmoid()
+    torch.testing.assert_close(scored.pred_score, 0.5 * scored.anomaly_map.amax(dim=(1, 2, 3)) + 0.5 * score)
+    assert model(adapters=adapters_file("scales", settings={"scales": [0.5, 1]})).scales == (0.5, 1)
+    assert model(adapters=adapters_file("scales", settings={"scales": [0.5, 1]}), scales=[1]).scales == (1,)
+    assert model(adapters=adapters_file("scales", settings={"scales": [0.5, 1]}), mode="reference").scales == (1,)
+
+
+def test_a_scale_is_taken_in_whole_patches(model):
+    assert model(scales=[0.65], image_size=(64, 128)).encode(torch.randn(1, 3, 64, 128)).grids == ((3, 5),)
+
+
 def test_in_clean_mode_a_score_depends_on_its_image_only(model):
     own, batch = model(), images(5)
     whole = own(batch)
@@ -156,6 +182,9 @@ def test_a_copy_and_a_pickle_score_the_same(adapters_file, weight_file, tmp_path
         ({"adapters": None}, r"anoclip train aaclip.*anoclip convert aaclip.*adapters=demo"),
         ({"mode": "fast"}, "mode='fast' is unknown"),
         ({"image_weight": 1.5}, "image_weight"),
+        ({"scales": []}, "scales"),
+        ({"scales": [0.4]}, "from 0.5 to 2"),
+        ({"scales": [0.5, 1], "mode": "reference"}, "reads an image once"),
         ({"blur_kernel": 4}, "odd number"),
         ({"blur_sigma": 0.0}, "blur_sigma"),
         ({"encode_batch_size": 0}, "encode_batch_size"),

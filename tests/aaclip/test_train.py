@@ -200,6 +200,18 @@ def test_the_class_token_and_random_projections_are_asked_for(recipe, tmp_path, 
     assert (half.detection.weight - proj).abs().max() > 0.05
 
 
+def test_the_plain_class_token_and_scales_are_asked_for(recipe, tmp_path):
+    image = StageSettings(epochs=1, batch_size=4, lr=1e-3)
+    own = recipe(class_share=0.25, class_token="clip", scales=(0.5, 1.0), image=image)
+    out = train(own, data(), tmp_path / "a.safetensors", stages=("image",), text_from="clip", machine=MACHINE)
+    loaded = load_adapters(out)
+    assert (loaded.image.class_token, loaded.image.class_share) == ("clip", 0.25)
+    assert loaded.facts.settings["scales"] == [0.5, 1.0]
+    other = recipe(class_share=0.25, scales=(0.5, 1.0), image=image)
+    with pytest.raises(ValueError, match="class_token"):
+        train(other, data(), out, stages=("image",), text_from="clip", machine=MACHINE)
+
+
 def test_the_balanced_loss_leaves_its_share_of_the_image_score_in_the_header(recipe, tmp_path):
     image = StageSettings(epochs=1, batch_size=4, lr=1e-3, loss="balanced", detection_scale=25.0)
     out = tmp_path / "a.safetensors"
@@ -278,6 +290,10 @@ def test_two_trainings_in_one_folder_are_refused(recipe, tmp_path):
         ({"projections": "x"}, "projections='x'"),
         ({"class_share": 1.0}, "class_share"),
         ({"mode": "reference", "class_share": 0.5}, "in mode 'reference' it is 0"),
+        ({"class_token": "x"}, "class_token='x'"),
+        ({"scales": ()}, "scales"),
+        ({"scales": (0.4, 1.0)}, "from 0.5 to 2"),
+        ({"mode": "reference", "scales": (0.5, 1.0)}, "in mode 'reference' 1 alone"),
         ({"mode": "x"}, "mode='x'"),
         ({"image_mixing": 1.5}, "mixing"),
         ({"taps": (6, 3)}, "rising"),
