@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anomalib import LearningType
-from anomalib.data import Batch
+from anomalib.data import AnomalibDataModule, Batch
 from anomalib.metrics import Evaluator
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
@@ -129,8 +129,17 @@ class ZeroShotClip(_Base):
         """Compute the text embeddings of the class that this stage is about.
 
         It is done on every call: anomalib sets the model up without a datamodule first in its benchmark, and with one later.
+
+        Raises:
+            ValueError: If anomalib wants to validate and the datamodule has no images for it.
         """
-        del stage
+        datamodule = self._datamodule()
+        if stage == "validate" and isinstance(datamodule, AnomalibDataModule) and not hasattr(datamodule, "val_data"):
+            raise ValueError(
+                f"{datamodule.name}: val_split_mode is {datamodule.val_split_mode.value!r}, and anomalib takes the threshold "
+                "and the range of scores from validation images before it tests; choose 'same_as_test', 'from_test', "
+                "'from_train' or 'synthetic'"
+            )
         if not self.needs_class:
             return
         name = self._asked_class() or self.model.class_name  # the latter from a checkpoint
@@ -141,9 +150,11 @@ class ZeroShotClip(_Base):
         """The class that was given, or that the data is about."""
         if self.class_name is not None:
             return self.class_name
-        datamodule = getattr(self._trainer, "datamodule", None) if self._trainer is not None else None
-        category = getattr(datamodule, "category", None)
+        category = getattr(self._datamodule(), "category", None)
         return str(category) if category else None
+
+    def _datamodule(self) -> Any:
+        return getattr(self._trainer, "datamodule", None) if self._trainer is not None else None
 
     # Steps; raw scores are measured before any callback changes them
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from anomalib.data import InferenceBatch, PredictDataset
+from anomalib.data import Folder, InferenceBatch, PredictDataset
 from anomalib.models.components import AnomalibModule
 from torch import nn
 
@@ -168,3 +168,10 @@ def test_a_constructors_arguments_reach_its_model() -> None:
     model = AnoClip(backbone="demo", **given).model
     reached = (model.smoothing, 1 + len(model.view_functions), model.text_mean, model.encode_batch_size, model.image_size)
     assert reached == tuple(given.values())
+
+
+def test_a_datamodule_without_validation_images_is_refused_before_scoring(engine, root):  # noqa: F811
+    folder = root / "bottle"
+    data = Folder("plates", folder / "train/good", folder, normal_test_dir="test/good", val_split_mode="none", num_workers=0)
+    with pytest.raises(ValueError, match="plates: val_split_mode is 'none'.*'from_train'"):
+        engine("none").test(Spread(), datamodule=data)
