@@ -101,9 +101,14 @@ class ImageAdapters(FloatWeights):
         self.taps, self.class_share, self.class_token = tuple(taps), class_share, class_token
         self.adapters = ResidualAdapters(count, dim, mixing)
         self.segmentation = nn.ModuleList([_projection(dim, embed_dim) for _ in self.taps])
-        self.detection = _projection(dim, embed_dim)
+        self.detection = _projection(dim, embed_dim).requires_grad_(not self.frozen_detection)
         own = class_share > 0 and class_token == "adapted"
         self.class_detection = _projection(dim, embed_dim) if own else None
+
+    @property
+    def frozen_detection(self) -> bool:
+        """Whether the detection vector is plain CLIP's class token alone, so that nothing of it is learned."""
+        return self.class_token == "clip" and self.class_share == 1
 
     @property
     def reads(self) -> list[Tap]:
@@ -112,12 +117,22 @@ class ImageAdapters(FloatWeights):
         return [*(Tap(block=block, project=False) for block in self.taps), *last]
 
     def read(
-        self, visual: nn.Module, images: torch.Tensor, *, checkpointing: bool = False
+        self, visual: nn.Module, images: torch.Tensor, *, learning: bool = False, checkpointing: bool = False
     ) -> tuple[list[torch.Tensor], torch.Tensor, tuple[int, int]]:
-        """Walk images (B, 3, H, W) through the tower: what :meth:`project` gives, and the grid."""
+        """Walk images through the tower.
+
+        Args:
+            visual: The frozen tower.
+            images: (B, 3, H, W).
+            learning: Save the walk for a :attr:`frozen_detection`; the detection vector is then of no use.
+            checkpointing: See :func:`walk_image`.
+
+        Returns:
+            What :meth:`project` gives, and the grid (h, w).
+        """
         tapped, grid = walk_image(visual, images, self.reads, after_block=self.adapters, checkpointing=checkpointing)
         plain = None
-        if self.class_share and self.class_token == "clip":
+        if self.class_share and self.class_token == "clip" and not (learning and self.frozen_detection):
             with torch.no_grad():
                 (plain,), _ = walk_image(visual, images, [Tap(tokens="class")])
         with torch.autocast(images.device.type, enabled=False):

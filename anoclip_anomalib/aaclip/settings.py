@@ -68,7 +68,10 @@ class Recipe:
         text_adapters: Adapted blocks of the text tower; ``None`` for the first quarter (3 of 12).
         image_adapters: Adapted blocks of the image tower; ``None`` for the first quarter, at least 6.
         projections: Where the image half's projections begin: at ``"clip"``'s own, or at ``"random"`` as the authors' do.
-        class_share: Share of the class token in the detection vector; the authors' has patches alone (0).
+        class_share: Share of the class token in the detection vector; the authors' has patches alone (0). 1, for plain CLIP's
+            class token alone, leaves nothing of the vector to learn.
+        image_weight: Share of the detection vector in the image score at test time; ``None`` for the authors' 0.5, or with
+            loss ``"balanced"`` what :func:`~anoclip_anomalib.aaclip.train.trained_image_weight` says.
         class_token: Which class token: the ``"adapted"`` one or plain ``"clip"``'s.
         scales: Of the image size, at which images are read at test time; the maps are averaged (authors: 1).
         taps: Blocks behind which patches are read; ``None`` for the ends of the four quarters.
@@ -89,6 +92,7 @@ class Recipe:
     image_adapters: int | None = None
     projections: Projections = "clip"
     class_share: float = 0.0
+    image_weight: float | None = None
     class_token: ClassToken = "adapted"
     scales: tuple[float, ...] = (1.0,)
     taps: tuple[int, ...] | None = None
@@ -112,8 +116,13 @@ class Recipe:
             ),
             f"projections={self.projections!r} is unknown; choose 'clip' or 'random'": self.projections
             not in get_args(Projections),
-            f"class_share={self.class_share} must lie in [0, 1); in mode 'reference' it is 0": not 0 <= self.class_share < 1
+            f"class_share={self.class_share} must lie in [0, 1); in mode 'reference' it is 0": not 0 <= self.class_share <= 1
             or (self.reference and self.class_share > 0),
+            "class_share=1 is for class_token 'clip', and then there is nothing that normal_aware could train": self.class_share
+            == 1
+            and (self.class_token != "clip" or self.image.normal_aware > 0),
+            f"image_weight={self.image_weight} must lie in [0, 1]; in mode 'reference' it is 0.5": self.image_weight is not None
+            and (self.reference or not 0 <= self.image_weight <= 1),
             f"class_token={self.class_token!r} is unknown; choose one of {get_args(ClassToken)}": self.class_token
             not in get_args(ClassToken),
             f"scales={self.scales} must be numbers from 0.5 to 2; in mode 'reference' 1 alone": not self.scales

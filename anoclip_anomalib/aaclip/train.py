@@ -181,7 +181,9 @@ class _Run(TrainingRun):
             return
         used = self._images(self.recipe.image if image is not None else self.recipe.text, None)
         settings: dict[str, object] = {"descriptions": {name: self._described(name) for name in used.categories}}
-        if self.recipe.image.loss == "balanced" and not self.recipe.reference:
+        if self.recipe.image_weight is not None:
+            settings["image_weight"] = self.recipe.image_weight
+        elif self.recipe.image.loss == "balanced" and not self.recipe.reference:
             settings["image_weight"] = trained_image_weight(self.recipe.image)
         if self.recipe.scales != (1,):
             settings["scales"] = list(self.recipe.scales)

@@ -190,13 +190,15 @@ class ImageStage(Stage):
         self.register_buffer("anchors", anchors.detach().clone(), persistent=False)
 
     def losses(self, batch: Batch, part: nn.Module) -> dict[str, torch.Tensor]:
-        """Segmentation at every level, and the cross-entropy of the detection vector."""
+        """Segmentation at every level, and the cross-entropy of the detection vector if there is something to learn in it."""
         size = (batch["image"].shape[-2], batch["image"].shape[-1])
-        levels, detection, grid = part.read(self.visual_encoder.visual, batch["image"], checkpointing=self.checkpointing)
+        visual = self.visual_encoder.visual
+        levels, detection, grid = part.read(visual, batch["image"], learning=True, checkpointing=self.checkpointing)
         with torch.autocast(batch["image"].device.type, enabled=False):
             anchors = self.anchors[batch["class_index"]].float()
             terms = self.segmentation_terms(levels, anchors, batch, grid, size)
-            terms |= self.detection_terms(detection, anchors, batch)
+            if not part.frozen_detection:
+                terms |= self.detection_terms(detection, anchors, batch)
         return terms
 
 

@@ -127,6 +127,10 @@ def test_the_class_token_of_plain_clip_comes_from_a_walk_without_adapters(tiny_c
     assert grid == (4, 4)
     assert all(torch.equal(one, other) for one, other in zip(levels, own, strict=True))
     assert half.class_detection is None
+    whole = new_image_adapters(clip, reference=False, class_share=1.0, class_token="clip")
+    torch.testing.assert_close(whole.read(clip.model.visual, images)[1], token)
+    assert not whole.detection.weight.requires_grad
+    assert half.detection.weight.requires_grad
     detection.sum().backward()
     assert half.adapters.weights[0].grad is not None
     assert all(parameter.grad is None for parameter in clip.model.parameters())

@@ -22,6 +22,7 @@ from tests.aaclip.conftest import Squares
 from tests.mvtec_files import write_mvtec
 
 MACHINE = Machine(accelerator="cpu", progress=False)
+AWARE = StageSettings(epochs=1, batch_size=1, lr=1, normal_aware=0.5)
 
 
 @pytest.fixture
@@ -212,6 +213,18 @@ def test_the_plain_class_token_and_scales_are_asked_for(recipe, tmp_path):
         train(other, data(), out, stages=("image",), text_from="clip", machine=MACHINE)
 
 
+def test_with_the_plain_class_token_alone_no_detection_vector_is_learned(recipe, tmp_path, tiny_clip):
+    image = StageSettings(epochs=2, batch_size=4, lr=1e-3, loss="balanced")
+    own = recipe(class_share=1.0, class_token="clip", image_weight=0.25, image=image)
+    out = train(own, data(), tmp_path / "a.safetensors", stages=("image",), text_from="clip", machine=MACHINE)
+    loaded = load_adapters(out)
+    assert loaded.facts.settings["image_weight"] == 0.25
+    assert set(loaded.facts.settings["image"]["losses"]) == {"loss", "segmentation_loss", "peak_loss"}
+    proj = tiny_clip().model.visual.proj.T
+    assert torch.equal(loaded.image.detection.weight, proj)
+    assert all((level.weight - proj).abs().max() > 1e-4 for level in loaded.image.segmentation)
+
+
 def test_the_balanced_loss_leaves_its_share_of_the_image_score_in_the_header(recipe, tmp_path):
     image = StageSettings(epochs=1, batch_size=4, lr=1e-3, loss="balanced", detection_scale=25.0)
     out = tmp_path / "a.safetensors"
@@ -290,6 +303,10 @@ def test_two_trainings_in_one_folder_are_refused(recipe, tmp_path):
         ({"projections": "x"}, "projections='x'"),
         ({"class_share": 1.0}, "class_share"),
         ({"mode": "reference", "class_share": 0.5}, "in mode 'reference' it is 0"),
+        ({"class_share": 1.0, "class_token": "clip", "image": AWARE}, "nothing that normal_aware"),
+        ({"class_share": 1.1, "class_token": "clip"}, "class_share=1.1"),
+        ({"image_weight": 1.5}, "image_weight=1.5"),
+        ({"mode": "reference", "image_weight": 0.5}, "in mode 'reference' it is 0.5"),
         ({"class_token": "x"}, "class_token='x'"),
         ({"scales": ()}, "scales"),
         ({"scales": (0.4, 1.0)}, "from 0.5 to 2"),
