@@ -2,6 +2,7 @@
 
     python benchmarks/learned_seeds.py -o results/learned              # trains what is not there yet, hours on one core
     python benchmarks/learned_seeds.py -o results/learned --only crane # a part of it; several processes may share the folder
+    python benchmarks/learned_seeds.py -o results/bundled --only "bundled recipe" --seeds 111 1 2
 
 Trains on generated parts alone (configs/sources/demo.yaml), with and without the normal-aware loss and the knowledge term.
 Data, sizes and metrics are those of configs/suites/demo.yaml; the table has mean and standard deviation over the seeds.
@@ -26,6 +27,14 @@ AACLIP = [
     *("--image.lr", "1e-3", "--image.warmup", "30", "--image.schedule", "cosine", "--image.average", "0.99"),
     *("--image.epochs", "4"),
 ]
+BUNDLED = [
+    *("aaclip", "--backbone", "demo", "--stage", "image", "--text", "clip", "--image-size", "192", "--accelerator", "cpu"),
+    *("--scales", "0.667", "1", "1.333", "--class-token", "clip", "--class-share", "1", "--image-weight", "0.25"),
+    *("--image-adapters", "12", "--projections", "random", "--image.loss", "balanced", "--image.pairs", "1"),
+    *("--image.batch-size", "8", "--image.sizes", "128", "96", "128", "160", "--image.lr", "1e-3", "--image.warmup", "30"),
+    *("--image.schedule", "cosine", "--image.average", "0.99", "--image.epochs", "20"),
+]
+"""That of the adapters that come with the package; their seed is 111."""
 NORMAL_AWARE = "0.5"
 
 
@@ -44,6 +53,7 @@ TRAININGS: dict[str, list[str]] = {
     "APRIL-GAN": _prompts("april-gan"),
     "AA-CLIP, 500 steps": AACLIP,
     "AA-CLIP, 500 steps, normal-aware": [*AACLIP, "--image.normal-aware", NORMAL_AWARE],
+    "AA-CLIP, bundled recipe": BUNDLED,
 }
 """Row -> words after ``anoclip train``, but for source, seed and file."""
 COLUMNS = {"image_AUROC": "image AUROC", "pixel_AUROC": "pixel AUROC", "pixel_AP": "pixel AP", "AUPRO": "AUPRO"}

@@ -133,8 +133,7 @@ class ImageAdapters(FloatWeights):
         tapped, grid = walk_image(visual, images, self.reads, after_block=self.adapters, checkpointing=checkpointing)
         plain = None
         if self.class_share and self.class_token == "clip" and not (learning and self.frozen_detection):
-            with torch.no_grad():
-                (plain,), _ = walk_image(visual, images, [Tap(tokens="class")])
+            (plain,), _ = walk_image(visual, images, [Tap(tokens="class")])
         with torch.autocast(images.device.type, enabled=False):
             return *self.project(tapped, plain), grid
 

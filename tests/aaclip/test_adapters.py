@@ -129,6 +129,9 @@ def test_the_class_token_of_plain_clip_comes_from_a_walk_without_adapters(tiny_c
     assert half.class_detection is None
     whole = new_image_adapters(clip, reference=False, class_share=1.0, class_token="clip")
     torch.testing.assert_close(whole.read(clip.model.visual, images)[1], token)
+    assert torch.equal(half.read(clip.model.visual, images, learning=True)[1], detection)
+    unused = whole.read(clip.model.visual, images, learning=True)[1]
+    assert (unused.norm(dim=-1) < 0.99).all(), "patches alone: nobody walked for the class token"
     assert not whole.detection.weight.requires_grad
     assert half.detection.weight.requires_grad
     detection.sum().backward()

@@ -98,6 +98,7 @@ def test_maps_and_detection_vectors_of_several_scales_are_averaged(model, adapte
 
 def test_a_scale_is_taken_in_whole_patches(model):
     assert model(scales=[0.65], image_size=(64, 128)).encode(torch.randn(1, 3, 64, 128)).grids == ((3, 5),)
+    assert model(scales=[0.5], image_size=16).encode(torch.randn(1, 3, 16, 16)).grids == ((1, 1),)
 
 
 def test_in_clean_mode_a_score_depends_on_its_image_only(model):

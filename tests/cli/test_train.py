@@ -45,6 +45,9 @@ def test_options_become_a_recipe(source, tmp_path):
         "--image-mixing", "0.5", "--taps", "3", "12", "--text.lr", "0.01", "--text.betas", "0.8", "0.9",
         "--image.sizes", "128", "192", "--image.schedule", "cosine", "--image.average", "0.9",
     ]  # fmt: skip
+    own = [*words[:4], "--scales", "0.667", "1", "--class-token", "clip", "--class-share", "1", "--image-weight", "0.25"]
+    read_at = command._checked(command.build_parser().parse_args(own))[0]
+    assert (read_at.scales, read_at.class_token, read_at.class_share, read_at.image_weight) == ((0.667, 1.0), "clip", 1.0, 0.25)
     recipe, read = command._checked(command.build_parser().parse_args(words))
     assert (recipe.mode, recipe.seed, recipe.image_mixing, recipe.text_mixing, recipe.taps) == (
         "reference",
