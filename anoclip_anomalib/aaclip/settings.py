@@ -116,11 +116,13 @@ class Recipe:
             ),
             f"projections={self.projections!r} is unknown; choose 'clip' or 'random'": self.projections
             not in get_args(Projections),
-            f"class_share={self.class_share} must lie in [0, 1); in mode 'reference' it is 0": not 0 <= self.class_share <= 1
+            f"class_share={self.class_share} must lie in [0, 1]; in mode 'reference' it is 0": not 0 <= self.class_share <= 1
             or (self.reference and self.class_share > 0),
             "class_share=1 is for class_token 'clip', and then there is nothing that normal_aware could train": self.class_share
             == 1
             and (self.class_token != "clip" or self.image.normal_aware > 0),
+            "class_token='clip' needs a class_share above 0, its share of the detection vector": self.class_token == "clip"
+            and self.class_share == 0,
             f"image_weight={self.image_weight} must lie in [0, 1]; in mode 'reference' it is 0.5": self.image_weight is not None
             and (self.reference or not 0 <= self.image_weight <= 1),
             f"class_token={self.class_token!r} is unknown; choose one of {get_args(ClassToken)}": self.class_token

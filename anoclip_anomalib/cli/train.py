@@ -47,7 +47,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--projections", choices=get_args(Projections), default=own.projections, help=begin)
     share = f"of the class token in the detection vector {default}"
     add("--class-share", type=float, default=own.class_share, help=share)
-    add("--image-weight", type=float, metavar="SHARE", help="of the detection vector in the image score (default: 0.5)")
+    weight = "of the detection vector in the image score (default: 0.5, or what the balanced loss trains it to)"
+    add("--image-weight", type=float, metavar="SHARE", help=weight)
     add("--class-token", choices=get_args(ClassToken), default=own.class_token, help=f"which one {default}")
     scales = "of the image size, at which images are read at test time (default: 1)"
     add("--scales", type=float, nargs="+", default=own.scales, metavar="SHARE", help=scales)

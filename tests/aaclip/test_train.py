@@ -308,6 +308,7 @@ def test_two_trainings_in_one_folder_are_refused(recipe, tmp_path):
         ({"image_weight": 1.5}, "image_weight=1.5"),
         ({"mode": "reference", "image_weight": 0.5}, "in mode 'reference' it is 0.5"),
         ({"class_token": "x"}, "class_token='x'"),
+        ({"class_token": "clip"}, "needs a class_share above 0"),
         ({"scales": ()}, "scales"),
         ({"scales": (0.4, 1.0)}, "from 0.5 to 2"),
         ({"mode": "reference", "scales": (0.5, 1.0)}, "in mode 'reference' 1 alone"),
