@@ -22,17 +22,17 @@ PROMPTS = ["prompts", "--backbone", "demo", "--image-size", "128", "--accelerato
 STEPS = {"anomalyclip": (3, 8), "crane": (3, 8), "adaclip": (2, 4), "april-gan": (3, 8)}  # epochs of 1,000 images, batch
 AACLIP = [
     *("aaclip", "--backbone", "demo", "--stage", "image", "--text", "clip", "--image-size", "192", "--accelerator", "cpu"),
-    *("--image-adapters", "12", "--projections", "random", "--class-share", "0.5", "--image.detection-scale", "20"),
-    *("--image.loss", "balanced", "--image.pairs", "1", "--image.batch-size", "8", "--image.sizes", "128", "96", "128"),
-    *("--image.lr", "1e-3", "--image.warmup", "30", "--image.schedule", "cosine", "--image.average", "0.99"),
+    *("--image-adapters", "12", "--projections", "random", "--image.loss", "balanced", "--image.pairs", "1"),
+    *("--image.batch-size", "8", "--image.lr", "1e-3", "--image.warmup", "30", "--image.schedule", "cosine"),
+    *("--image.average", "0.99"),
+]
+SHORT = [
+    *(*AACLIP, "--class-share", "0.5", "--image.detection-scale", "20", "--image.sizes", "128", "96", "128"),
     *("--image.epochs", "4"),
 ]
 BUNDLED = [
-    *("aaclip", "--backbone", "demo", "--stage", "image", "--text", "clip", "--image-size", "192", "--accelerator", "cpu"),
-    *("--scales", "0.667", "1", "1.333", "--class-token", "clip", "--class-share", "1", "--image-weight", "0.25"),
-    *("--image-adapters", "12", "--projections", "random", "--image.loss", "balanced", "--image.pairs", "1"),
-    *("--image.batch-size", "8", "--image.sizes", "128", "96", "128", "160", "--image.lr", "1e-3", "--image.warmup", "30"),
-    *("--image.schedule", "cosine", "--image.average", "0.99", "--image.epochs", "20"),
+    *(*AACLIP, "--scales", "0.667", "1", "1.333", "--class-token", "clip", "--class-share", "1", "--image-weight", "0.25"),
+    *("--image.sizes", "128", "96", "128", "160", "--image.epochs", "20"),
 ]
 """That of the adapters that come with the package; their seed is 111."""
 NORMAL_AWARE = "0.5"
@@ -51,8 +51,8 @@ TRAININGS: dict[str, list[str]] = {
     "Crane, normal-aware": _prompts("crane", "--normal-aware", NORMAL_AWARE),
     "AdaCLIP": _prompts("adaclip"),
     "APRIL-GAN": _prompts("april-gan"),
-    "AA-CLIP, 500 steps": AACLIP,
-    "AA-CLIP, 500 steps, normal-aware": [*AACLIP, "--image.normal-aware", NORMAL_AWARE],
+    "AA-CLIP, 500 steps": SHORT,
+    "AA-CLIP, 500 steps, normal-aware": [*SHORT, "--image.normal-aware", NORMAL_AWARE],
     "AA-CLIP, bundled recipe": BUNDLED,
 }
 """Row -> words after ``anoclip train``, but for source, seed and file."""

@@ -1,5 +1,6 @@
 """How AA-CLIP is trained, checked without importing torch. The defaults are the authors' (``train.py``)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -14,6 +15,11 @@ Projections = Literal["clip", "random"]
 ClassToken = Literal["adapted", "clip"]
 MIXING = 0.1
 """Share of an adapter's output in the adapted tokens (authors' ``i_w`` and ``t_w``)."""
+
+
+def usable_scales(scales: Sequence[float], *, reference: bool) -> bool:
+    """Whether an image can be read at these shares of its size: from 0.5 to 2, and in mode ``"reference"`` 1 alone."""
+    return bool(scales) and all(0.5 <= scale <= 2 for scale in scales) and (not reference or tuple(scales) == (1,))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,9 +133,9 @@ class Recipe:
             and (self.reference or not 0 <= self.image_weight <= 1),
             f"class_token={self.class_token!r} is unknown; choose one of {get_args(ClassToken)}": self.class_token
             not in get_args(ClassToken),
-            f"scales={self.scales} must be numbers from 0.5 to 2; in mode 'reference' 1 alone": not self.scales
-            or not all(0.5 <= scale <= 2 for scale in self.scales)
-            or (self.reference and self.scales != (1,)),
+            f"scales={self.scales} must be numbers from 0.5 to 2; in mode 'reference' 1 alone": not usable_scales(
+                self.scales, reference=self.reference
+            ),
             f"taps={self.taps} must be a rising list of blocks, counted from 1": self.taps is not None
             and (not self.taps or list(self.taps) != sorted(set(self.taps)) or self.taps[0] < 1),
         }

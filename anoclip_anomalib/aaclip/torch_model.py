@@ -11,7 +11,7 @@ from anomalib.data import InferenceBatch
 
 from anoclip_anomalib.aaclip.adapters_file import load_adapters
 from anoclip_anomalib.aaclip.scoring import BLUR_KERNEL, BLUR_SIGMA, TEMPERATURE, blur, level_difference, rescale
-from anoclip_anomalib.aaclip.settings import Mode
+from anoclip_anomalib.aaclip.settings import Mode, usable_scales
 from anoclip_anomalib.aaclip.text import embed_anchors
 from anoclip_anomalib.checks import refuse
 from anoclip_anomalib.clip import LoadedClip, VisualEncoder
@@ -132,10 +132,17 @@ class AaClipModel(FloatBuffers):
         super().__init__()
         if not adapters:
             raise ValueError(NO_ADAPTERS)
-        _check(mode, image_weight, scales, blur_kernel, blur_sigma, encode_batch_size)
+        _check(mode, image_weight, blur_kernel, blur_sigma, encode_batch_size)
         loaded = load_adapters(adapters)
         self.training_facts = loaded.facts
         self.mode: Mode = mode or loaded.facts.mode  # type: ignore[assignment]
+        trained = loaded.facts.settings if self.mode == "clean" else {}
+        self.scales = tuple(trained.get("scales", (1,)) if scales is None else scales)
+        if not usable_scales(self.scales, reference=self.mode == "reference"):
+            raise ValueError(
+                f"scales={list(self.scales)} must be numbers from 0.5 to 2, shares of the image size; in mode 'reference' 1 "
+                "alone, as the authors' code reads an image once"
+            )
         loaded.check_backbone(backbone, activation)
         clip, size = loaded.clip_for(clip, pretrained, image_size)
         loaded.check_clip(clip)
@@ -145,11 +152,7 @@ class AaClipModel(FloatBuffers):
         self.provenance = {**clip.provenance, "adapters": loaded.origin, "adapters_digest": loaded.digest, "mode": self.mode}
         self.weights_digest = weights_digest(clip, loaded.tensors)
         self.description = description
-        trained = loaded.facts.settings if self.mode == "clean" else {}
         self.image_weight = float(trained.get("image_weight", IMAGE_WEIGHT)) if image_weight is None else image_weight
-        self.scales = tuple(map(float, scales or trained.get("scales") or (1,)))
-        if self.mode == "reference" and self.scales != (1,):
-            raise ValueError(f"scales={self.scales} are for mode 'clean'; the authors' code reads an image once")
         self.blur_kernel, self.blur_sigma = blur_kernel, blur_sigma
         self.encode_batch_size, self.text_cache_dir = encode_batch_size, text_cache_dir
         self.image_adapters = loaded.image.requires_grad_(requires_grad=False)
@@ -270,19 +273,10 @@ class AaClipModel(FloatBuffers):
         return self.score(self.encode(images))
 
 
-def _check(
-    mode: str | None,
-    image_weight: float | None,
-    scales: Sequence[float] | None,
-    blur_kernel: int,
-    blur_sigma: float,
-    encode_batch_size: int,
-) -> None:
+def _check(mode: str | None, image_weight: float | None, blur_kernel: int, blur_sigma: float, encode_batch_size: int) -> None:
     faults = {
         f"mode={mode!r} is unknown; choose 'clean' or 'reference'": mode not in (None, *get_args(Mode)),
         f"image_weight={image_weight} must lie in [0, 1]": image_weight is not None and not 0 <= image_weight <= 1,
-        f"scales={scales} must be numbers from 0.5 to 2, shares of the image size": scales is not None
-        and not (scales and all(0.5 <= scale <= 2 for scale in scales)),
         f"blur_kernel={blur_kernel} must be an odd number of patches, 1 for no blur": blur_kernel < 1 or blur_kernel % 2 == 0,
         f"blur_sigma={blur_sigma} must be greater than 0": not blur_sigma > 0,
         f"encode_batch_size={encode_batch_size} must be at least 1": encode_batch_size < 1,

@@ -94,6 +94,8 @@ def test_maps_and_detection_vectors_of_several_scales_are_averaged(model, adapte
     assert model(adapters=adapters_file("scales", settings={"scales": [0.5, 1]})).scales == (0.5, 1)
     assert model(adapters=adapters_file("scales", settings={"scales": [0.5, 1]}), scales=[1]).scales == (1,)
     assert model(adapters=adapters_file("scales", settings={"scales": [0.5, 1]}), mode="reference").scales == (1,)
+    with pytest.raises(ValueError, match=r"scales=\[40\].*from 0.5 to 2"):
+        model(adapters=adapters_file("damaged", settings={"scales": [40]}))
 
 
 def test_a_scale_is_taken_in_whole_patches(model):
