@@ -134,6 +134,7 @@ def test_the_class_token_of_plain_clip_comes_from_a_walk_without_adapters(tiny_c
     assert (unused.norm(dim=-1) < 0.99).all(), "patches alone: nobody walked for the class token"
     assert not whole.detection.weight.requires_grad
     assert half.detection.weight.requires_grad
+    assert not ImageAdapters(1, 8, 4, (1,), class_share=1.0).frozen_detection, "an adapted class token is learned"
     detection.sum().backward()
     assert half.adapters.weights[0].grad is not None
     assert all(parameter.grad is None for parameter in clip.model.parameters())
