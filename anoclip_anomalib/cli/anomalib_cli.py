@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from anoclip_anomalib.cli.early_checks import INSTALL_EXPORT
 from anoclip_anomalib.cli.parser import refused
 from anoclip_anomalib.clip import WeightsUnavailableError
 from anoclip_anomalib.data import FolderImages, check_masks, warn_of_depth
@@ -35,7 +36,13 @@ UNREAD = 3  # exit code
 
 
 class AnoclipCLI(AnomalibCLI):
-    """anomalib's command line; see there for its options."""
+    """anomalib's command line; see there for its options.
+
+    Attributes:
+        exported: The file that the command ``export`` has written.
+    """
+
+    exported: Path | None = None
 
     def before_instantiate_classes(self) -> None:
         """Apply ``--seed_everything``, which anomalib 2.7 declares and does not use; its default stands for seed 0."""
@@ -83,7 +90,10 @@ class AnoclipCLI(AnomalibCLI):
 
     def _run_subcommand(self) -> None:
         try:
-            super()._run_subcommand()
+            if self.subcommand == "export":
+                self.exported = self.engine.export(**self._prepare_subcommand_kwargs("export"))
+            else:
+                super()._run_subcommand()
         except (pickle.UnpicklingError, EOFError) as error:
             found = re.search(r"GLOBAL (\S+)", str(error))
             inside = f"code ({found[1]})" if found else "something else than tensors"
@@ -119,6 +129,12 @@ def _run(argv: list[str]) -> int:
     except USER_ERRORS as error:
         logger.debug("The error in full", exc_info=True)
         return refused(f"anoclip: error: {clear_message(error)}")
+    except ImportError as error:  # anomalib and torch import what an export needs when they are there
+        if argv[0] != "export":
+            raise
+        return refused(f"anoclip: error: {error}; {INSTALL_EXPORT}")
+    if cli.exported is not None:
+        print(f"Exported: {cli.exported}")
     if cli.subcommand != "predict" or cli.predictions is None or cli.predictions.path is None:
         return 0
     print_predictions(cli.predictions.path)

@@ -6,6 +6,7 @@ Only what is certainly wrong is told; the rest is left to those who know it: ano
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ _METHODS = dict.fromkeys(("test", "validate", "fit"), _TRAINER) | dict.fromkeys(
 _NOT_OPTIONS = ("datamodule", "dataset", "data_path", "weights_only")
 _SHARED = ("help", "config", "print_config", "seed_everything", "trainer", "model", "data", "logging", "default_root_dir")
 _OF_TRAINING = ("optimizer", "lr_scheduler")
+_EXPORT_NEEDS = {"onnx": ("onnx",), "openvino": ("onnx", "openvino")}
+INSTALL_EXPORT = "pip install 'anoclip_anomalib[export]' brings what exports need"
 
 
 class InputError(ValueError):
@@ -35,7 +38,7 @@ def check_command(command: str, words: Sequence[str]) -> None:
         words: What follows it.
 
     Raises:
-        InputError: For a name, folder or file that does not exist.
+        InputError: For a name, folder or file that does not exist, and a package that an export needs and is not there.
     """
     options = _options(words)
     if command in _METHODS:
@@ -47,6 +50,9 @@ def check_command(command: str, words: Sequence[str]) -> None:
         for need, example in (("model", "AnoClip"), ("data", "FOLDER"))[: 2 if command == "predict" else 1]:
             if need not in given and not given & {"config", "print_config"}:
                 raise InputError(f"--{need} is missing, for instance --{need} {example}")
+    for package in _EXPORT_NEEDS.get(str(dict(options).get("export_type")), ()) if command == "export" else ():
+        if find_spec(package) is None:
+            raise InputError(f"the package {package} is not installed; {INSTALL_EXPORT}")
     check_model_and_data(options, command)
 
 

@@ -5,7 +5,10 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-LIBRARIES = ("lightning", "lightning.pytorch", "lightning.fabric", "lightning_fabric", "pytorch_lightning", "anomalib")
+LIBRARIES = (
+    *("lightning", "lightning.pytorch", "lightning.fabric", "lightning_fabric", "pytorch_lightning", "anomalib"),
+    *("onnxscript", "onnx_ir", "torch.onnx"),  # every constant they merge; a traceback where an older opset cannot be had
+)
 _WARNING_MODULES = r"(lightning|lightning_fabric|anomalib|torch|torchvision|torchmetrics|timm|open_clip)(\.|$)"
 
 

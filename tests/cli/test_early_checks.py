@@ -149,6 +149,15 @@ def test_what_may_be_right_is_left_to_others(folder, tmp_path, monkeypatch, line
     check_command(command, words)
 
 
+@pytest.mark.parametrize(("kind", "missing"), [("onnx", "onnx"), ("openvino", "openvino"), ("openvino", "onnx")])
+def test_a_package_that_an_export_needs_is_missed_before_anything_is_loaded(monkeypatch, kind, missing):
+    monkeypatch.setattr(early_checks, "find_spec", lambda name: None if name == missing else name)
+    with pytest.raises(InputError, match=rf"{missing} is not installed; pip install 'anoclip_anomalib\[export\]'"):
+        check_command("export", ["--model", "AnoClip", "--export_type", kind])
+    check_command("export", ["--model", "AnoClip", "--export_type", "torch"])
+    check_command("test", ["--model", "AnoClip", "--export_type", kind])  # its parser says what is wrong
+
+
 def test_a_later_option_counts_more_than_the_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mvtec").mkdir()

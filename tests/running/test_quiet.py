@@ -6,7 +6,9 @@ import pytest
 from anoclip_anomalib.running.quiet import LIBRARIES, log_to_stderr, quiet
 
 
-@pytest.mark.parametrize("name", ["lightning.pytorch", "anomalib", "lightning.pytorch.utilities.rank_zero"])
+@pytest.mark.parametrize(
+    "name", ["lightning.pytorch", "anomalib", "lightning.pytorch.utilities.rank_zero", "onnx_ir.passes", "torch.onnx"]
+)
 def test_remarks_of_libraries_are_silent_and_their_errors_are_not(name, caplog):
     logger = logging.getLogger(name)
     before = [logging.getLogger(library).level for library in LIBRARIES]
