@@ -189,7 +189,7 @@ class AaClipModel(FloatBuffers):
         Raises:
             ValueError: If the name or a description is empty.
         """
-        descriptions = described(class_name, self._descriptions(class_name))
+        descriptions = described(class_name, self._descriptions(class_name), known=class_name == self.class_name)
         with torch.inference_mode(mode=False):
             anchors = embed_anchors(self._clip.clip, self._text_half[0], descriptions, cache_dir=self.text_cache_dir)
         self.text_embeddings = anchors.to(self.text_embeddings.device)

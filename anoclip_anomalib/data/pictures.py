@@ -66,7 +66,9 @@ def _as_predicted(item: ImageItem) -> ImageItem:
     """The item with its photograph in place of its path, which anomalib would open."""
     if item.image_path:
         half_a_step = 0.5 / 255  # anomalib cuts off what is behind the point when it makes bytes of it
-        item.image, item.image_path = (read_image(item.image_path) + half_a_step).clamp(max=1), None
+        image = (read_image(item.image_path) + half_a_step).clamp(max=1)
+        least = [max(2, side) for side in image.shape[1:]]  # anomalib takes a side of 1 for no side
+        item.image, item.image_path = image.expand(-1, *least), None
     return item
 
 

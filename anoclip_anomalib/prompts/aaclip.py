@@ -22,12 +22,13 @@ DESCRIPTIONS: dict[str, str] = yaml.safe_load((files(__package__) / "aaclip_desc
 """Category -> the authors' hand-written description. It is knowledge about the data set, so it can be replaced."""
 
 
-def described(class_name: str, descriptions: Descriptions | None = None) -> list[str]:
+def described(class_name: str, descriptions: Descriptions | None = None, *, known: bool = False) -> list[str]:
     """What the sentences say for a class; it is logged if nobody described it.
 
     Args:
         class_name: As the data set names it.
         descriptions: Own descriptions, one or several for a class; they come before the authors'.
+        known: It was logged before.
 
     Returns:
         At least one description; the class name itself if nobody described it, with spaces for underscores.
@@ -40,7 +41,7 @@ def described(class_name: str, descriptions: Descriptions | None = None) -> list
     texts = [found] if isinstance(found, str) else list(found)
     if not class_name.strip() or not texts or not all(isinstance(text, str) and text.strip() for text in texts):
         raise ValueError(f"The class {class_name!r} needs a name and a description that are not empty; got {texts!r}")
-    if not is_described(class_name, descriptions):
+    if not known and not is_described(class_name, descriptions):
         logger.info("Nobody described the class %r; the prompts use its name: %r", class_name, name)
     return texts
 

@@ -109,6 +109,14 @@ def test_the_photograph_is_drawn_as_it_was_read_for_the_prediction(tmp_path):
     assert not (tmp_path / "out/images" / tmp_path.name / "gone.png").exists()
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1)])
+def test_a_photograph_of_one_pixel_does_not_end_the_run(tmp_path, size):
+    Image.new("RGB", size, (200, 10, 10)).save(tmp_path / "one.png")
+    visualizer = NamedVisualizer(fields=["image"], text_config={"enable": False})
+    (name,) = draw(visualizer, trainer(tmp_path / "out", root=tmp_path), [str(tmp_path / "one.png")])
+    assert Image.open(tmp_path / "out/images" / name).convert("RGB").getpixel((128, 128)) == (200, 10, 10)
+
+
 @pytest.mark.parametrize("side", [128, 256, 518])
 def test_titles_fit_their_picture(side):
     visualizer = NamedVisualizer(field_size=(side, side))
