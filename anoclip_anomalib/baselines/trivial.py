@@ -94,6 +94,7 @@ class _Trivial:
 
     method_facts = MethodFacts(category_data="nothing")
     weights_digest: ClassVar[str] = "no weights"
+    natural_threshold: ClassVar[None] = None
     model: nn.Module
 
     trainer_arguments: ClassVar[dict] = {}

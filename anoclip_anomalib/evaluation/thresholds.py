@@ -169,7 +169,9 @@ def choose_threshold(
             if labelled is None:
                 raise UndefinedMetricError("no labelled validation images")
             return adaptive_threshold(*labelled)
-        return rule.fit(reference, UNDECIDED if natural is None else natural)
+        if rule.kind == "natural" and natural is None:
+            raise UndefinedMetricError("without data this model is nowhere undecided")
+        return rule.fit(reference) if natural is None else rule.fit(reference, natural)
     except UndefinedMetricError as error:
         if own is None and natural is not None:
             own = ThresholdRule("natural").fit(reference, natural)

@@ -7,6 +7,7 @@ from anomalib.data import PredictDataset
 from anoclip_anomalib import CentreDistance, LocalContrast
 from anoclip_anomalib.baselines.trivial import CentreDistanceModel, LocalContrastModel, centre_closeness, local_contrast
 from anoclip_anomalib.comparison.run.provenance import FACTS
+from anoclip_anomalib.evaluation.thresholds import natural_threshold
 from tests.anoclip.test_lightning_model import engine, mvtec, root  # noqa: F401
 
 
@@ -70,3 +71,4 @@ def test_they_go_through_anomalib(model_class, engine, root):  # noqa: F811
     assert {name: getattr(model.method_facts, name) for name in FACTS}["category_data"] == "nothing"
     predictions = engine("predict").predict(model_class(), dataset=PredictDataset(root / "bottle/test/good"))
     assert len(predictions) > 0
+    assert natural_threshold(model) is None  # its scores say "defect" of no image

@@ -72,6 +72,9 @@ def test_without_reference_zero_shot_models_get_the_natural_threshold_and_others
     assert math.isnan(nothing.value)
     assert nothing.label(0.3) is None
     assert nothing.rule.startswith("none")
+    asked = choose_threshold(ThresholdRule("natural"), reference(), natural_threshold(one_class))
+    assert math.isnan(asked.value)
+    assert asked.rule == "none; natural not possible: without data this model is nowhere undecided"
     normal_alone = (np.array([0.1, 0.2]), np.array([0, 0]))
     assert math.isnan(choose_threshold(ThresholdRule("adaptive"), reference(), None, normal_alone).value)
 
