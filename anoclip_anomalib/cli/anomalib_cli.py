@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from anoclip_anomalib.checks import own_words
 from anoclip_anomalib.cli.early_checks import INSTALL_EXPORT
 from anoclip_anomalib.cli.parser import refused
 from anoclip_anomalib.clip import WeightsUnavailableError
@@ -128,7 +129,7 @@ def _run(argv: list[str]) -> int:
             cli = AnoclipCLI(args=argv)
     except USER_ERRORS as error:
         logger.debug("The error in full", exc_info=True)
-        return refused(f"anoclip: error: {clear_message(error)}")
+        return refused(f"anoclip: error: {own_words(error)}")
     except ImportError as error:  # anomalib and torch import what an export needs when they are there
         if argv[0] != "export":
             raise
@@ -144,16 +145,6 @@ def _run(argv: list[str]) -> int:
 def _is_about_training(record: logging.LogRecord) -> bool:
     """Not that there is no checkpoint: a model that learns nothing needs none."""
     return not record.getMessage().startswith("ckpt_path is not provided")
-
-
-def clear_message(error: Exception) -> str:
-    """An error's own words, without the types and the whole configuration that jsonargparse puts around them."""
-    message = str(error)
-    if not message.startswith("Does not validate against any of the Union subtypes"):
-        return message
-    reasons = message.partition("Errors:\n")[2].partition("\nGiven value type:")[0].removeprefix("  - ").split("\n  - ")
-    own = [reason.strip() for reason in reasons if reason and not reason.startswith("Expected a <class")]
-    return "; ".join(own) or message
 
 
 def print_predictions(path: Path) -> None:

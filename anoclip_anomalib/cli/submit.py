@@ -6,6 +6,7 @@ import sys
 from importlib import import_module
 from typing import Any
 
+from anoclip_anomalib.checks import own_words
 from anoclip_anomalib.cli.early_checks import did_you_mean
 from anoclip_anomalib.cli.parser import Parser, refused
 from anoclip_anomalib.running.quiet import quiet
@@ -54,7 +55,7 @@ def main(argv: list[str]) -> int:
                 return module.main(argv[1:])
         except (ValueError, OSError, ImportError, RuntimeError) as error:
             logging.getLogger(__name__).debug("The error in full", exc_info=True)
-            return refused(f"anoclip submit {argv[0]}: error: {error}")
+            return refused(f"anoclip submit {argv[0]}: error: {own_words(error)}")
 
     return run_command(f"anoclip submit {argv[0]}", run)
 

@@ -10,6 +10,7 @@ from anomalib.models import AnomalibModule
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 from lightning.pytorch import Callback, Trainer, seed_everything
 
+from anoclip_anomalib.checks import own_words
 from anoclip_anomalib.running.quiet import quiet
 
 
@@ -38,7 +39,7 @@ class ModelConfig:
         try:
             self.config: Namespace = self.parser.parse_args(["--data", "MVTecAD2", *arguments])
         except ArgumentError as error:
-            raise ValueError(_in_one_line(str(error))) from error
+            raise ValueError(" ".join(own_words(error).split())) from error
 
     def checkpoint(self, object_name: str = "{object}") -> Path | None:
         """The checkpoint, if there is one; ``{object}`` in its path stands for the object's name.
@@ -91,13 +92,6 @@ class ModelConfig:
     def as_dict(self) -> dict[str, Any]:
         """Plain data for provenance."""
         return _plain(self.config.as_dict())
-
-
-def _in_one_line(text: str) -> str:
-    """jsonargparse's many indented lines as one; without the value given, which is the whole configuration."""
-    dropped = ("Given value", "Subtypes:", "Expected a <class 'NoneType'>")
-    lines = (line.strip(" -") for line in text.splitlines())
-    return " ".join(line for line in lines if line and not line.startswith(dropped))
 
 
 def _as_list(value: Any) -> list[Any]:

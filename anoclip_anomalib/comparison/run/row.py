@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from anoclip_anomalib.checks import own_words
 from anoclip_anomalib.comparison.run.measure import THUMBNAIL, Measured, relative_path
 from anoclip_anomalib.comparison.run.row_schema import FORMAT
 from anoclip_anomalib.comparison.suite.suite import Job
@@ -55,7 +56,7 @@ def _head(job: Job, status: str) -> dict[str, Any]:
 
 def failed_row(job: Job, error: BaseException, trace: str = "") -> dict[str, Any]:
     """The row of a job that failed."""
-    told = {"type": type(error).__name__, "message": str(error)[:2000], "traceback": trace[-10000:]}
+    told = {"type": type(error).__name__, "message": own_words(error)[:2000], "traceback": trace[-10000:]}
     return _head(job, "failed") | {"error": told}
 
 
