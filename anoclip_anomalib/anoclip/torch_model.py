@@ -275,7 +275,7 @@ class AnoClipModel(FloatBuffers):
         return MethodFacts(category_data=f"its name and {count} normal images") if count else MethodFacts()
 
     @property
-    def natural_threshold(self) -> float:
+    def natural_threshold(self) -> float | None:
         """0.5, where the two-way softmax is undecided; with normal images what they say."""
         return self.reference.image_threshold.value if len(self.reference) else 0.5
 

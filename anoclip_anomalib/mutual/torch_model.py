@@ -88,9 +88,9 @@ class MutualModel(AnoClipModel):
         return MethodFacts(category_data=f"{name}all test images, without labels", sees_other_test_images=True)
 
     @property
-    def natural_threshold(self) -> float:
-        """0.5: image scores lie between the lowest and the highest of the pool."""
-        return 0.5
+    def natural_threshold(self) -> None:
+        """None: image scores lie between the lowest and the highest of the pool, whatever share of it is defective."""
+        return None
 
     def forward(self, images: torch.Tensor) -> InferenceBatch:
         """Score images against the saved pool.

@@ -104,8 +104,8 @@ class ZeroShotClip(_Base):
         return self.model.facts
 
     @property
-    def natural_threshold(self) -> float:
-        """The raw score at which the method is undecided without any data."""
+    def natural_threshold(self) -> float | None:
+        """The raw score at which the method is undecided without any data; ``None`` where there is no such score."""
         return self.model.natural_threshold
 
     @property

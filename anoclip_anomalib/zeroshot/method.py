@@ -48,7 +48,8 @@ class ZeroShotModel(Protocol):
         provenance: Backbone, weights, versions: plain strings, kept with results and in checkpoints.
         weights_digest: SHA-256 of all weights, see :func:`weights_digest`.
         facts: For tables.
-        natural_threshold: The image score and map value at which the method is undecided without any data.
+        natural_threshold: The image score and map value at which the method is undecided without any data; ``None`` if there
+            is no such score.
     """
 
     class_name: str | None
@@ -64,7 +65,7 @@ class ZeroShotModel(Protocol):
     def facts(self) -> MethodFacts: ...  # noqa: D102
 
     @property
-    def natural_threshold(self) -> float: ...  # noqa: D102
+    def natural_threshold(self) -> float | None: ...  # noqa: D102
 
     def set_class(self, class_name: str) -> None:
         """Compute the text embeddings of a class."""

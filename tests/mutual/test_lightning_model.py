@@ -1,5 +1,6 @@
 """MutualClip inside anomalib's Engine: images of a run, and single images against a saved pool."""
 
+import csv
 import logging
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from anomalib.data import Folder
 from anoclip_anomalib import MutualClip
 from anoclip_anomalib.cli.main import main
 from anoclip_anomalib.data import FolderImages
+from anoclip_anomalib.evaluation import PredictionsCsv
 from anoclip_anomalib.mutual.pool import FeaturePool
 from tests.anoclip.test_lightning_model import engine, mvtec, root  # noqa: F401
 from tests.mutual.test_scoring import plain
@@ -215,6 +217,15 @@ def test_an_unreadable_file_is_left_out_of_the_pool(mutual, engine, root, tmp_pa
 def test_without_a_pool_nothing_is_exported(mutual, tmp_path):
     with pytest.raises(ValueError, match="Only a model with a saved pool"):
         mutual().to_torch(tmp_path)
+
+
+def test_ranks_among_a_pool_are_no_verdicts(mutual, engine, root, tmp_path):  # noqa: F811
+    callback = PredictionsCsv(tmp_path / "out")
+    engine("ranks", callbacks=[callback]).predict(mutual(), dataset=FolderImages(root / "bottle/test"))
+    with callback.path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["label"] for row in rows] == [""] * len(rows)
+    assert rows[0]["threshold_rule"].startswith("none; ")
 
 
 def test_subsets_divide_without_labels_and_all_images_get_a_score(mutual, engine, root):  # noqa: F811
