@@ -34,6 +34,9 @@ WITH_PREDICTIONS = ("test", "predict")
 ROWS_SHOWN = 20
 DEFAULT_SEED = 0
 UNREAD = 3  # exit code
+NO_VERDICTS = (
+    "No verdicts: nothing tells how high good ones score. Photographs of good parts do: anoclip inspect PHOTOS --good FOLDER"
+)
 
 
 class AnoclipCLI(AnomalibCLI):
@@ -166,6 +169,8 @@ def print_predictions(path: Path) -> None:
             decision = {"1": "[red]defect[/red]", "0": "normal"}.get(row["label"], "no threshold")
             table.add_row(escape(row["path"]), f"{float(row['score']):.5f}", decision)
         console.print(table)
+        if not any(row["label"] for row in scored):
+            console.print(NO_VERDICTS, soft_wrap=True)
     if unread:
         console.print(f"[red]NOT INSPECTED: {len(unread)} of {len(rows)} could not be read[/red]")
         for row in unread[:ROWS_SHOWN]:
