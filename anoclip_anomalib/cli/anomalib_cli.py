@@ -141,7 +141,8 @@ def _run(argv: list[str]) -> int:
         print(f"Exported: {cli.exported}")
     if cli.subcommand != "predict" or cli.predictions is None or cli.predictions.path is None:
         return 0
-    print_predictions(cli.predictions.path)
+    if cli.engine.trainer.is_global_zero:  # of several processes one tells
+        print_predictions(cli.predictions.path)
     return UNREAD if cli.predictions.faults else 0
 
 

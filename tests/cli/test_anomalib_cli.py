@@ -1,7 +1,11 @@
 """What `anoclip predict` prints at its end."""
 
 import csv
+from types import SimpleNamespace
 
+import pytest
+
+from anoclip_anomalib.cli import anomalib_cli
 from anoclip_anomalib.cli.anomalib_cli import print_predictions
 
 COLUMNS = ("path", "score", "threshold", "label", "threshold_rule", "fault")
@@ -30,3 +34,14 @@ def test_without_a_threshold_there_are_ranks_and_what_would_give_verdicts(tmp_pa
     assert "No verdicts" in said
     assert "--good FOLDER" in said
     assert "NOT INSPECTED: 1 of 2 could not be read gone" in said
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_of_several_processes_one_tells_and_all_have_the_exit_code(monkeypatch, tmp_path, capsys, first):
+    written = SimpleNamespace(path=tmp_path / "predictions.csv", faults={"b.png": "gone"})
+    written.path.write_text(",".join(COLUMNS) + "\n")
+    engine = SimpleNamespace(trainer=SimpleNamespace(is_global_zero=first))
+    done = SimpleNamespace(subcommand="predict", exported=None, engine=engine, predictions=written)
+    monkeypatch.setattr(anomalib_cli, "AnoclipCLI", lambda args: done)
+    assert anomalib_cli.main(["predict"]) == 3
+    assert ("All scores" in capsys.readouterr().out) is first
