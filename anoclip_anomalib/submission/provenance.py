@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -71,13 +72,14 @@ def check_name(name: str) -> str:
     return name
 
 
-def open_work_folder(work: Path, settings: dict[str, Any], target: Path) -> None:
+def open_work_folder(work: Path, settings: dict[str, Any], target: Path, build: Callable[[], object] = lambda: None) -> None:
     """Begin or continue a piece of work.
 
     Args:
         work: The folder; its ``settings.json`` tells what it was begun with.
         settings: What decides the result.
         target: What will be made; it must not be there when the work begins.
+        build: Builds the model. A folder that was begun with arguments that it refuses would stand in the way of better ones.
 
     Raises:
         FileExistsError: If the target exists without a work folder, or the work was begun with other settings.
@@ -86,6 +88,7 @@ def open_work_folder(work: Path, settings: dict[str, Any], target: Path) -> None
     if not path.is_file():
         if target.exists():
             raise FileExistsError(f"{target} exists and was not begun by this command; choose another name or delete it")
+        build()
         write_json(path, settings)
         return
     before = read_json(path)

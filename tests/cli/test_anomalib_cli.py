@@ -45,3 +45,15 @@ def test_of_several_processes_one_tells_and_all_have_the_exit_code(monkeypatch, 
     monkeypatch.setattr(anomalib_cli, "AnoclipCLI", lambda args: done)
     assert anomalib_cli.main(["predict"]) == 3
     assert ("All scores" in capsys.readouterr().out) is first
+
+
+def test_a_package_that_is_missed_in_the_middle_of_an_export_is_one_line(monkeypatch, capsys):
+    def missing(args):
+        raise ModuleNotFoundError("No module named 'onnxscript'")
+
+    monkeypatch.setattr(anomalib_cli, "AnoclipCLI", missing)
+    assert anomalib_cli.main(["export"]) == 2
+    said = capsys.readouterr().err
+    assert "No module named 'onnxscript'; pip install 'anoclip_anomalib[export]'" in said
+    with pytest.raises(ModuleNotFoundError):  # a fault of ours, or of the installation
+        anomalib_cli.main(["test"])

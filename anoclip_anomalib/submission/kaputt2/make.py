@@ -60,7 +60,7 @@ def make_submission(
     expected = read_capture_ids(queries)
     images = query_images(root, queries, image_type)
     settings = {"configuration": config.result_settings(), "image_type": image_type}
-    open_work_folder(work, settings, path)
+    open_work_folder(work, settings, path, config.build)
     progress.start("predicting", len(images))
     scores, model = predict_queries(config, images, work, progress.advance, **loading)
     written = to_unit_interval(scores)

@@ -47,7 +47,7 @@ def make_submission(submission: Submission, progress: Steps, say: Callable[[str]
         say(f"{submission.archive} is complete already")
         return Report(str(submission.folder))
     check_images(submission.predict.root, submission.counts)
-    open_work_folder(submission.work, submission.settings(), submission.folder)
+    open_work_folder(submission.work, submission.settings(), submission.folder, submission.predict.config.build)
     claims = Claims(submission.work / "claims")
     waiting = False
     # Another process may pack meanwhile, and remove what told that objects are done.

@@ -131,3 +131,11 @@ def test_a_score_at_the_threshold_is_called_normal():
     rows = folder_module._prediction_rows(row)
     assert [one["label"] for one in rows] == [0, 1, 0]
     assert float(rows[2]["score"]) == 0.1 + 0.2
+
+
+def test_a_failure_is_told_in_its_own_words(opened):
+    _, jobs = opened
+    error = "Does not validate against any of the Union subtypes\nErrors:\n  - size 15 is odd\nGiven value: Namespace(a=1)"
+    row = failed_row(jobs[0], ValueError(error), trace=error)
+    assert row["error"]["message"] == "size 15 is odd"
+    assert "Namespace" in row["error"]["traceback"]
