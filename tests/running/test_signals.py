@@ -139,3 +139,32 @@ def test_ctrl_c_on_a_terminal_reaches_the_workers_too(tmp_path):
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     assert errors.splitlines() == ["anoclip submit mvtec-ad2: interrupted; the same command continues where it stopped"]
+
+
+FORKED = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from anoclip_anomalib.running.signals import interruptible
+
+with interruptible():
+    if os.fork() == 0:
+        if "ctrl-c" in sys.argv:
+            os.kill(os.getpid(), signal.SIGINT)
+        sys.excepthook(EOFError, EOFError("the parent has gone"), None)  # as Python's thread that hands tensors over
+        os._exit(0)
+    os.wait()
+sys.excepthook(ValueError, ValueError("the parent's own"), None)
+"""
+
+
+@pytest.mark.parametrize("arguments", [["ctrl-c"], []])
+def test_after_ctrl_c_the_threads_of_workers_are_silent(arguments):
+    run = subprocess.run(
+        [sys.executable, "-c", FORKED, *arguments],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=120,
+    )
+    assert ("the parent has gone" in run.stderr) is not bool(arguments)
+    assert "the parent's own" in run.stderr
