@@ -46,7 +46,7 @@ def interruptible() -> Iterator[None]:
         if number == signal.SIGTERM:  # a process forked from here dies of it; Ctrl-C it leaves to its parent
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        elif number == signal.SIGINT:  # that its parent goes in the middle of a handshake is then no news
+        else:  # that its parent goes in the middle of a handshake is then no news
             sys.excepthook = lambda *_: None
 
     # What is ignored stays ignored: the shell has put the process into the background, or nohup has.
