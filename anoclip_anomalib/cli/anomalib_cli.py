@@ -23,6 +23,7 @@ from anoclip_anomalib.clip import WeightsUnavailableError
 from anoclip_anomalib.data import FolderImages, check_masks, warn_of_depth
 from anoclip_anomalib.data.pictures import NamedVisualizer
 from anoclip_anomalib.evaluation import PredictionsCsv
+from anoclip_anomalib.inspection.decision import NO_VERDICTS
 from anoclip_anomalib.running.engine import learns
 from anoclip_anomalib.running.quiet import log_to_stderr, quiet
 from anoclip_anomalib.running.signals import run_command
@@ -34,9 +35,6 @@ WITH_PREDICTIONS = ("test", "predict")
 ROWS_SHOWN = 20
 DEFAULT_SEED = 0
 UNREAD = 3  # exit code
-NO_VERDICTS = (
-    "No verdicts: nothing tells how high good ones score. Photographs of good parts do: anoclip inspect PHOTOS --good FOLDER"
-)
 
 
 class AnoclipCLI(AnomalibCLI):
@@ -171,7 +169,8 @@ def print_predictions(path: Path) -> None:
             table.add_row(escape(row["path"]), f"{float(row['score']):.5f}", decision)
         console.print(table)
         if not any(row["label"] for row in scored):
-            console.print(NO_VERDICTS, soft_wrap=True)
+            hint = "Photographs of good parts do: anoclip inspect PHOTOS --good FOLDER"
+            console.print(f"{NO_VERDICTS} {hint}", soft_wrap=True)
     if unread:
         console.print(f"[red]NOT INSPECTED: {len(unread)} of {len(rows)} could not be read[/red]")
         for row in unread[:ROWS_SHOWN]:

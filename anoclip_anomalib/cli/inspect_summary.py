@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from anoclip_anomalib.files import plain, printable
+from anoclip_anomalib.inspection.decision import NO_VERDICTS
 from anoclip_anomalib.inspection.results import Row, read_rows
 from anoclip_anomalib.inspection.run_folder import RunFolder
 
@@ -44,7 +45,7 @@ def print_summary(folder: RunFolder, content: dict[str, Any]) -> None:
         print(f"{counts['defect']} defects, {counts['good']} good: threshold {decision['image_threshold']:.4g}{promised}")
         print(f"Rule: {decision['rule']}")
     else:
-        print("No verdicts: nothing tells how high good ones score. Give photographs of good parts: --good FOLDER")
+        print(f"{NO_VERDICTS} Give photographs of good parts: --good FOLDER")
     if counts["unreadable"]:
         unread = f"[red]NOT INSPECTED: {counts['unreadable']} could not be read[/red]"
         console.print(f"{unread}, see the column fault of the results")

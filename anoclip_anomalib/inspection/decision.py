@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 NATURAL_RULE = "natural threshold of the model: where it is undecided without any data; nothing promises few false alarms"
-NO_GOOD = "no verdict: nothing tells how high good ones score. Give photographs of good parts (--good FOLDER, good=...)"
+NO_VERDICTS = "No verdicts: nothing tells how high good ones score."
 _VISIBLE = 0.001  # of the pixels; an outline around fewer would be a dot
 _JUDGED = 1 << 18  # pixels are enough to tell the highest hundredth
 
