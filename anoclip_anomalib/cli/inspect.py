@@ -48,7 +48,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--false-alarms", type=_share, metavar="SHARE", help="of good parts that may be called defects (default: 0.1)")
     add("--fail-on-defect", action="store_true", help="exit code 4 if a defect was found")
     add = parser.add_argument_group("the model").add_argument
-    add("--model", metavar="NAME", help=f"{', '.join(registry.MODELS)} (default: AnoClip)")
+    usual = "AnoClip; AaClip with --adapters, and with its bundled ones where no encoder, settings or good ones are given"
+    add("--model", metavar="NAME", help=f"{', '.join(registry.MODELS)} (default: {usual})")
     add("--backbone", metavar="NAME", help="open_clip architecture, such as ViT-L-14-336, or demo (default: demo)")
     add("--weights", metavar="TAG|FILE", help="of the backbone (.safetensors, .pt, .bin), or a file of `anoclip train`")
     add("--adapters", metavar="FILE", help="learned weights, for models that have them")

@@ -49,7 +49,8 @@ class Inspector:
         product: What is to be seen, such as ``"cookie"``: the sentences are about it. ``None`` for "object".
         good: Photographs of good parts: a folder, or a list of photographs. They give the thresholds, and AnoClip compares
             others with them.
-        model: One of ``anoclip_anomalib.registry.MODELS``.
+        model: One of ``anoclip_anomalib.registry.MODELS``; ``None`` for :func:`usual_model`'s: AnoClip, but AaClip with
+            adapters, and with its bundled ones where no encoder, good photographs or settings are given.
         backbone: open_clip architecture, ``"demo"`` for the bundled encoder; ``None`` for that of the adapters, or ``"demo"``.
         weights: Of the backbone: an open_clip tag or a file; ``None`` for its usual ones. A file that ``anoclip train``
             wrote is taken for ``adapters``.
@@ -64,7 +65,7 @@ class Inspector:
         settings: Further arguments of the model, such as ``precision="bfloat16"``, ``tiling="square"`` or ``pool=FILE``.
 
     Attributes:
-        model: As given.
+        model: Its name.
         device: Where the model is.
         batch_size: As it is used.
         module: The Lightning model.
@@ -79,7 +80,7 @@ class Inspector:
         self,
         product: str | None = None,
         good: "str | Path | Sequence[Any] | None" = None,
-        model: str = "AnoClip",
+        model: str | None = None,
         backbone: str | None = None,
         weights: str | None = None,
         adapters: str | None = None,
@@ -91,9 +92,9 @@ class Inspector:
         **settings: Any,
     ) -> None:
         from anoclip_anomalib.inspection.decision import check_threshold
-        from anoclip_anomalib.inspection.model import build_model, check_model, on_device
+        from anoclip_anomalib.inspection.model import build_model, check_model, on_device, usual_model
 
-        check_model(model)
+        model = check_model(model or usual_model(adapters, backbone, weights, good, settings or None))
         self._threshold = check_threshold(threshold)
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size={batch_size} must be at least 1")

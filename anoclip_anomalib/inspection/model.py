@@ -29,6 +29,21 @@ def check_model(name: str) -> str:
     raise ValueError(f"Unknown model {name!r}; {hint}")
 
 
+def usual_model(adapters: str | None, *others: Any) -> str:
+    """The model of an inspection where none is named.
+
+    Args:
+        adapters: As given.
+        others: What else was said besides product and size: encoder, good photographs, adaptation, settings; ``None`` for
+            what was not.
+
+    Returns:
+        AaClip with adapters, and where nothing was said: its bundled ones give the bundled encoder the better maps
+        (docs/training.md). Else AnoClip, which takes every encoder, compares with good photographs and can be adapted.
+    """
+    return "AaClip" if adapters is not None or all(other is None for other in others) else "AnoClip"
+
+
 def build_model(
     name: str,
     backbone: str | None,

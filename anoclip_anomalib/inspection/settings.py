@@ -9,7 +9,7 @@ from typing import Any
 
 from anoclip_anomalib.files import printable
 from anoclip_anomalib.inspection.inspector import Inspector
-from anoclip_anomalib.inspection.model import check_model
+from anoclip_anomalib.inspection.model import check_model, usual_model
 from anoclip_anomalib.inspection.photos import Photos
 from anoclip_anomalib.inspection.places import absolute, is_address
 
@@ -54,7 +54,8 @@ def settings_of(given: dict[str, Any], before: dict[str, Any] | None = None) -> 
     settings = DEFAULTS | own
     if not settings["photos"]:
         raise ValueError("Which photographs? Give files or folders")
-    check_model(settings["model"])
+    said = [settings[key] for key in ("adapters", "backbone", "weights", "good")]
+    settings["model"] = check_model(settings["model"] or usual_model(*said, settings["adapt"] or None, settings["set"] or None))
     return settings
 
 

@@ -389,7 +389,8 @@ def test_a_product_that_no_prompt_knows_is_said_once(make, caplog):
         ({"weights": "nowhere.safetensors"}, FileNotFoundError, "nowhere.safetensors"),
         ({"image_size": 65}, ValueError, "65"),
         ({"imagesize": 64}, ValueError, "did you mean 'image_size'"),
-        ({"adapters": "a.safetensors"}, ValueError, "no setting 'adapters'"),
+        ({"model": "AnoClip", "adapters": "a.safetensors"}, ValueError, "no setting 'adapters'"),
+        ({"adapters": "a.safetensors"}, FileNotFoundError, "a.safetensors"),
         ({"model": "CentreDistance", "weights": None}, ValueError, "CentreDistance has no setting 'backbone'"),
         ({"device": "abacus"}, ValueError, "device='abacus'"),
         ({"good": 7}, ValueError, "good=int"),
@@ -412,8 +413,18 @@ def test_a_good_file_that_is_no_image_is_named(make, tmp_path):
         make(good=tmp_path)
 
 
-def test_the_bundled_encoder_has_the_size_that_suits_it():
-    assert Inspector("bottle").describe()["image_size"] == [192, 192]
+def test_where_nothing_is_said_the_bundled_adapters_inspect_at_their_size():
+    facts = Inspector("bottle").describe()
+    assert (facts["model"], facts["backbone"], facts["image_size"]) == ("AaClip", "demo", [192, 192])
+    assert facts["weights_digest"] == Inspector("bottle", model="AaClip", adapters="demo").describe()["weights_digest"]
+
+
+def test_good_photographs_an_encoder_or_settings_bring_the_model_that_takes_them(make, photos):
+    assert Inspector("bottle", good=photos, image_size=64).model == "AnoClip"
+    assert make().model == "AnoClip"
+    assert Inspector("bottle", backbone="demo").describe()["image_size"] == [192, 192]  # better than its own 128
+    tiled = Inspector("bottle", tiling="square")
+    assert (tiled.model, tiled.describe()["tiling"]) == ("AnoClip", "square")
 
 
 def test_the_name_is_had_without_torch_and_a_misspelt_model_too():

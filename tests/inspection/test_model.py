@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from anoclip_anomalib import registry
-from anoclip_anomalib.inspection.model import build_model, check_model, on_device
+from anoclip_anomalib.inspection.model import build_model, check_model, on_device, usual_model
 
 
 def test_every_model_of_the_package_is_known():
@@ -15,6 +15,11 @@ def test_every_model_of_the_package_is_known():
 def test_a_misspelt_model_is_answered_with_the_nearest(name, nearest):
     with pytest.raises(ValueError, match=f"did you mean '{nearest}'"):
         check_model(name)
+
+
+def test_aa_clip_is_usual_with_adapters_and_where_nothing_is_said():
+    assert usual_model(None) == usual_model(None, None, None) == usual_model("demo", "good") == "AaClip"
+    assert usual_model(None, None, "good") == usual_model(None, "ViT-B-16", None) == "AnoClip"
 
 
 def test_learned_weights_are_recognised_and_bring_their_encoder():

@@ -40,7 +40,32 @@ def test_what_is_not_given_has_its_default_and_places_are_absolute(place):
     expected = {
         "photos": ["photos"], "base": str(place), "good": str(place / "good"), "weights": str(place / "w.safetensors"),
     }  # fmt: skip
-    assert settings == DEFAULTS | expected
+    assert settings == DEFAULTS | expected | {"model": "AnoClip"}
+
+
+@pytest.mark.parametrize(
+    ("given", "model"),
+    [
+        ({"product": "bottle", "image_size": 128, "threshold": "natural"}, "AaClip"),
+        ({"good": "good"}, "AnoClip"),
+        ({"backbone": "demo"}, "AnoClip"),
+        ({"weights": "openai"}, "AnoClip"),
+        ({"adapters": "demo"}, "AaClip"),
+        ({"adapt": True}, "AnoClip"),
+        ({"set": {"tiling": "square"}}, "AnoClip"),
+        ({"good": "good", "adapters": "w.safetensors"}, "AaClip"),
+        ({"model": "LocalContrast"}, "LocalContrast"),
+    ],
+)
+def test_the_model_of_a_run_is_settled_when_it_begins_and_stays(place, given, model):
+    settings = settings_of({"photos": ["photos"]} | given)
+    assert settings["model"] == model
+    assert settings_of({"photos": ["photos"]} | given, settings)["model"] == model
+
+
+def test_a_run_of_before_goes_on_with_its_model(place):
+    before = settings_of({"photos": ["photos"], "model": "AnoClip"})
+    assert settings_of({}, before)["model"] == "AnoClip"
 
 
 def test_tags_of_weights_are_no_files(place):
