@@ -2,30 +2,32 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
-from anomalib.data import ADAM3D, Folder3D, ImageBatch, ImageItem, MVTec3D, MVTecAD
+from anomalib.data import ADAM3D, Folder, Folder3D, ImageBatch, ImageItem, MVTec3D, MVTecAD
 from anomalib.data.utils.image import is_image_file
 from torch import distributed
 from torch.utils.data import IterableDataset, get_worker_info
 
 from anoclip_anomalib.data.images import read_image
-from anoclip_anomalib.files import printable
+from anoclip_anomalib.files import is_photograph, printable
 
 logger = logging.getLogger(__name__)
 
 
 def check_masks(datamodule: object) -> None:
-    """Refuse an MVTec AD category that lacks masks, which anomalib answers with an error about the length of keys.
+    """Refuse data that lack masks, which anomalib answers with an error about the length of keys or arrays.
 
     Args:
-        datamodule: Any; all but anomalib's ``MVTecAD`` are taken as they are.
+        datamodule: Any; all but anomalib's ``MVTecAD`` and ``Folder`` are taken as they are.
 
     Raises:
-        ValueError: Naming the folder and what to do without masks.
+        ValueError: Naming an image or its folder, and what to do without masks.
     """
+    if isinstance(datamodule, Folder):
+        _check_folder_masks(datamodule)
     if not isinstance(datamodule, MVTecAD):
         return
     category = Path(datamodule.root) / datamodule.category
@@ -38,6 +40,27 @@ def check_masks(datamodule: object) -> None:
                 f"--data Folder --data.name {datamodule.category} --data.root {category} --data.normal_dir train/good "
                 f"--data.normal_test_dir test/good --data.abnormal_dir test/{defect.name}"
             )
+
+
+def _check_folder_masks(datamodule: Folder) -> None:
+    if not datamodule.mask_dir:
+        return
+    images, masks = (
+        sorted(path for folder in _paths(datamodule.root, given) for path in folder.rglob("*") if is_image_file(path))
+        for given in (datamodule.abnormal_dir, datamodule.mask_dir)
+    )
+    if len(images) != len(masks):
+        named = {mask.stem.removesuffix("_mask") for mask in masks}
+        lacking = next((printable(image) for image in images if image.stem not in named), "one of them")
+        where = ", ".join(printable(path) for path in _paths(datamodule.root, datamodule.mask_dir))
+        raise ValueError(
+            f"There are {len(images)} anomalous images, but {len(masks)} masks in {where}: {lacking} has none. Folder "
+            "needs one for each; where there are no masks at all, leave mask_dir out"
+        )
+
+
+def _paths(root: str | Path | None, given: str | Path | Sequence[str | Path] | None) -> list[Path]:
+    return [Path(root or "", one) for one in ([given] if isinstance(given, str | Path) else given or ())]
 
 
 def warn_of_depth(datamodule: object) -> None:
@@ -110,7 +133,7 @@ class FolderImages(IterableDataset):
 
     def _found(self) -> list[Path]:
         if not self.path.is_dir():
-            if not is_image_file(self.path):
+            if not is_photograph(self.path.name):
                 raise ValueError(f"{printable(self.path)} is no image: its name does not end in .jpg, .png, .bmp, .tif, ...")
             return [self.path]
         found: list[Path] = []
@@ -118,7 +141,7 @@ class FolderImages(IterableDataset):
             for name in subfolders:
                 if os.path.islink(os.path.join(folder, name)):
                     logger.warning("%s is a link to a folder and is not followed", printable(Path(folder, name)))
-            found.extend(Path(folder, name) for name in names if is_image_file(name))
+            found.extend(Path(folder, name) for name in names if is_photograph(name))
         return sorted(found)
 
     def _unreadable_folder(self, error: OSError) -> None:

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from anomalib.data.utils import ValSplitMode
 from PIL import Image
 
+from anoclip_anomalib.data.folders import check_masks
 from anoclip_anomalib.data.sources import DataSpec
 
 _LOSSY = ("JPEG", "WEBP")
@@ -41,7 +43,7 @@ Build = Callable[[DataSpec, str | None], Any]
 
 
 def labelled_samples(spec: DataSpec, build: Build, categories: Sequence[str]) -> list[Sample]:
-    """The labelled images of a data set's test split.
+    """All labelled images of a data set's test split, the same in every process and run.
 
     Args:
         spec: The data set.
@@ -55,7 +57,13 @@ def labelled_samples(spec: DataSpec, build: Build, categories: Sequence[str]) ->
     samples = []
     for category in categories or (None,):
         datamodule = build(spec, category)
+        # Folder and others would hold half of the test split back for a validation, another half in each process.
+        if datamodule.val_split_mode == ValSplitMode.FROM_TEST:
+            datamodule.val_split_mode = ValSplitMode.NONE
+        if datamodule.seed is None:  # of a test split that is drawn from the training images
+            datamodule.seed = 0
         try:
+            check_masks(datamodule)
             datamodule.prepare_data()
             datamodule.setup()
             rows = datamodule.test_data.samples

@@ -126,3 +126,14 @@ def test_a_category_without_masks_is_refused_with_the_way_out(tmp_path):
     (complete / "bottle/ground_truth/spot/000_mask.png").unlink()
     with pytest.raises(ValueError, match="has 3 images, but .* has 2 masks"):
         check_masks(MVTecAD(root=complete, category="bottle"))
+
+
+def test_photographs_of_other_kinds_are_faults_and_companions_are_no_photographs(tmp_path):
+    picture(0)[0].save(tmp_path / "a.png")
+    picture(1)[0].save(tmp_path / "b.gif")
+    (tmp_path / "c.HEIC").write_bytes(b"no kind that Pillow knows")
+    (tmp_path / "._a.png").write_bytes(b"macOS")
+    images = FolderImages(tmp_path)
+    assert [Path(item.image_path).name for item in images] == ["a.png", "b.gif"]
+    assert list(images.faults) == [str(tmp_path / "c.HEIC")]
+    assert images.faults[str(tmp_path / "c.HEIC")].endswith("Its kind is not read here: convert it to JPEG, PNG or TIFF")

@@ -62,7 +62,7 @@ CASES = {
     "MPDD": (mvtec("tubes"), lambda root, category: MPDD(root=root, category=category), ["tubes"]),
     "Visa": (visa, lambda root, category: Visa(root=root, category=category), ["candle"]),
     "BTech": (btech, lambda root, category: BTech(root=root, category=category), ["01"]),
-    "Folder": (folder, lambda root, _: Folder(name="bolts", root=root, val_split_mode="none", **FOLDERS), []),
+    "Folder": (folder, lambda root, _: Folder(name="bolts", root=root, **FOLDERS), []),
 }
 
 
@@ -86,10 +86,35 @@ def test_both_kinds_are_needed(tmp_path, good, defects, message):
         labelled_samples(SPEC, build(lambda c: MVTecAD(root=root, category=c)), ["bottle"])
 
 
+def test_every_process_and_run_gets_the_whole_test_split(tmp_path):
+    """anomalib's Folder holds half of it back, another half each time; and draws good test images where none are named."""
+    root = write_mvtec(tmp_path, ("bolt",), good=12, defects=12) / "bolt"
+    for index in range(30):
+        image(index)[0].save(root / f"train/good/{100 + index}.png")
+    own = {key: value for key, value in FOLDERS.items() if key != "normal_test_dir"}
+    runs = [
+        labelled_samples(SPEC, build(lambda c, given=given: Folder(name="b", root=root, **given)), [])
+        for given in (FOLDERS, FOLDERS, own, own)
+    ]
+    assert len(runs[0]) == 24
+    assert runs[0] == runs[1]
+    assert runs[2] == runs[3]
+
+
+def test_the_defect_that_lacks_its_mask_is_named_where_others_have_one(tmp_path):
+    root = folder(tmp_path)
+    gone = sorted((root / "ground_truth/spot").iterdir())[1]
+    gone.unlink()
+    with pytest.raises(
+        ValueError, match=f"2 anomalous images, but 1 masks in .*{gone.stem.removesuffix('_mask')}.png has none"
+    ):
+        labelled_samples(SPEC, build(lambda _: Folder(name="b", root=root, **FOLDERS)), [])
+
+
 def test_a_defect_without_a_mask_is_named(tmp_path):
     root = write_mvtec(tmp_path, ("bolt",), masks=False)
     names = {"normal_dir": "train/good", "normal_test_dir": "test/good", "abnormal_dir": "test/spot"}
-    make = build(lambda c: Folder(name="b", root=root / "bolt", val_split_mode="none", **names))
+    make = build(lambda c: Folder(name="b", root=root / "bolt", **names))
     with pytest.raises(ValueError, match=r"test/spot/.*png of the source is anomalous and has no mask"):
         labelled_samples(SPEC, make, [])
 
