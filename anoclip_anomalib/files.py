@@ -11,7 +11,17 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""As anomalib has them, whose list cannot be read without importing torch."""
+OTHER_IMAGES = (
+    *(".avif", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jxl"),
+    *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf"),
+)
+"""Photographs too. Those that Pillow cannot decode are faults: a photograph that was not inspected is no good one."""
+COMPANION = "._"  # of macOS, beside each file on a foreign disk, under its name; no image
+
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+_DRAFT = re.compile(r"\..*-\w{8}(\.\w+)?")  # as mkstemp names it
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
@@ -29,6 +39,11 @@ def csv_safe(value: Any) -> Any:
     if isinstance(value, str) and value.startswith(_FORMULA) and not _NUMBER.fullmatch(value):
         return f"'{value}"
     return value
+
+
+def is_photograph(name: str) -> bool:
+    """Whether a file that was found in a folder shall be taken for a photograph, by its name."""
+    return not name.startswith(COMPANION) and os.path.splitext(name)[1].lower() in (*IMAGE_SUFFIXES, *OTHER_IMAGES)
 
 
 @contextmanager
@@ -58,6 +73,13 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_drafts(folder: Path) -> None:
+    """Remove what :func:`atomic_write` left in ``folder`` when its process was killed; no other may be writing there."""
+    for draft in folder.glob(".*"):
+        if _DRAFT.fullmatch(draft.name):
+            draft.unlink(missing_ok=True)
 
 
 def plain(value: Any) -> Any:

@@ -3,7 +3,7 @@ import stat
 
 import pytest
 
-from anoclip_anomalib.files import atomic_write, csv_safe, printable, read_yaml, set_aside
+from anoclip_anomalib.files import atomic_write, csv_safe, is_photograph, printable, read_yaml, remove_drafts, set_aside
 
 
 def test_the_file_appears_whole_and_with_the_usual_permissions(tmp_path):
@@ -95,3 +95,18 @@ def test_a_yaml_is_read_as_data_only(tmp_path):
     path.write_text("a: !!python/object/apply:os.getcwd []")
     with pytest.raises(ValueError, match="is no YAML"):
         read_yaml(path, "list", "names")
+
+
+def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path):
+    with atomic_write(tmp_path / "012.tiff") as temporary:
+        draft = temporary.name
+    kept = (".DS_Store", "012.tiff", "a-12345678.tiff", ".hidden.tiff")
+    for name in (draft, *kept):
+        (tmp_path / name).touch()
+    remove_drafts(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == set(kept)
+
+
+def test_photographs_are_known_by_name():
+    assert all(map(is_photograph, ("a.jpg", "b.TIFF", "c.HEIC", "d.gif", ".e.png", "f.CR2")))
+    assert not any(map(is_photograph, ("._a.jpg", "a.txt", "jpg", "a.mp4", "a.jpg.part")))

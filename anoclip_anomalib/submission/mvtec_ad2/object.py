@@ -4,6 +4,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from PIL import Image
 
 from anoclip_anomalib.evaluation.reference import ScoreReference
 from anoclip_anomalib.evaluation.thresholds import Threshold, ThresholdRule
-from anoclip_anomalib.files import atomic_write, plain
+from anoclip_anomalib.files import atomic_write, plain, remove_drafts
 from anoclip_anomalib.running.progress import Steps
 from anoclip_anomalib.submission.mvtec_ad2 import rank_float16 as ranks
 from anoclip_anomalib.submission.mvtec_ad2.layout import IMAGES_PER_SPLIT, MAPS, MASKS, SPLIT_SUFFIXES, file_path, images_of
@@ -159,6 +160,8 @@ def _write_files(
     quantiles = np.stack([ranks.image_quantiles(store.read(image).scores) for image in test])
     rank_map = ranks.fit_rank_map(quantiles, linear_share=submission.linear_share)
     progress.start(f"{store.images.name}: writing", len(test))
+    for kind, split in product((MASKS, MAPS), {image.parent.name for image in test}):
+        remove_drafts((submission.folder / file_path(kind, store.images.name, split, "")).parent)
     taus, shares, weak = [], [], []
     for prediction in map(store.read, test):
         scores = prediction.at_original_size()

@@ -342,3 +342,8 @@ def test_bad_input(dataset, tmp_path, capsys, change, message):
     assert submit(dataset, tmp_path) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "mine.zip").exists()
+
+
+def test_everybody_may_read_the_unpacked_csv(tmp_path):
+    with zipfile.ZipFile(write_zip(tmp_path / "x.zip", {"a": 0.5}, ["a"])) as archive:
+        assert archive.getinfo("predictions.csv").external_attr >> 16 == 0o644

@@ -1,4 +1,5 @@
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,8 +10,15 @@ from sklearn.metrics import f1_score, roc_auc_score
 from anoclip_anomalib.evaluation.resolution import read_mask, resize_map
 from anoclip_anomalib.evaluation.thresholds import ThresholdRule
 from anoclip_anomalib.submission.model_config import ModelConfig
-from anoclip_anomalib.submission.mvtec_ad2.local_evaluation import METRICS, as_table, write_public_figures
-from anoclip_anomalib.submission.mvtec_ad2.predict import PredictSettings
+from anoclip_anomalib.submission.mvtec_ad2.layout import images_of
+from anoclip_anomalib.submission.mvtec_ad2.local_evaluation import (
+    METRICS,
+    PARTS,
+    _evaluate_object,
+    as_table,
+    write_public_figures,
+)
+from anoclip_anomalib.submission.mvtec_ad2.predict import PredictSettings, RawMapStore
 
 from ..ad2_files import write_dataset
 
@@ -101,3 +109,17 @@ def test_missing_mask_is_named(dataset, tmp_path):
     (root / "can" / "test_public" / "ground_truth" / "bad" / "002_regular_mask.png").unlink()
     with pytest.raises(FileNotFoundError, match="002_regular.png has no mask"):
         evaluate(root, tmp_path / "work")
+
+
+def test_the_image_score_is_the_largest_at_the_size_of_the_image(dataset, tmp_path):
+    store = RawMapStore(tmp_path, dataset / "can")
+    for part in PARTS:
+        for image in images_of(dataset, "can", part):
+            scores = np.zeros((48, 72), np.float32)
+            if "bad" in part:
+                scores[:20, :20] = 0.5
+            else:
+                scores[9, 9] = 1.0  # alone, it is a quarter of that in the middle of four
+            store.write(image, scores, 0.0)
+    result = _evaluate_object(SimpleNamespace(root=dataset), "can", ThresholdRule(), store, Counting())
+    assert result.image_auroc == 1

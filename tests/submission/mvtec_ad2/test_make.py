@@ -143,8 +143,12 @@ def test_interrupted_run_goes_on_to_the_same_bytes(finished, dataset, tmp_path):
     kept = {path: path.stat().st_mtime_ns for path in (job.work / "raw").rglob("*.npz")}
     assert 80 <= len(kept) < 288
     assert not job.archive.exists()
+    half = job.folder / "anomaly_images/sheet_metal/test_private/.012_regular-usd648_s.tiff"  # as kill -9 leaves it
+    half.parent.mkdir(parents=True, exist_ok=True)
+    half.touch()
     report, _ = make(job)
     assert report.ok
+    assert not half.exists()
     for path, written in kept.items():
         assert path.stat().st_mtime_ns == written  # not predicted again
     reference = finished[0]

@@ -57,3 +57,11 @@ def test_links_and_wrong_names_are_refused(tmp_path):
     with pytest.raises(NotADirectoryError):
         pack_folder(tmp_path / "nowhere")
     assert not (tmp_path / "my_method.tar.gz").exists()
+
+
+def test_everybody_may_read_what_is_unpacked(tmp_path):
+    (tmp_path / "mine" / "inner").mkdir(parents=True)
+    (tmp_path / "mine" / "inner" / "one.txt").write_text("1")
+    (tmp_path / "mine" / "inner" / "one.txt").chmod(0o600)
+    with tarfile.open(pack_folder(tmp_path / "mine")) as archive:
+        assert {one.name: one.mode for one in archive} == {"mine": 0o755, "mine/inner": 0o755, "mine/inner/one.txt": 0o644}
