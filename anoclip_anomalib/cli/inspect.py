@@ -121,6 +121,7 @@ def _main(given: dict[str, Any], argv: list[str]) -> int:
         if "resume" in given:
             folder = RunFolder(given["resume"]) if given["resume"] else RunFolder.unfinished(root)
             content = folder.read()
+            folder.check_open(content)
         settings = settings_of(given, content.get("settings"))
         photos, total = photos_of(settings)
         _log(given)

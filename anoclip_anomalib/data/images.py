@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from anoclip_anomalib.files import printable
+from anoclip_anomalib.files import OTHER_IMAGES, printable
 
 # Pillow refuses more than 179 million pixels, which take 716 MB once decoded; up to these limits the result takes 12 bytes a
 # pixel beside that. A file therefore never needs more than 1 GiB, whatever its compressed size is.
@@ -18,6 +18,7 @@ WHOLE_PIXELS = 48 << 20
 """Images of up to so many pixels are read as they are; larger ones are averaged over blocks, to at most `REDUCED_PIXELS`."""
 REDUCED_PIXELS = 16 << 20
 
+_TOO_LARGE = "it has more than 179 million pixels; scale it down, or cut it into parts"
 _BLOCK = 2048  # side of what is converted at a time
 _EXIF_ORIENTATION = 0x0112
 
@@ -45,8 +46,12 @@ def read_image(path: str | Path) -> torch.Tensor:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large images are provided for
             with Image.open(path) as image:
                 return from_pil(image)
-    except (OSError, SyntaxError, ValueError, MemoryError, Image.DecompressionBombError) as error:
-        raise OSError(f"Cannot read image {printable(path)}: {printable(str(error) or type(error).__name__)}") from error
+    except Image.DecompressionBombError as error:
+        raise OSError(f"Cannot read image {printable(path)}: {_TOO_LARGE}") from error
+    except (OSError, SyntaxError, ValueError, MemoryError) as error:
+        other = os.path.splitext(path)[1].lower() in OTHER_IMAGES
+        hint = ". Its kind is not read here: convert it to JPEG, PNG or TIFF" if other else ""
+        raise OSError(f"Cannot read image {printable(path)}: {printable(str(error) or type(error).__name__)}{hint}") from error
 
 
 def from_pil(image: Image.Image) -> torch.Tensor:

@@ -1,5 +1,7 @@
 """What good images bring: a memory where the model has one, thresholds, the contrast of pictures; kept for each product."""
 
+import logging
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +18,8 @@ from anoclip_anomalib.inspection.scores import score_images
 from anoclip_anomalib.zeroshot.buffers import FloatBuffers
 from anoclip_anomalib.zeroshot.few_shot import remember_images
 from anoclip_anomalib.zeroshot.normal_images import images_of_folder
+
+logger = logging.getLogger(__name__)
 
 
 def collect_good(good: "str | Path | Sequence[Any] | None") -> tuple[Any, ...]:
@@ -69,6 +73,11 @@ def decide(
         scores, peaks = np.array([one.score for one in scored]), np.array([one.anomaly_map.max() for one in scored])
         ordinary = float(np.median([np.median(one.anomaly_map) for one in scored]))
     image, pixel = (conformal_threshold(values, false_alarms) for values in (scores, peaks))
+    if decision is None and image.false_alarms > false_alarms:
+        logger.warning(
+            "%d good photographs cannot promise %.4g%% false alarms, only %.3g%%: that takes at least %d",
+            len(good), 100 * false_alarms, 100 * image.false_alarms, math.ceil(1 / false_alarms - 1e-9) - 1,
+        )  # fmt: skip
     names = [str(one) if isinstance(one, str | Path) else None for one in good]
     kept = tuple(GoodImage(name, float(score)) for name, score in zip(names, scores, strict=False))
     if decision is None or (threshold == "natural" and reference is not None):

@@ -10,11 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from anoclip_anomalib.evaluation.output_names import OutputNames
-from anoclip_anomalib.files import printable
+from anoclip_anomalib.files import COMPANION, IMAGE_SUFFIXES, is_photograph, printable
 from anoclip_anomalib.inspection.places import absolute, entries, exists, is_folder
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""As anomalib has them, whose list cannot be read without importing torch."""
 
 MASK_FOLDERS = ("ground_truth", "groundtruth", "gt", "mask", "masks")
 GOOD = "of the good ones, which are the reference"
@@ -136,7 +133,7 @@ class Photos:
                     waiting.append((inner, names.below(name), entries(file)))
             elif file in self.without:
                 left_out[GOOD] += 1
-            elif named or os.path.splitext(name)[1].lower() in SUFFIXES:
+            elif named or is_photograph(name):
                 if _is_mask(file) and not named:
                     left_out["masks"] += 1
                 else:
@@ -159,7 +156,10 @@ class _Names:
 
 
 def _kind(name: str, left_out: Counter[str]) -> str:
-    reason = f"files of another kind ({printable(os.path.splitext(name)[1].lower()) or 'no suffix'})"
+    suffix = printable(os.path.splitext(name)[1].lower()) or "no suffix"
+    reason = (
+        f"companions of files from macOS ({COMPANION}*)" if name.startswith(COMPANION) else f"files of another kind ({suffix})"
+    )
     return reason if reason in left_out or len(left_out) < _KINDS else "files of other kinds"
 
 
@@ -174,7 +174,7 @@ def _is_mask(file: str) -> bool:
     folder, name = os.path.split(os.path.splitext(file)[0])
     found = _MASK_STEM.fullmatch(name)
     return found is not None and any(
-        exists(os.path.join(folder, found[1] + suffix)) for known in SUFFIXES for suffix in (known, known.upper())
+        exists(os.path.join(folder, found[1] + suffix)) for known in IMAGE_SUFFIXES for suffix in (known, known.upper())
     )
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from anoclip_anomalib.data.images import shrink
+from anoclip_anomalib.files import atomic_write
 from anoclip_anomalib.inspection.contrast import Contrast
 from anoclip_anomalib.inspection.inspection import Inspection
 from anoclip_anomalib.inspection.pictures import composite, heated
@@ -41,16 +42,23 @@ def write_pictures(inspection: Inspection, contrast: Contrast, picture: Path, pa
 def add_line(picture: Path, text: str) -> None:
     """Write a line below a picture; ranks are known when a run has ended.
 
+    The file's comment says what was written and below which row of pixels: a run that was killed here and goes on writes no
+    line twice, and one that has become wrong anew.
+
     Raises:
         OSError: If the picture has gone, or cannot be written.
     """
     with Image.open(picture) as image:
-        width, height = image.size
+        above, _, before = image.info.get("comment", b"").decode(errors="replace").partition(" ")
+        if before == text:
+            return
+        width, height = image.width, int(above or image.height)
         size = max(11, round(max(width, height) / 80))
         taller = Image.new("RGB", (width, height + round(1.35 * size)), "white")
-        taller.paste(image, (0, 0))
+        taller.paste(image.crop((0, 0, width, height)), (0, 0))
     ImageDraw.Draw(taller).text((size // 2, height), text, fill=(20, 20, 20), font=ImageFont.load_default(size))
-    _write(picture, np.asarray(taller))
+    with atomic_write(picture) as temporary:
+        taller.save(temporary, quality=_QUALITY, comment=f"{height} {text}")
 
 
 def _write(path: Path, pixels: np.ndarray, quality: int = _QUALITY) -> None:

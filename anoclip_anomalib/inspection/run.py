@@ -12,6 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from PIL import UnidentifiedImageError
+
 from anoclip_anomalib.evaluation.output_names import path_cell
 from anoclip_anomalib.files import printable
 from anoclip_anomalib.inspection.contrast import Contrast
@@ -68,8 +70,7 @@ class FolderRun:
             RunFolderError: If the run is complete, another process is at work on it, or its results would not fit together.
             OSError: If results cannot be written.
         """
-        if self.content.get("complete"):
-            raise RunFolderError(f"{printable(self.folder.path)} is complete, there is nothing to resume: start a new run")
+        self.folder.check_open(self.content)
         with self.folder.held():
             self._compare_facts()
             self._begun, self._earlier = time.monotonic(), float(self.content.get("seconds") or 0)
@@ -146,10 +147,12 @@ class FolderRun:
         """Without a verdict the rank says how unusual a photograph is."""
         from anoclip_anomalib.inspection.picture_files import add_line
 
-        for row in islice(read_rows(self.folder.results), self.content.setdefault("ranked", 0), RANKED):
+        for row in islice(read_rows(self.folder.results), RANKED):
             if row["picture"]:
-                add_line(self.folder.path / row["picture"], f"rank {row['rank']} of {count}, z {row['z']}")
-            self.content["ranked"] += 1  # so that no picture gets two, whatever happens meanwhile
+                try:
+                    add_line(self.folder.path / row["picture"], f"rank {row['rank']} of {count}, z {row['z']}")
+                except (FileNotFoundError, UnidentifiedImageError) as error:  # somebody's doing; the results are whole
+                    logger.warning("No rank is drawn on a picture: %s", printable(str(error)))
 
     def _write(self, *, complete: bool) -> None:
         self.content |= {"complete": complete, "seconds": round(self._earlier + time.monotonic() - self._begun, 1)}

@@ -80,6 +80,15 @@ class RunFolder:
             ) from error
         return content
 
+    def check_open(self, content: dict[str, Any]) -> None:
+        """Refuse a run that is complete.
+
+        Raises:
+            RunFolderError: If its `run.json` says so.
+        """
+        if content.get("complete"):
+            raise RunFolderError(f"{printable(self.path)} is complete, there is nothing to resume: start a new run")
+
     def write(self, content: dict[str, Any]) -> None:
         """Write `run.json`."""
         with atomic_write(self.path / RUN) as temporary:

@@ -36,6 +36,11 @@ def settings_of(given: dict[str, Any], before: dict[str, Any] | None = None) -> 
     for key in ("good", "weights", "adapters"):
         if own.get(key) is not None:
             own[key] = _file(key, own[key])
+    if own.get("good") is not None and not os.path.isdir(own["good"]):
+        raise ValueError(f"--good {printable(own['good'])} is no folder: name the folder with photographs of good parts")
+    for key in own.get("set", {}):
+        if key in _ARGUMENTS:
+            raise ValueError(f"--set {key}=... has an option of its own: --{key.replace('_', '-')}")
     if "threshold" in own:
         from anoclip_anomalib.inspection.decision import check_threshold
 
@@ -68,7 +73,10 @@ def photos_of(settings: dict[str, Any]) -> tuple[Photos, int]:
     """
     good: list[str] = []
     if settings["good"] is not None:
-        good = [photo.file for photo in Photos([settings["good"]])]
+        reference = list(Photos([settings["good"]]))
+        if fault := next((photo.fault for photo in reference if photo.fault), ""):
+            raise ValueError(f"--good {printable(settings['good'])} cannot be used: {fault}")
+        good = [photo.file for photo in reference]
         if not good:
             raise ValueError(f"--good {printable(settings['good'])} has no photographs: give a folder with some of good parts")
     photos = Photos(settings["photos"], settings["base"], without=good)

@@ -23,17 +23,20 @@ def images_of_folder(folder: str | Path, argument: str = "normal_images") -> lis
         argument: What the user calls it.
 
     Raises:
-        ValueError: If there is no such folder, or no image in it.
+        ValueError: If there is no such folder, a part of it cannot be read, or it has no image.
     """
     path = Path(folder)
     if not path.is_dir():
         raise ValueError(f"{argument}={str(folder)!r} is no folder: name the folder with photographs of good parts")
     try:
-        return FolderImages(path).image_filenames
+        images = FolderImages(path)
     except ValueError as error:
         raise ValueError(
             f"No images in {argument}={str(folder)!r}: a folder with image files (.jpg, .png, .bmp, .tif, ...) is needed"
         ) from error
+    if images.faults:
+        raise ValueError(f"{argument}={str(folder)!r} cannot be used: {next(iter(images.faults.values()))}")
+    return images.image_filenames
 
 
 def images_of_datamodule(datamodule: Any, k: int, seed: int) -> list[Path]:

@@ -36,3 +36,10 @@ def test_equal_values_give_a_scale():
     contrast = RunContrast()
     contrast.update(np.ones((8, 8)))
     assert contrast.limits[0] == 1 < contrast.limits[1]
+
+
+def test_large_maps_are_read_all_over():
+    contrast, half = RunContrast(), np.zeros((256, 256))
+    half[128:] = 1
+    contrast.update(half)
+    assert contrast.limits == (0, 1)

@@ -70,3 +70,7 @@ def test_a_threshold_is_a_word_or_a_number(given, wanted):
 def test_another_threshold_is_refused(given, said):
     with pytest.raises(ValueError, match=said):
         check_threshold(given)
+
+
+def test_where_most_scores_are_equal_the_unit_is_the_mean_deviation_of_a_normal_distribution():
+    assert robust_z([3, 3, 3, 3, 8])[4] == pytest.approx(5 / np.sqrt(np.pi / 2))  # they are 1 away on average

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from anoclip_anomalib.files import IMAGE_SUFFIXES
 from anoclip_anomalib.inspection import places
-from anoclip_anomalib.inspection.photos import GOOD, SUFFIXES, Photos, spread
+from anoclip_anomalib.inspection.photos import GOOD, Photos, spread
 
 
 def touch(*paths: Path) -> None:
@@ -25,7 +26,7 @@ def listed(*given, base) -> list[str]:
 def test_the_suffixes_are_anomalibs():
     from anomalib.data.utils.image import IMG_EXTENSIONS
 
-    assert set(SUFFIXES) == set(IMG_EXTENSIONS)
+    assert set(IMAGE_SUFFIXES) == set(IMG_EXTENSIONS)
 
 
 def test_the_rules_are_those_of_folder_images(tmp_path):

@@ -57,3 +57,19 @@ def test_a_line_is_added_below_and_the_rest_stays(tmp_path):
     assert after.shape[0] > before.shape[0] + 10
     assert np.abs(after[: len(before)] - before).mean() < 3
     assert after[len(before) :].min() < 128
+
+
+def test_a_line_is_written_once_and_a_wrong_one_anew(tmp_path):
+    """A run that was killed between the ranks goes on: docs/inspect.md promises the same to the last byte."""
+    picture, other = tmp_path / "1.jpg", tmp_path / "2.jpg"
+    for path in (picture, other):
+        write_pictures(result(160, 240), CONTRAST, path, tmp_path / "page" / path.stem)
+    add_line(picture, "rank 1 of 3")
+    once = picture.read_bytes()
+    add_line(picture, "rank 1 of 3")
+    assert picture.read_bytes() == once
+    add_line(picture, "rank 2 of 4")
+    add_line(other, "rank 2 of 4")
+    assert Image.open(picture).size == Image.open(other).size == Image.open(tmp_path / "1.jpg").size
+    changed, drawn = (np.asarray(Image.open(path)).astype(float) for path in (picture, other))
+    assert np.abs(changed - drawn).mean() < 1  # one more JPEG between them

@@ -127,3 +127,14 @@ def test_the_scale_has_the_colours_and_the_threshold():
 def test_a_map_that_is_flat_can_be_drawn():
     flat = Inspection(None, 1.0, np.ones((4, 4), np.float32), photograph=np.zeros((30, 30, 3), np.uint8))
     assert composite(flat).width > 60
+
+
+def test_a_hole_in_what_is_hot_is_outlined_too():
+    anomaly_map = np.zeros((200, 300), np.float32)
+    anomaly_map[40:160, 60:240] = 8
+    anomaly_map[80:120, 120:180] = 0
+    grey = np.full((200, 300, 3), 90, np.uint8)
+    shown = heated(
+        Inspection(None, 3.0, anomaly_map, decision=Decision(2.0, 5.0, "rule"), contrast=(1.0, 9.0), photograph=grey)
+    )
+    assert (shown[75:125, 115:185] == CYAN).all(axis=2).any()

@@ -196,6 +196,39 @@ def test_a_photograph_that_goes_while_the_run_is_on_is_a_fault(inspector, photos
     assert [bool(row["fault"]) for row in found] == [False, False, True, False]
 
 
+def test_a_run_that_ends_while_ranks_are_drawn_goes_on_to_the_same_end(undisturbed, inspector, photos, tmp_path, monkeypatch):
+    draw, drawn = picture_files.add_line, []
+
+    def stops(*arguments):
+        drawn.append(draw(*arguments))
+        if len(drawn) == 7:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(picture_files, "add_line", stops)
+    before = RunFolder.write
+    monkeypatch.setattr(RunFolder, "write", lambda *arguments: None if drawn else before(*arguments))  # as after kill -9
+    with pytest.raises(KeyboardInterrupt):
+        run(inspector, photos, tmp_path)
+    monkeypatch.undo()
+    assert run(inspector, photos, tmp_path, content=RunFolder(tmp_path).read())["complete"] is True
+    assert left_behind(tmp_path) == left_behind(undisturbed[0])
+
+
+def test_a_picture_that_somebody_removed_does_not_keep_a_run_from_ending(inspector, photos, tmp_path, monkeypatch, caplog):
+    content = {"settings": dict(DEFAULTS)}
+    end = FolderRun._end
+    monkeypatch.setattr(FolderRun, "_end", lambda *arguments, complete: end(*arguments, complete=False))
+    run(inspector, photos, tmp_path, content=content)
+    monkeypatch.undo()
+    gone, damaged = (tmp_path / rows(tmp_path)[number]["picture"] for number in (0, 1))
+    gone.unlink()
+    damaged.write_bytes(b"no picture")
+    assert run(inspector, photos, tmp_path, content=RunFolder(tmp_path).read())["complete"] is True
+    assert caplog.text.count("No rank is drawn on a picture") == 2
+    third = rows(tmp_path)[2]
+    assert Image.open(tmp_path / third["picture"]).info["comment"].endswith(f" rank 3 of 30, z {third['z']}".encode())
+
+
 def test_without_pictures_there_are_none(inspector, photos, tmp_path):
     run(inspector, photos, tmp_path, pictures=False)
     assert {path.name for path in tmp_path.iterdir()} == {"results.csv", "run.json", "index.html"}
@@ -321,3 +354,8 @@ def test_what_a_listing_found_wrong_is_told_in_the_order_of_the_photographs(insp
     found = list(inspected(inspector, iter([first, unread, second]), None, None))
     assert [row["path"] for row in found] == [first.path, "locked", second.path]
     assert [row["fault"] for row in found] == ["", "Cannot read folder locked: Permission denied", ""]
+
+
+def test_the_time_before_an_interruption_counts(inspector, photos, tmp_path):
+    before = {"settings": DEFAULTS | {"pictures": False}, "seconds": 1000.0}
+    assert run(inspector, photos, tmp_path, content=before)["seconds"] >= 1000

@@ -80,6 +80,8 @@ def test_tags_of_weights_are_no_files(place):
         ({"photos": ["photos"], "good": "goood"}, "--good: no such file or folder: goood; did you mean .*/good"),
         ({"photos": ["photos"], "weights": "v.safetensors"}, "--weights: no such .* did you mean .*/w.safetensors"),
         ({"photos": ["photos"], "good": "s3://bucket/good"}, "must be on this machine"),
+        ({"photos": ["photos"], "good": "good/g.png"}, "good/g.png is no folder"),
+        ({"photos": ["photos"], "set": {"image_size": 64}}, "--set image_size=... has an option of its own: --image-size"),
         ({"photos": ["photos"], "adapters": "nowhere/x"}, "--adapters: no such"),
         ({"photos": ["photos"], "threshold": "nautral"}, "did you mean 'natural'"),
     ],
@@ -101,6 +103,24 @@ def test_what_cannot_be_used_is_answered_with_what_could(place, given, said):
 def test_no_photographs(place, given, said):
     with pytest.raises((ValueError, FileNotFoundError), match=said):
         photos_of(settings_of(given))
+
+
+def test_a_part_of_the_good_ones_that_cannot_be_read_is_no_smaller_reference(place, monkeypatch):
+    (place / "good" / "closed").mkdir()
+    scandir = os.scandir
+
+    def guarded(path):
+        if str(path).endswith("closed"):  # the user of the tests may be root, whom no permission stops
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    with pytest.raises(ValueError, match="--good .*good cannot be used: Cannot read folder .*closed: Permission denied"):
+        photos_of(settings_of({"photos": ["photos"], "good": "good"}))
+    from anoclip_anomalib.zeroshot.normal_images import images_of_folder
+
+    with pytest.raises(ValueError, match="good='good' cannot be used: Cannot read folder .*closed"):
+        images_of_folder("good", "good")
 
 
 def test_good_ones_among_the_photographs_are_left_out(place):
