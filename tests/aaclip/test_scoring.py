@@ -38,3 +38,8 @@ def test_rescaling_an_empty_range_gives_zeros():
     values = torch.tensor([1.0, 2.0, 5.0])
     torch.testing.assert_close(rescale(values, values.min(), values.max()), torch.tensor([0.0, 0.25, 1.0]))
     assert torch.equal(rescale(values, 3.0, 3.0), torch.zeros(3))
+
+
+@pytest.mark.parametrize("grid", [(2, 8), (8, 3), (3, 3)])
+def test_a_grid_with_one_short_side_is_blurred(grid):
+    torch.testing.assert_close(blur(torch.full((1, 1, *grid), 0.7)), torch.full((1, 1, *grid), 0.7))

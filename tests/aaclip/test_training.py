@@ -283,3 +283,21 @@ def test_the_normal_aware_term_is_of_the_detection_vector(image_stage, batch):
     anchors = own.anchors[batch["class_index"]]
     expected = normal_aware_loss(vector, anchors, batch["label"], batch["class_index"], 0.2)
     torch.testing.assert_close(found["normal_aware"], 0.5 * expected)
+
+
+def test_a_pixel_that_is_half_covered_counts_as_defective():
+    mask = torch.zeros(1, 8, 8)
+    mask[..., :3] = 1
+    half = scaled({"image": torch.zeros(1, 3, 8, 8), "mask": mask}, 4)
+    assert half["mask"][0, 0].tolist() == [1, 1, 0, 0]
+
+
+def test_the_held_out_loss_is_of_what_is_kept(image_stage, batch, monkeypatch):
+    stage, logged = image_stage(settings=replace(IMAGE_STAGE, average=0.75)), {}
+    with torch.no_grad():
+        stage.part.detection.weight.mul_(-1)  # the average has not followed
+    monkeypatch.setattr(stage, "log", lambda name, value, **options: logged.update({name: value}))
+    stage.validation_step(batch, 0)
+    kept, trained = (torch.stack(list(stage.losses(batch, part).values())).sum() for part in (stage.result, stage.part))
+    torch.testing.assert_close(logged["held_out_loss"], kept)
+    assert not torch.isclose(kept, trained)

@@ -188,3 +188,8 @@ def test_a_models_own_threshold_comes_before_the_natural_one():
     found = choose_threshold(ThresholdRule(), ScoreReference(), 0.5, own=own)
     assert found.value == 0.7
     assert found.rule.startswith("of normal images; mean_std not possible")
+
+
+def test_rounding_does_not_raise_the_conformal_rank():
+    assert 50 * (1 - 0.42) > 29  # in floating point
+    assert conformal_threshold(np.arange(49.0), 0.42).value == 29 - 1

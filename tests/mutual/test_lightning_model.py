@@ -14,6 +14,9 @@ from anoclip_anomalib.cli.main import main
 from anoclip_anomalib.data import FolderImages
 from anoclip_anomalib.evaluation import PredictionsCsv
 from anoclip_anomalib.mutual.pool import FeaturePool
+from anoclip_anomalib.mutual.run import tell_what_is_seen
+from anoclip_anomalib.zeroshot.features import Features
+from anoclip_anomalib.zeroshot.tiling import TileLayout
 from tests.anoclip.test_lightning_model import engine, mvtec, root  # noqa: F401
 from tests.mutual.test_scoring import plain
 
@@ -244,3 +247,22 @@ def test_few_images_are_warned_of(mutual, engine, root, caplog):  # noqa: F811
     with caplog.at_level(logging.WARNING):
         predicted(mutual(), engine(), root / "bottle/test")
     assert "takes for normal what most images share" in caplog.text
+
+
+@pytest.mark.parametrize(("budget", "dtype"), [(240, torch.float32), (239, torch.float16)])
+def test_a_pool_is_on_disk_where_float32_does_not_fit_the_budget(tmp_path, budget, dtype):
+    levels = 1e6 * torch.randn(1, 3, 1, 4, 5)  # 60 values; half precision would not hold them as they are
+    pool = FeaturePool(3, budget, tmp_path)
+    pool.add(Features(torch.randn(1, 3, 1, 4), torch.empty(0), (2, 2), TileLayout((8, 8), (8, 8), ((0, 0),)), levels))
+    assert pool.levels.dtype == dtype
+    expected = torch.nn.functional.layer_norm(levels, levels.shape[-2:])
+    torch.testing.assert_close(pool.levels.float(), expected, atol=2e-3, rtol=0)
+    pool.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("unlike", "warned"), [(11, True), (10, False), (3, False)])
+def test_a_pool_of_which_most_are_unlike_the_others_is_warned_of(caplog, unlike, warned):
+    with caplog.at_level(logging.WARNING):
+        tell_what_is_seen(torch.cat([torch.zeros(20 - unlike), torch.ones(unlike)]))
+    assert (f"{unlike} look unlike the others" in caplog.text) == warned

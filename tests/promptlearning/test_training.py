@@ -226,3 +226,12 @@ def test_classes_that_nobody_described_get_the_mean_of_those_that_somebody_did(c
     torch.testing.assert_close(known.norm(dim=-1), torch.ones(3))
     with pytest.raises(ValueError, match="Nobody described the defects of gadget, part"):
         knowledge_embeddings(clip, ["gadget", "part"], True)
+
+
+def test_the_knowledge_term_meets_the_prompts_of_its_own_image(stage, batch, clip):
+    batch["class_index"] = torch.tensor([1, 0, 0])
+    own = stage("crane", knowledge=True, knowledge_weight=3.0)
+    _, class_token, _ = own.features(batch["image"])
+    known = knowledge_embeddings(clip, ["bottle", "pill"], True)[batch["class_index"]]
+    expected = 3 * knowledge_loss(own.text(own.part, class_token), known, 0.5)
+    torch.testing.assert_close(own.losses(batch, own.part)["knowledge"], expected)

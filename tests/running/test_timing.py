@@ -65,3 +65,11 @@ class Times(NamedTuple):
     idle: float
     iowait: float
     guest: float
+
+
+def test_the_clock_runs_while_the_image_is_brought_to_its_device():
+    moved = torch.zeros(1)
+    image = SimpleNamespace(device=torch.device("cpu"), cpu=lambda: SimpleNamespace(to=lambda device: moved))
+    batch = SimpleNamespace(image=image)
+    Stopwatch().on_test_batch_start(None, None, batch)
+    assert batch.image is moved

@@ -4,8 +4,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from anomalib.post_processing import PostProcessor
 
-from anoclip_anomalib.zeroshot.normal_reference import NormalReference, joint_evidence, leave_out_each, standard_scale, turned
+from anoclip_anomalib.zeroshot.normal_reference import (
+    NormalReference,
+    joint_evidence,
+    leave_out_each,
+    set_thresholds,
+    standard_scale,
+    turned,
+)
 
 
 @pytest.fixture
@@ -137,3 +145,39 @@ def test_bad_depths_and_no_images(anoclip_model):
         anoclip_model(depths=(99,))
     with pytest.raises(ValueError, match="At least one normal image"):
         NormalReference((1,)).remember([], [], keep_copies=False)
+
+
+def test_each_scale_of_the_image_scores_leans_on_that_of_its_patches(model):
+    with torch.no_grad():
+        described = model.describe_normal(images(model, 3))
+        scales = leave_out_each(described, [[image] for image in described]).scales
+    by_text = torch.stack([image.image_text for image in described])
+    tokens = torch.stack([image.class_token for image in described])
+    classes = torch.cdist(tokens, tokens).fill_diagonal_(torch.inf).amin(dim=1)
+    torch.testing.assert_close(scales[2], standard_scale(by_text, scales[0, 1]))
+    torch.testing.assert_close(scales[3], standard_scale(classes, scales[1, 1]), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("left_out", "image", "pixel"),
+    [
+        ([[0.5, 2.0], [3.0, 5.0]], (0.5, 2.0, 3.5), (2.5, 5.0, 7.5)),
+        ([[2.0], [3.0]], (1.0, 2.0, 3.0), (1.5, 3.0, 4.5)),  # of one image the lowest score is the threshold
+    ],
+)
+def test_scores_are_spread_around_the_threshold(left_out, image, pixel):
+    reference, post = NormalReference((1,)), PostProcessor()
+    reference.left_out = torch.tensor(left_out)
+    set_thresholds(post, reference)
+    assert (float(post.image_min), float(post._image_threshold), float(post.image_max)) == image
+    assert (float(post.pixel_min), float(post._pixel_threshold), float(post.pixel_max)) == pixel
+
+
+@torch.no_grad()
+def test_tiles_count_alike_however_long_their_class_tokens_are(anoclip_model):
+    model = anoclip_model(tiling="square").eval()
+    features = model.encode(torch.randn(1, 3, 64, 150), levels=True)
+    longer = features._replace(class_tokens=features.class_tokens * torch.tensor([1.0, 5.0, 9.0])[:, None])
+    one, other = (model.reference.describe(own, *model.text_scores(features))[0].class_token for own in (features, longer))
+    torch.testing.assert_close(other, one)
+    torch.testing.assert_close(one.norm(), torch.ones(()))

@@ -144,3 +144,11 @@ def test_images_without_masks_have_image_figures_only():
     assert set(estimates(rows, table_of(rows))) == {IMAGE}
     assert per_defect(rows, table_of(rows))[0].figures[PIXEL] == {}
     assert not math.isnan(per_defect(rows, table_of(rows))[0].figures[IMAGE]["a"])
+
+
+def test_the_figure_of_the_maps_is_the_mean_over_seeds_and_images():
+    rows = made_rows()
+    found = estimates(rows, table_of(rows))[PIXEL]
+    for model in MODELS:
+        inside = [image[3] for row in rows if row["job"]["model"] == model for image in row["images"] if image[2]]
+        assert found[model].value == pytest.approx(np.mean(inside))

@@ -78,3 +78,20 @@ def test_what_prints_as_nothing_takes_no_rank():
 
 def test_mean_curve_of_precision_keeps_its_start():
     assert mean_curve([{"x": [0.1, 1], "y": [1, 0.5]}], 1.0, None, 3)["y"][0] == 1
+
+
+def test_the_spread_is_over_seeds_that_have_every_category():
+    values = (("x", 0, 0.5), ("y", 0, 0.7), ("x", 1, 0.6), ("y", 1, 0.8), ("x", 2, 0.1))
+    table = build_table("d", ["a"], ["x", "y"], [row("a", *one) for one in values], 3)
+    assert table.cells["a"][MEAN]["AUPRO"].std == pytest.approx(0.05)
+
+
+def test_values_that_print_alike_share_a_rank():
+    values = {"a": 0.912312, "b": 0.912338, "c": 0.912361}
+    table = build_table("d", list(values), ["x"], [row(m, "x", 0, v) for m, v in values.items()], 1)
+    assert [table.cells[m]["x"]["AUPRO"].rank for m in values] == [2, 2, 1]
+
+
+def test_the_memory_of_gpus_is_the_largest_peak():
+    rows = [row("a", "x", seed, 0.5, memory={"gpu_peak_mib": peak}) for seed, peak in enumerate((5.0, 9.0, 7.0))]
+    assert speed_of(rows, "a")["gpu_peak_mib"] == 9

@@ -8,8 +8,9 @@ from anomalib.data.utils import ValSplitMode
 from sklearn.metrics import roc_auc_score
 
 from anoclip_anomalib.comparison.run.measure import Measure, _map_auroc, choose_samples, relative_path
-from anoclip_anomalib.comparison.run.row import image_quality
+from anoclip_anomalib.comparison.run.row import _curves, image_quality
 from anoclip_anomalib.comparison.suite.suite import Protocol
+from anoclip_anomalib.evaluation.curves import ScoreCounts
 
 
 def test_samples_depend_on_names_only_and_favour_anomalies():
@@ -59,3 +60,15 @@ def test_references_are_normal_validation_images_only():
     assert (measure.result.image_reference.count, measure.result.image_reference.mean) == (2, pytest.approx(0.2))
     assert (measure.result.pixel_reference.count, measure.result.pixel_reference.mean) == (32, pytest.approx(0.2))
     assert measure.result.validation == (pytest.approx([0.1, 0.9, 0.3]), [0, 1, 0])
+
+
+def test_the_drawn_pro_curve_reaches_beyond_its_limit():
+    normal, overlap = np.array([6.0, 2, 1, 1]), np.array([0.0, 0.5, 0.5, 0])
+    pixel = ScoreCounts(np.arange(4.0), normal, (overlap > 0).astype(float), overlap, 1, 0.0, 3.0)
+    assert _curves({"image": None, "pixel": pixel})["pro"] == {"x": [0, 0.1, 0.2, 0.4], "y": [0, 0, 0.5, 1]}
+
+
+def test_good_images_fill_up_where_anomalous_ones_are_few():
+    chosen = choose_samples([f"{i:03d}" for i in range(90)], [int(i < 3) for i in range(90)], 12)
+    assert len(chosen) == 12
+    assert {"000", "001", "002"} <= set(chosen)
