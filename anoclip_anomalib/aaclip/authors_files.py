@@ -67,6 +67,8 @@ def _renamed(state: Mapping[str, torch.Tensor], names: Mapping[str, str], what: 
     unknown, missing = sorted(state.keys() - names.keys()), sorted(names.keys() - state.keys())
     if unknown or missing:
         raise WeightFileError(f"{what} has other tensors than AA-CLIP's: unknown {unknown[:3]}, missing {missing[:3]}")
+    if whole := sorted(name for name, tensor in state.items() if not tensor.is_floating_point()):
+        raise WeightFileError(f"{what} has whole numbers in {whole[0]!r}, which are no weights")
     return {names[name]: tensor for name, tensor in state.items()}
 
 

@@ -11,7 +11,7 @@ from anoclip_anomalib.promptlearning.methods import CONTEXT_TOKENS, DEEP_BLOCKS,
 from anoclip_anomalib.promptlearning.methods import METHODS as PROMPT_METHODS
 from anoclip_anomalib.running.quiet import log_to_stderr
 
-HELP = "Convert the authors' files of learned weights to ours, and back."
+HELP = "Convert the authors' files of learned weights to ours, and AA-CLIP's back."
 METHODS = ("aaclip", *PROMPT_METHODS)
 _NO_CODE = "Files with pickled code are refused."
 
@@ -70,6 +70,8 @@ def main(argv: list[str]) -> int:
         near = did_you_mean(argv[0], METHODS) if argv else ""
         return refused(f"anoclip convert: name a method: {', '.join(METHODS)}{near}")
     method = argv[0]
+    if method != "aaclip" and any(word.partition("=")[0] == "--to-authors" for word in argv):
+        return refused(f"anoclip convert: --to-authors is for aaclip alone; there is no way back to the files of {method}")
     args = build_parser(method).parse_args(argv[1:])
     try:
         _check(args)

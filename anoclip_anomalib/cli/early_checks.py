@@ -22,7 +22,7 @@ _METHODS = dict.fromkeys(("test", "validate", "fit"), _TRAINER) | dict.fromkeys(
 _NOT_OPTIONS = ("datamodule", "dataset", "data_path", "weights_only")
 _SHARED = ("help", "config", "print_config", "seed_everything", "trainer", "model", "data", "logging", "default_root_dir")
 _OF_TRAINING = ("optimizer", "lr_scheduler")
-_EXPORT_NEEDS = {"onnx": ("onnx",), "openvino": ("onnx", "openvino")}
+_EXPORT_NEEDS: dict[str, tuple[str, ...]] = {"torch": (), "onnx": ("onnx",), "openvino": ("onnx", "openvino")}
 INSTALL_EXPORT = "pip install 'anoclip_anomalib[export]' brings what exports need"
 
 
@@ -50,7 +50,10 @@ def check_command(command: str, words: Sequence[str]) -> None:
         for need, example in (("model", "AnoClip"), ("data", "FOLDER"))[: 2 if command == "predict" else 1]:
             if need not in given and not given & {"config", "print_config"}:
                 raise InputError(f"--{need} is missing, for instance --{need} {example}")
-    for package in _EXPORT_NEEDS.get(str(dict(options).get("export_type")), ()) if command == "export" else ():
+    wanted = str(dict(options).get("export_type", "torch")) if command == "export" else "torch"
+    if wanted not in _EXPORT_NEEDS:
+        raise InputError(f"--export_type {wanted} is unknown: {', '.join(_EXPORT_NEEDS)}{did_you_mean(wanted, _EXPORT_NEEDS)}")
+    for package in _EXPORT_NEEDS[wanted]:
         if find_spec(package) is None:
             raise InputError(f"the package {package} is not installed; {INSTALL_EXPORT}")
     check_model_and_data(options, command)

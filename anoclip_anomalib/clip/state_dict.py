@@ -48,6 +48,7 @@ def read_state_dict(path: str | Path, entry: str | Sequence[str] = "state_dict")
         if fault:
             raise WeightFileError(
                 f"Weight file {path} does not hold a state dictionary (names and dense tensors): under {name!r} is {fault}"
+                f"{_entries(content, entry)}"
             )
     check_finite(content, f"Weight file {path}")
     return {name.removeprefix("module."): tensor for name, tensor in content.items()}
@@ -66,6 +67,12 @@ def check_finite(state_dict: dict[str, torch.Tensor], where: str) -> None:
     for name, tensor in state_dict.items():
         if tensor.is_floating_point() and not tensor.float().isfinite().all():
             raise WeightFileError(f"{where} has NaN or infinite values in {name!r}; get it again, or train it again")
+
+
+def _entries(content: dict, wanted: str | Sequence[str]) -> str:
+    """Which state dictionaries a checkpoint has instead of the one that was looked for."""
+    others = [name for name, value in content.items() if isinstance(name, str) and isinstance(value, dict)]
+    return f". It has {', '.join(map(repr, others[:3]))}, not {wanted!r}" if others and isinstance(wanted, str) else ""
 
 
 def _fault(value: object) -> str | None:

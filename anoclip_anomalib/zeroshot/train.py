@@ -14,6 +14,7 @@ from torch import nn
 
 from anoclip_anomalib.claims import Claims
 from anoclip_anomalib.clip import LoadedClip
+from anoclip_anomalib.clip.patch_embedding import check_image_size
 from anoclip_anomalib.clip.weights import seeded as seeded
 from anoclip_anomalib.data.augment import Augmentation
 from anoclip_anomalib.data.auxiliary import AuxiliaryDataModule, Drawn
@@ -83,11 +84,15 @@ class TrainingRun:
     Attributes:
         folder: ``<out>.checkpoints``.
         kept: Stage -> how it was trained and which epoch was kept.
+
+    Raises:
+        ValueError: If the size is not a multiple of the patch size.
     """
 
     def __init__(
         self, data: Data, out: str | Path, *, clip: LoadedClip, image_size: int, seed: int, machine: Machine | None = None
     ) -> None:
+        check_image_size(clip.model.visual, image_size, image_size)  # before a folder is made that another size would not fit
         self.data, self.out, self.machine, self.clip = data, Path(out), machine or Machine(), clip
         self.image_size, self.seed = image_size, seed
         self.folder = Path(f"{out}.checkpoints")

@@ -91,6 +91,7 @@ def test_pickled_code_is_refused(tmp_path, facts):
     [
         (lambda s: {**s, "seg_proj.0.fc.0.weight": s["det_proj.fc.weight"]}, "--relu"),
         (lambda s: {**s, "extra": torch.zeros(1)}, "unknown .*extra"),
+        (lambda s: {**s, "det_proj.fc.weight": s["det_proj.fc.weight"].int()}, "whole numbers in 'det_proj"),
         (lambda s: {k: v for k, v in s.items() if k != "det_proj.fc.weight"}, "missing .*det_proj"),
     ],
 )

@@ -62,6 +62,10 @@ def test_bad_input_is_one_line(files, capsys):
     assert not (files / "a.safetensors").exists()
     (files / "text_adapter.pth").unlink()
     assert "No such file" in error("--out", str(files / "a.safetensors"))
+    torch.save({"epoch": 1, "image_adapter": {"a": torch.zeros(1)}}, files / "text_adapter.pth")
+    assert "It has 'image_adapter', not 'text_adapter'" in error("--out", str(files / "a.safetensors"))
+    assert main(["convert", "crane", "--to-authors", "a.safetensors", "--checkpoint", "c.pth"]) == 2
+    assert "--to-authors is for aaclip alone" in capsys.readouterr().err
     assert main(["convert", "other"]) == 2
     assert "name a method: aaclip" in capsys.readouterr().err
 

@@ -149,6 +149,14 @@ def test_what_may_be_right_is_left_to_others(folder, tmp_path, monkeypatch, line
     check_command(command, words)
 
 
+def test_exports_are_named_as_anomalib_names_them():
+    from anomalib.deploy import ExportType
+
+    assert set(early_checks._EXPORT_NEEDS) == {one.value for one in ExportType}
+    with pytest.raises(InputError, match="--export_type onx is unknown: torch, onnx, openvino; did you mean onnx"):
+        check_command("export", ["--model", "AnoClip", "--export_type", "onx"])
+
+
 @pytest.mark.parametrize(("kind", "missing"), [("onnx", "onnx"), ("openvino", "openvino"), ("openvino", "onnx")])
 def test_a_package_that_an_export_needs_is_missed_before_anything_is_loaded(monkeypatch, kind, missing):
     monkeypatch.setattr(early_checks, "find_spec", lambda name: None if name == missing else name)
