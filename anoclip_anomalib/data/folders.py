@@ -55,7 +55,7 @@ def _check_folder_masks(datamodule: Folder) -> None:
         where = ", ".join(printable(path) for path in _paths(datamodule.root, datamodule.mask_dir))
         raise ValueError(
             f"There are {len(images)} anomalous images, but {len(masks)} masks in {where}: {lacking} has none. Folder "
-            "needs one for each; where there are no masks at all, leave mask_dir out"
+            "needs one for each; a test can do without any, if mask_dir is left out"
         )
 
 
