@@ -92,7 +92,9 @@ def build_model(
     off = {part: False for part in ("post_processor", "evaluator", "visualizer", "raw_evaluator") if part in known}
     module = model_class(**given, **off).eval()
     if module.method_facts.sees_other_test_images:
-        what = "pool=FILE (--set pool=FILE), made by `anoclip pool build FOLDER --out FILE`" if "pool" in known else "mode='clean'"
+        what = (
+            "pool=FILE (--set pool=FILE), made by `anoclip pool build FOLDER --out FILE`" if "pool" in known else "mode='clean'"
+        )
         raise ValueError(
             f"With these settings {name} scores images by each other, not one by one: give {what}, or run `anoclip predict`"
         )
