@@ -7,7 +7,6 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from anoclip_anomalib.data.images import shrink
-from anoclip_anomalib.files import atomic_write
 from anoclip_anomalib.inspection.contrast import Contrast
 from anoclip_anomalib.inspection.inspection import Inspection
 from anoclip_anomalib.inspection.pictures import composite, heated
@@ -57,8 +56,9 @@ def add_line(picture: Path, text: str) -> None:
         taller = Image.new("RGB", (width, height + round(1.35 * size)), "white")
         taller.paste(image.crop((0, 0, width, height)), (0, 0))
     ImageDraw.Draw(taller).text((size // 2, height), text, fill=(20, 20, 20), font=ImageFont.load_default(size))
-    with atomic_write(picture) as temporary:
-        taller.save(temporary, quality=_QUALITY, comment=f"{height} {text}")
+    draft = picture.with_name(".rank.draft")  # one name: what a killed run left is written over by the one that goes on
+    taller.save(draft, "JPEG", quality=_QUALITY, comment=f"{height} {text}")
+    draft.replace(picture)
 
 
 def _write(path: Path, pixels: np.ndarray, quality: int = _QUALITY) -> None:

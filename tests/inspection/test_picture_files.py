@@ -68,7 +68,9 @@ def test_a_line_is_written_once_and_a_wrong_one_anew(tmp_path):
     once = picture.read_bytes()
     add_line(picture, "rank 1 of 3")
     assert picture.read_bytes() == once
+    picture.with_name(".rank.draft").write_bytes(b"half")  # as kill -9 leaves it
     add_line(picture, "rank 2 of 4")
+    assert {path.name for path in tmp_path.iterdir()} == {"1.jpg", "2.jpg", "page"}
     add_line(other, "rank 2 of 4")
     assert Image.open(picture).size == Image.open(other).size == Image.open(tmp_path / "1.jpg").size
     changed, drawn = (np.asarray(Image.open(path)).astype(float) for path in (picture, other))
