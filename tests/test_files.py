@@ -100,7 +100,7 @@ def test_a_yaml_is_read_as_data_only(tmp_path):
 def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path):
     with atomic_write(tmp_path / "012.tiff") as temporary:
         draft = temporary.name
-    kept = (".DS_Store", "012.tiff", "a-12345678.tiff", ".hidden.tiff")
+    kept = (".DS_Store", "012.tiff", "a-12345678.tiff", ".hidden.tiff", ".a-123456789.tiff", ".a-1234567.tiff")
     for name in (draft, *kept):
         (tmp_path / name).touch()
     remove_drafts(tmp_path)

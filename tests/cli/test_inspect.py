@@ -62,6 +62,13 @@ def test_a_folder_is_ranked_without_a_verdict_that_cannot_be_had(place, capsys):
     assert sorted(row["path"] for row in found) == [f"photos/line{line}/{number}.png" for line in (0, 1) for number in range(4)]
 
 
+def test_a_run_that_is_complete_is_refused_before_anything_is_loaded(place, capsys, monkeypatch):
+    assert main(["inspect", "photos/line0", *SMALL, "--no-pictures", "--quiet"]) == 0
+    monkeypatch.setattr("anoclip_anomalib.inspection.settings.inspector_of", lambda settings: pytest.fail("it was loaded"))
+    assert main(["inspect", "--resume", "results/inspect/001"]) == 2
+    assert "results/inspect/001 is complete, there is nothing to resume" in capsys.readouterr().err
+
+
 def test_good_ones_bring_verdicts_and_codes(place, capsys):
     words = ["inspect", "photos", "--good", "good", *SMALL, "--json"]
     assert main(words) == 0

@@ -40,6 +40,7 @@ def test_too_few_for_what_was_asked_is_said_with_what_it_takes(weight_file, good
     model.setup("predict")
     images = collect_good(good)[:5]
     decide(model, images, "auto", 0.2)
+    decide(model, images, "auto", 1 / 6)  # which five promise to the last digit
     assert "cannot promise" not in caplog.text
     decision, _ = decide(model, images, "auto", 0.01)
     assert decision is not None
