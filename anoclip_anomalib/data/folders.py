@@ -12,7 +12,7 @@ from torch import distributed
 from torch.utils.data import IterableDataset, get_worker_info
 
 from anoclip_anomalib.data.images import read_image
-from anoclip_anomalib.files import is_photograph, printable
+from anoclip_anomalib.files import IMAGE_SUFFIXES, is_photograph, printable
 
 logger = logging.getLogger(__name__)
 
@@ -43,10 +43,11 @@ def check_masks(datamodule: object) -> None:
 
 
 def _check_folder_masks(datamodule: Folder) -> None:
-    if not datamodule.mask_dir:
+    if not datamodule.mask_dir or not datamodule.abnormal_dir:  # anomalib then asks for no masks
         return
+    kinds = {suffix.lower() for suffix in datamodule.extensions or IMAGE_SUFFIXES}
     images, masks = (
-        sorted(path for folder in _paths(datamodule.root, given) for path in folder.rglob("*") if is_image_file(path))
+        sorted(path for folder in _paths(datamodule.root, given) for path in folder.rglob("*") if path.suffix.lower() in kinds)
         for given in (datamodule.abnormal_dir, datamodule.mask_dir)
     )
     if len(images) != len(masks):

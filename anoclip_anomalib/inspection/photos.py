@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from anoclip_anomalib.evaluation.output_names import OutputNames
-from anoclip_anomalib.files import COMPANION, IMAGE_SUFFIXES, is_photograph, printable
+from anoclip_anomalib.files import COMPANION, IMAGE_SUFFIXES, OTHER_IMAGES, is_photograph, printable
 from anoclip_anomalib.inspection.places import absolute, entries, exists, is_folder
 
 MASK_FOLDERS = ("ground_truth", "groundtruth", "gt", "mask", "masks")
@@ -174,7 +174,9 @@ def _is_mask(file: str) -> bool:
     folder, name = os.path.split(os.path.splitext(file)[0])
     found = _MASK_STEM.fullmatch(name)
     return found is not None and any(
-        exists(os.path.join(folder, found[1] + suffix)) for known in IMAGE_SUFFIXES for suffix in (known, known.upper())
+        exists(os.path.join(folder, found[1] + suffix))
+        for known in (*IMAGE_SUFFIXES, *OTHER_IMAGES)
+        for suffix in (known, known.upper())
     )
 
 

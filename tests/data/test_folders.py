@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from anomalib.data import MVTec3D, MVTecAD
+from anomalib.data import Folder, MVTec3D, MVTecAD
 from torch.utils.data import DataLoader
 
 from anoclip_anomalib.data import FolderImages, check_masks, warn_of_depth
@@ -137,3 +137,18 @@ def test_photographs_of_other_kinds_are_faults_and_companions_are_no_photographs
     assert [Path(item.image_path).name for item in images] == ["a.png", "b.gif"]
     assert list(images.faults) == [str(tmp_path / "c.HEIC")]
     assert images.faults[str(tmp_path / "c.HEIC")].endswith("Its kind is not read here: convert it to JPEG, PNG or TIFF")
+
+
+def test_masks_of_a_folder_are_counted_as_anomalib_counts_them(tmp_path):
+    root = write_mvtec(tmp_path, ("bolt",)) / "bolt"
+    names = {"normal_dir": "train/good", "normal_test_dir": "test/good", "mask_dir": "ground_truth/spot"}
+    check_masks(Folder(name="b", root=root, **names))  # without anomalous images masks are of no account
+    names["abnormal_dir"] = "test/spot"
+    check_masks(Folder(name="b", root=root, **names))
+    picture(0)[0].save(root / "test/spot/thumbnail.jpg")
+    only_png = Folder(name="b", root=root, extensions=(".PNG",), **names)
+    check_masks(only_png)
+    only_png.setup()
+    assert len(only_png.test_data) + len(only_png.val_data) == 6
+    with pytest.raises(ValueError, match="4 anomalous images, but 3 masks in .*thumbnail.jpg has none"):
+        check_masks(Folder(name="b", root=root, **names))
