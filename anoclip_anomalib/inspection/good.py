@@ -73,15 +73,15 @@ def decide(
         scores, peaks = np.array([one.score for one in scored]), np.array([one.anomaly_map.max() for one in scored])
         ordinary = float(np.median([np.median(one.anomaly_map) for one in scored]))
     image, pixel = (conformal_threshold(values, false_alarms) for values in (scores, peaks))
-    if decision is None and image.false_alarms > false_alarms:
-        logger.warning(
-            "%d good photographs cannot promise %.4g%% false alarms, only %.3g%%: that takes at least %d",
-            len(good), 100 * false_alarms, 100 * image.false_alarms, math.ceil(1 / false_alarms - 1e-9) - 1,
-        )  # fmt: skip
     names = [str(one) if isinstance(one, str | Path) else None for one in good]
     kept = tuple(GoodImage(name, float(score)) for name, score in zip(names, scores, strict=False))
     if decision is None or (threshold == "natural" and reference is not None):
         decision = Decision(image.value, None, image.rule, image.false_alarms)
+        if image.false_alarms > false_alarms:
+            logger.warning(
+                "%d good photographs cannot promise %.4g%% false alarms, only %.3g%%: that takes at least %d",
+                len(good), 100 * false_alarms, 100 * image.false_alarms, math.ceil(1 / false_alarms - 1e-9) - 1,
+            )  # fmt: skip
     return replace(decision, pixel_threshold=pixel.value, good=kept), contrast_from_good(ordinary, pixel.value)
 
 

@@ -46,6 +46,9 @@ def test_too_few_for_what_was_asked_is_said_with_what_it_takes(weight_file, good
     assert decision is not None
     assert "5 good photographs cannot promise 1% false alarms, only 16.7%: that takes at least 99" in caplog.text
     caplog.clear()
+    decide(model, images, "natural", 0.01)  # with a memory it is the good ones' too
+    assert "cannot promise 1% false alarms" in caplog.text
+    caplog.clear()
     decide(model, images, 0.5, 0.01)  # a threshold that is given promises nothing
     assert "cannot promise" not in caplog.text
 
