@@ -199,3 +199,15 @@ def test_a_photograph_of_a_store_is_read(tmp_path):
     for name in ("b.png", "c.png"):
         with pytest.raises(OSError, match=f"Cannot read image file://.*/{name}"):
             places.readable(f"file://{tmp_path}/{name}")
+
+
+def test_photographs_of_every_kind_are_listed_and_their_masks_and_companions_left_out(tmp_path):
+    touch(*(tmp_path / name for name in ("a.gif", "a_mask.png", "b.HEIC", "._b.HEIC", "._c.jpg", "d.txt")))
+    photos = Photos([tmp_path])
+    assert [Path(photo.file).name for photo in photos] == ["a.gif", "b.HEIC"]
+    assert photos.left_out == {
+        "masks": 1,
+        "companions of files from macOS (._*)": 2,
+        "files of another kind (.txt)": 1,
+    }
+    assert [Path(photo.file).name for photo in Photos([tmp_path / "._c.jpg"])] == ["._c.jpg"]  # named, it is meant
