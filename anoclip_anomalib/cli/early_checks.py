@@ -205,17 +205,20 @@ def find_class(kind: Kind, named: str, *, or_folder: bool = False) -> Known | No
 
 
 def check_argument(kind: Kind, found: Known, name: str, value: Any) -> None:
-    """Check an argument's name and, of a file, folder or encoder, its value; None for a value that is not to be looked at.
+    """Check an argument's name and, of a number, choice, file, folder or encoder, its value; None is not looked at.
 
     Raises:
-        InputError: For what does not exist.
+        InputError: For what does not exist, and a value of the wrong type.
     """
     unknown = name not in found.options and name not in ("help", "dict_kwargs", "init_args")
     if unknown and not found.takes_more:
         near = closest(name, found.options, 0.5)
         hint = f"did you mean {near}?" if near else f"it has: {', '.join(found.options)}"
         raise InputError(f'{found.name} has no argument "{name}"; {hint}')
-    if unknown or not isinstance(value, str):
+    if unknown or value is None:
+        return
+    check_value(found, name, value)
+    if not isinstance(value, str):
         return
     if kind == "model" and value.endswith(WEIGHTS) and "://" not in value and not value.startswith("hf-hub:"):
         check_file(f"--model.{name}", value)
@@ -223,6 +226,14 @@ def check_argument(kind: Kind, found: Known, name: str, value: Any) -> None:
         raise InputError(f"--model.{name}: {no_such_path(value, folder=True)}")
     if found.ours and name == "backbone":
         _check_backbone(value)
+
+
+def check_value(found: Known, name: str, value: Any) -> None:
+    """Raise an ``InputError`` for a value that is no number or choice where an argument takes nothing else."""
+    option = found.options.get(name)
+    if option and not option.takes(value):
+        near = did_you_mean(str(value), re.findall(r"[\w.-]+", option.kind)) if "{" in option.kind else ""
+        raise InputError(f"{found.name}: {name} is {option.kind.replace(' | ', ' or ')}, not {value}{near}")
 
 
 def _check_backbone(name: str) -> None:

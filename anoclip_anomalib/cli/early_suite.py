@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from anoclip_anomalib.cli.early_checks import InputError, check_argument, check_file, find_class, no_such_path
+from anoclip_anomalib.cli.early_checks import InputError, check_argument, check_file, check_value, find_class, no_such_path
 from anoclip_anomalib.cli.known_names import Kind
 from anoclip_anomalib.comparison.suite.yaml_lines import Located
 
@@ -38,9 +38,11 @@ def _check_entry(document: Located, kind: Kind, where: tuple, entry: Any, roots:
         found = find_class(kind, named) if isinstance(named, str) else None
         if found is None:
             return
-        for name in arguments:
+        for name, value in arguments.items():
             place = (*where, "init_args", name)
             check_argument(kind, found, name, None)
+            if found.ours and value is not None:
+                check_value(found, name, value)
     except InputError as error:
         document.fault(place, str(error))
         return

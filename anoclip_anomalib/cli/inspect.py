@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from anoclip_anomalib import registry
-from anoclip_anomalib.cli.parser import Parser, refused
+from anoclip_anomalib.cli.early_checks import check_argument
+from anoclip_anomalib.cli.known_names import known
+from anoclip_anomalib.cli.parser import Parser, memory_advice, refused
 from anoclip_anomalib.files import printable
 from anoclip_anomalib.running.signals import Terminated, run_command
 
@@ -19,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 HELP = "Inspect photographs: ranked, with pictures and a page; with good ones as a reference, verdicts."
 ROOT = Path("results") / "inspect"
+DEVICES = ("auto", "cpu", "cuda", "mps", "xpu", "hpu", "npu", "mtia", "xla")  # torch's and its plugins', on which models run
 UNREAD, DEFECTS = 3, 4  # exit codes
 
 
@@ -123,6 +126,8 @@ def _main(given: dict[str, Any], argv: list[str]) -> int:
             content = folder.read()
             folder.check_open(content)
         settings = settings_of(given, content.get("settings"))
+        for key, value in settings["set"].items():
+            check_argument("model", known("model")[settings["model"]], key, value)
         photos, total = photos_of(settings)
         _log(given)
     except (ValueError, OSError) as error:
@@ -143,6 +148,9 @@ def _check(given: dict[str, Any], root: Path) -> None:
     if not place.is_dir() or not os.access(place, os.W_OK):
         reason = f"{printable(place)} is no folder in which this user may write"
         raise ValueError(f"--out {printable(root)} cannot be written: {reason}")
+    device = given.get("device", "auto").partition(":")[0]
+    if device not in DEVICES:
+        raise ValueError(f"--device {given['device']}: there is no such kind of device; {', '.join(DEVICES)} are, as in cuda:1")
     if given.get("runner") == "ray":
         missing = [name for name in ("ray", "pyarrow") if find_spec(name) is None]
         if missing:
@@ -194,7 +202,7 @@ def _run(given: dict[str, Any], folder: Any, content: dict[str, Any], photos: An
         raise
     except (OSError, RuntimeError, MemoryError) as error:
         logger.debug("The error in full", exc_info=True)
-        print(f"anoclip inspect: stopped: {printable(str(error)) or type(error).__name__}", file=sys.stderr)
+        print(f"anoclip inspect: stopped: {_words(error)}", file=sys.stderr)
         _tell(given, folder, content, total)
         return 1
     finally:
@@ -225,4 +233,8 @@ def _tell(given: dict[str, Any], folder: Any, content: dict[str, Any], total: in
 
 def _refused(error: Exception) -> int:
     logger.debug("The error in full", exc_info=True)
-    return refused(f"anoclip inspect: error: {printable(str(error))}")
+    return refused(f"anoclip inspect: error: {_words(error)}")
+
+
+def _words(error: Exception) -> str:
+    return (printable(str(error)) or type(error).__name__) + memory_advice(error)

@@ -3,6 +3,7 @@
 import ast
 import re
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -10,6 +11,8 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
+
+import yaml
 
 from anoclip_anomalib.registry import PACKAGE, PUBLIC
 
@@ -35,6 +38,34 @@ class Option:
     kind: str
     default: str | None
     text: str
+
+    def takes(self, value: Any) -> bool:
+        """Whether a value, or the text of one, may be right; it may wherever the type is more than numbers and choices."""
+        with suppress(yaml.YAMLError):
+            value = yaml.safe_load(value) if isinstance(value, str) else value
+        types = self.kind.split(" | ")
+        if not all(one in _FITS or one.startswith("{") for one in types) or str(value).startswith(("$", "(")):
+            return True
+        return any(_FITS[one](value) if one in _FITS else str(value) in one[1:-1].split(",") for one in types)
+
+
+def _is_number(value: Any) -> bool:
+    with suppress(ValueError, TypeError):
+        return float(value) is not None and not isinstance(value, bool)
+    return False
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+_FITS: dict[str, Callable[[Any], bool]] = {
+    "int": _is_whole,
+    "float": _is_number,
+    "bool": lambda value: isinstance(value, bool) or str(value).lower() in ("yes", "no", "0", "1"),
+    "None": lambda value: value in (None, "None"),
+    "tuple[int, int]": lambda value: isinstance(value, list | tuple) and len(value) == 2 and all(map(_is_whole, value)),
+}
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,14 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"{STOPPED}files that were finished are kept", file=sys.stderr)
         return INTERRUPTED
+    except (MemoryError, RuntimeError) as error:
+        from anoclip_anomalib.cli.parser import memory_advice
+
+        advice = memory_advice(error)
+        if not advice:
+            raise
+        print(f"anoclip {argv[0]}: stopped: {str(error).partition(chr(10))[0] or 'no memory'}{advice}", file=sys.stderr)
+        return 1
     except BrokenPipeError:
         try:
             print(flush=True)  # fails again if the pipe is the one that we print to

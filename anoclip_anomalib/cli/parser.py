@@ -16,6 +16,12 @@ def refused(what: object) -> int:
     return 2
 
 
+def memory_advice(error: BaseException) -> str:
+    """What helps where memory has run out, of the machine or of its GPU; empty for another error."""
+    full = isinstance(error, MemoryError) or re.search(r"out of memory|not enough memory|n't allocate memory", str(error))
+    return "; smaller batches or smaller images take less" if full else ""
+
+
 class Parser(argparse.ArgumentParser):
     """Says which option, choice or command may be meant by one that there is not."""
 

@@ -28,6 +28,17 @@ MISSPELT = [
     ("test --model AnoClip --model.backbone ViT-B-16-plus240", "ViT-B-16-plus-240"),
     ("test --model AnoClip --model.pretrained no.safetensors", "--model.pretrained: there is no file no.safetensors"),
     ("test --model AnoClip --model.normal_images photo", "did you mean photos?"),
+    ("test --model AnoClip --model.image_size abc", "AnoClip: image_size is int or tuple[int, int] or None, not abc"),
+    ("test --model AnoClip --model.image_size [192]", "AnoClip: image_size is int or tuple[int, int] or None, not [192]"),
+    ("test --model AnoClip --model.tiling sqare", "AnoClip: tiling is {none,square}, not sqare; did you mean square?"),
+    ("test --model AnoClip --model.views 21", "AnoClip: views is {1,22}, not 21"),
+    ("test --model AnoClip --model.false_alarms few", "AnoClip: false_alarms is float, not few"),
+    ("test --model AnoClip --model.turned_normals perhaps", "AnoClip: turned_normals is bool, not perhaps"),
+    ("test --model Padim --model.n_features 3.5", "Padim: n_features is int or None, not 3.5"),
+    ("fit --model Padim --data MVTecAD --data.root mvtec --data.train_batch_size true", "train_batch_size is int, not true"),
+    ("inspect photos --set tilin=square", 'AnoClip has no argument "tilin"; did you mean tiling?'),
+    ("inspect photos --set tiling=sqare", "AnoClip: tiling is {none,square}, not sqare; did you mean square?"),
+    ("inspect photos --device gpu", "--device gpu: there is no such kind of device; auto, cpu, cuda, mps"),
     ("test --model AnoClip --ckpt_path last.ckpt", "--ckpt_path: there is no file last.ckpt"),
     ("test --model AnoClip --trainer.acelerator cpu", "did you mean --trainer.accelerator?"),
     ("export --model AnoClip --exprt_type onnx", "did you mean --export_type?"),
@@ -49,6 +60,8 @@ MISSPELT = [
     ("benchmark --config confg.yaml", "did you mean config.yaml?"),
     ("compare siute.yaml", "no file siute.yaml; did you mean suite.yaml?"),
     ("compare suite.yaml", 'suite.yaml:2: unknown model "AnoKlip"; did you mean AnoClip?'),
+    ("compare values.yaml", "values.yaml:3: AnoClip: tiling is {none,square}, not sqare; did you mean square?"),
+    ("compare values.yaml", "values.yaml:4: AnoClip: image_size is int or tuple[int, int] or None, not [1, 2, 3]"),
     ("compare suite.yaml", 'suite.yaml:3: Padim has no argument "bakbone"'),
     ("compare suite.yaml", 'suite.yaml:5: data root mvtek of "parts" does not exist; did you mean mvtec?'),
     ("compare suite.yaml --ouput x", "did you mean --output?"),
@@ -77,10 +90,13 @@ def folder(tmp_path_factory) -> Path:
     write_mvtec(folder / "mvtec", ("bottle",), good=1, defects=1, size=(8, 8))
     for name in ("photos", "results"):
         (folder / name).mkdir()
+    (folder / "photos" / "a.png").touch()
     (folder / "config.yaml").write_text(yaml.safe_dump({"model": {"class_path": "AnoKlip"}, "data": "MVTecAD"}))
     (folder / "broken.yaml").write_text("model: [")
     models = "name: x\nmodels: [AnoKlip,\n  {class_path: Padim, init_args: {bakbone: x}}]\n"
     (folder / "suite.yaml").write_text(models + "data:\n  - {name: parts, class_path: MVTecAD, init_args: {root: mvtek}}\n")
+    values = "name: x\nmodels:\n  - {class_path: AnoClip, init_args: {tiling: sqare}}\n"
+    (folder / "values.yaml").write_text(values + "  - {class_path: AnoClip, init_args: {image_size: [1, 2, 3]}}\ndata: []\n")
     return folder
 
 
@@ -128,6 +144,10 @@ FINE = [
     "test --model AnoClip --data MVTecAD --data.root ./datasets/MVTecAD --data.category bottle",
     "test --model AnoClip --data GeneratedParts --data.root new --data.category fuse",
     "test --model AnoClip --data MVTecAD --data.root own --data.category cookie",
+    "test --model AnoClip --model.image_size 192 --model.views 22 --model.tiling square --model.false_alarms 1e-3",
+    "test --model AnoClip --model.image_size [192,160] --model.smoothing 0x10 --model.k_seed null --model.turned_normals yes",
+    "test --model AnoClip --model.image_size (192,160) --model.views ${views} --model.depths 3",
+    "test --model AnoClip --model.k_seed None --model.turned_normals 1 --model.class_name 7 --model.coreset 1",
     "predict --model AnoClip --data photos",
     "predict --model AnoClip --data MVTecAD",
     "predict --model AnoClip --data PredictDataset",

@@ -126,7 +126,7 @@ def test_quiet_says_nothing(place, capsys):
         (["--resume"], "no unfinished run"),
         (["photos", "-o", "photos/line0/0.png"], "cannot be written"),
         (["photos", "--log-file", "nowhere/log.txt"], "nowhere/log.txt"),
-        (["photos", "--set", "tilling=square", *SMALL], "did you mean 'tiling'"),
+        (["photos", "--set", "tilling=square", *SMALL], "did you mean tiling"),
     ],
 )
 def test_bad_input_gets_one_line_and_leaves_nothing(place, capsys, words, said):

@@ -3,16 +3,19 @@
 import inspect
 import subprocess
 import sys
+from argparse import ArgumentError
 from importlib import import_module
+from typing import Literal
 
 import open_clip
 import pytest
 from anomalib.data import AnomalibDataModule
 from anomalib.models import AnomalibModule
+from jsonargparse import ArgumentParser
 
 import anoclip_anomalib
 from anoclip_anomalib.cli import known_names
-from anoclip_anomalib.cli.known_names import backbones, known
+from anoclip_anomalib.cli.known_names import Option, backbones, known
 from anoclip_anomalib.comparison.suite import catalogue
 
 
@@ -102,3 +105,26 @@ def test_arguments_of_the_trainer():
     trainer = import_module("lightning.pytorch").Trainer
     found = known_names.arguments_of("lightning.pytorch.trainer.trainer", "Trainer")
     assert list(found) == list(inspect.signature(trainer).parameters)
+
+
+MAYBE = int | tuple[int, int] | None
+TYPES = [int, float, bool, int | None, float | None, MAYBE, Literal["none", "square"], Literal[1, 22], str]
+TEXTS = (
+    "3 -1 1_000 0x10 2.5 .5 1e-3 1e3 inf true False yes no on 0 1 22 null None ~ square none sqare '3' [1,2] (1,2) [1] [a,b]"
+)
+TEXTS = (*TEXTS.split(), "[1,2,3]", "[1, 2]", "{a: 1}", "", "a: b: c")
+
+
+@pytest.mark.parametrize("kind", TYPES, ids=str)
+def test_no_value_is_refused_that_the_real_parser_takes(kind):
+    choices = getattr(kind, "__args__", ()) if str(kind).startswith("typing.Literal") else ()
+    shown = "{" + ",".join(map(str, choices)) + "}" if choices else kind.__name__ if isinstance(kind, type) else str(kind)
+    option, parser = Option("x", shown, None, ""), ArgumentParser(exit_on_error=False)
+    parser.add_argument("--x", type=kind)
+    for text in TEXTS:
+        try:
+            parser.parse_args([f"--x={text}"])
+        except ArgumentError:
+            continue
+        assert option.takes(text), text
+    assert str in (kind,) or not option.takes("sqare")

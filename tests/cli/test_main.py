@@ -5,7 +5,9 @@ import sys
 import time
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 
 from anoclip_anomalib import __version__
 from anoclip_anomalib.cli import main as cli
@@ -99,3 +101,25 @@ def test_other_exits_stay_as_they_are(monkeypatch):
     with pytest.raises(SystemExit) as stop:
         main(["compare"])
     assert stop.value.code == 5
+
+
+ALLOCATORS = {
+    "torch": lambda: torch.empty(1 << 60, dtype=torch.uint8),
+    "numpy": lambda: np.ones(1 << 60, dtype=np.uint8),
+}
+
+
+@pytest.mark.parametrize("allocator", ALLOCATORS)
+def test_memory_that_is_not_there_is_said_in_a_line(monkeypatch, capsys, allocator):
+    monkeypatch.setattr(cli, "_run", lambda argv: ALLOCATORS[allocator]())
+    assert main(["test"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("anoclip test: stopped: ")
+    assert said.endswith("; smaller batches or smaller images take less\n")
+    assert said.count("\n") == 1
+
+
+def test_another_error_of_torch_stays_one(monkeypatch):
+    monkeypatch.setattr(cli, "_run", lambda argv: torch.zeros(2) @ torch.zeros(3))
+    with pytest.raises(RuntimeError, match="size"):
+        main(["test"])
