@@ -94,10 +94,7 @@ def _settings(arguments: argparse.Namespace, model_arguments: list[str]):  # noq
     from anoclip_anomalib.submission.model_config import ModelConfig
     from anoclip_anomalib.submission.mvtec_ad2.predict import PredictSettings
 
-    config = ModelConfig(model_arguments)
-    if not config.data_class.endswith(".MVTecAD2"):
-        raise ValueError(f"the data must be MVTecAD2, not {config.data_class}; give its folder with --data.root")
-    return PredictSettings(config, Path(config.data_arguments["root"]).resolve(), arguments.fit)
+    return PredictSettings.of(ModelConfig(model_arguments), arguments.fit)
 
 
 def _submit(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
@@ -132,21 +129,13 @@ def _evaluate(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
 
 
 def _runtime(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
-    import torch
-
     from anoclip_anomalib.submission.model_config import ModelConfig
-    from anoclip_anomalib.submission.mvtec_ad2.runtime import SIZES, measure, prepare, protocol_counts, write_runtime_csv
+    from anoclip_anomalib.submission.mvtec_ad2.runtime import make_table
 
-    config = ModelConfig(model_arguments)
-    device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    model, sizes = prepare(config), arguments.sizes or list(SIZES)
-    warmup, count = protocol_counts(device)
-    warmup, count = (arguments.warmup if arguments.warmup is not None else warmup), arguments.count or count
+    config, out = ModelConfig(model_arguments), Path(arguments.out)
+    asked = (arguments.device, arguments.sizes, arguments.warmup, arguments.count)
     with Progress() as progress:
-        progress.start(f"measuring on {device}", len(sizes) * (warmup + count))
-        rows = measure(model, device, sizes, warmup, count, progress=lambda _, images: progress.advance(images))
-    path = Path(arguments.out) / f"runtimes_and_memory_{'cpu' if device.type == 'cpu' else 'gpu'}.csv"
-    write_runtime_csv(path, rows)
+        rows, path, (warmup, count) = make_table(config, out, progress, *asked)
     for row in rows:
         mean, std, least, most = (1000 * s for s in (row.runtime_mean, row.runtime_std, row.runtime_min, row.runtime_max))
         runtime = f"{mean:.1f} ms (std {std:.1f}, min {least:.1f}, max {most:.1f})"

@@ -186,7 +186,7 @@ def test_packs_when_all_objects_are_there(tmp_path, capsys):
         (["--name", "x", "--model.views", "many"], "many"),
         (["--name", "x", "--model.smoothing", "2"], "error: smoothing=2 must be an odd number"),
         (["--name", "x", "--config", "/nowhere.yaml"], "nowhere.yaml"),
-        (["--name", "x", "--data", "MVTecAD"], "the data must be MVTecAD2"),
+        (["--name", "x", "--data", "MVTecAD"], "The data must be MVTecAD2"),
     ],
 )
 def test_bad_input_is_told_in_one_line(options, tmp_path, capsys, changed, message):

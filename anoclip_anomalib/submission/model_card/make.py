@@ -13,8 +13,9 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from anoclip_anomalib.comparison.run.folder import ResultsFolder, results_folders
+from anoclip_anomalib.evaluation.registry import METRICS
 from anoclip_anomalib.files import atomic_write
-from anoclip_anomalib.submission.model_card.summary import METRICS, DataResult, models_of, provenance_note, summarise
+from anoclip_anomalib.submission.model_card.summary import DataResult, models_of, provenance_note, summarise
 from anoclip_anomalib.submission.provenance import write_provenance
 
 
@@ -110,8 +111,8 @@ def eval_results(
             dataset_config=category,
             dataset_split="test",
             dataset_args={"provenance": provenance_note(result)},
-            metric_type=METRICS[name][0],
-            metric_name=METRICS[name][1],
+            metric_type=METRICS[name].hub_type,
+            metric_name=METRICS[name].words,
             metric_value=round(value, 4),
             source_name="anoclip compare" if source_url else None,
             source_url=source_url,
@@ -136,7 +137,7 @@ def model_card(
     for result in results:
         # A metric that one category lacks has no mean, and says so in its column.
         shown = [metric for metric in METRICS if any(metric in metrics for _, metrics in result.categories)]
-        lines += [f"## {result.data}", "", "| category | " + " | ".join(METRICS[metric][1] for metric in shown) + " |"]
+        lines += [f"## {result.data}", "", "| category | " + " | ".join(METRICS[metric].words for metric in shown) + " |"]
         lines += ["|---" * (len(shown) + 1) + "|"]
         for category, metrics in (*result.categories, ("**mean**", result.mean)):
             cells = [f"{metrics[metric]:.4f}" if metric in metrics else "undefined" for metric in shown]
@@ -188,7 +189,7 @@ def eval_results_yaml(result: DataResult, dataset_id: str, *, source_url: str | 
         {"dataset": {"id": dataset_id, "task_id": slug(metric)}, "value": round(value, 4)}
         | ({"date": result.time} if result.time else {})
         | ({"source": {"url": source_url, "name": "anoclip compare"}} if source_url else {})
-        | {"notes": f"{METRICS[metric][1]}; {provenance_note(result)}"}
+        | {"notes": f"{METRICS[metric].words}; {provenance_note(result)}"}
         for metric, value in result.mean.items()
     ]
     text = yaml.safe_dump(entries, sort_keys=False, allow_unicode=True, width=120)

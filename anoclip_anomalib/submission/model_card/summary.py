@@ -7,20 +7,7 @@ from typing import Any
 
 import numpy as np
 
-METRICS: Mapping[str, tuple[str, str]] = {
-    "image_AUROC": ("roc_auc", "image AUROC"),
-    "image_F1Max": ("f1", "image F1-max"),
-    "image_AP": ("average_precision", "image AP"),
-    "pixel_AUROC": ("roc_auc", "pixel AUROC"),
-    "pixel_F1Max": ("f1", "pixel F1-max"),
-    "pixel_AP": ("average_precision", "pixel AP"),
-    "AUPRO": ("au_pro", "AUPRO (FPR up to 0.3)"),
-    "AUPRO_0.05": ("au_pro", "AUPRO (FPR up to 0.05)"),
-    "AUPRO_paper": ("au_pro", "AUPRO (200 thresholds, rescaled, as zero-shot papers print it)"),
-    "SegF1": ("f1", "SegF1 at a label-free threshold"),
-    "image_F1": ("f1", "image F1 at a label-free threshold"),
-}
-"""Metric of a comparison row -> (metric type of the Hub, name to show)."""
+from anoclip_anomalib.evaluation.registry import METRICS
 
 
 @dataclass(frozen=True)

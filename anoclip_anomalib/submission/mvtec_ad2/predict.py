@@ -37,6 +37,17 @@ class PredictSettings:
     root: Path
     fit: bool = False
 
+    @classmethod
+    def of(cls, config: ModelConfig, fit: bool) -> "PredictSettings":
+        """Those of a configuration.
+
+        Raises:
+            ValueError: If its data are not MVTec AD 2.
+        """
+        if not config.data_class.endswith(".MVTecAD2"):
+            raise ValueError(f"The data must be MVTecAD2, not {config.data_class}; give its folder with --data.root")
+        return cls(config, Path(config.data_arguments["root"]).resolve(), fit)
+
 
 @dataclass(frozen=True)
 class RawMap:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from anomalib.models import AnomalibModule
 
 from anoclip_anomalib.files import atomic_write
+from anoclip_anomalib.running.progress import Steps
 from anoclip_anomalib.running.timing import PeakMemory, synchronise
 from anoclip_anomalib.submission.model_config import ModelConfig
 
@@ -136,6 +137,44 @@ def measure(
         peak = memory.cpu_peak_mib if device.type == "cpu" else float(memory.gpu_peak_mib or 0)
         rows.append(Runtime(height, width, float(np.mean(times)), float(np.std(times)), min(times), max(times), peak))
     return rows
+
+
+def make_table(
+    config: ModelConfig,
+    folder: Path,
+    progress: Steps,
+    device: str | None = None,
+    sizes: Sequence[Size] | None = None,
+    warmup: int | None = None,
+    count: int | None = None,
+) -> tuple[list[Runtime], Path, tuple[int, int]]:
+    """Measure a model and write ``runtimes_and_memory_cpu.csv`` or ``..._gpu.csv``; what is ``None`` is as the protocol asks.
+
+    Args:
+        config: The model.
+        folder: Where the table goes.
+        progress: Told of every image.
+        device: ``cpu`` or ``cuda``; ``None`` for the GPU if there is one.
+        sizes: Of the images.
+        warmup: Images before the clock counts.
+        count: Images measured.
+
+    Returns:
+        The rows, the file, and the numbers of images before and while the clock counts.
+
+    Raises:
+        ValueError: See :func:`prepare` and :func:`measure`.
+        RuntimeError: If the device is not there.
+        FileNotFoundError: If the checkpoint does not exist.
+    """
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model, sizes = prepare(config), sizes or SIZES
+    asked = protocol_counts(place)
+    before, measured = (asked[0] if warmup is None else warmup), count or asked[1]
+    progress.start(f"measuring on {place}", len(sizes) * (before + measured))
+    rows = measure(model, place, sizes, before, measured, progress=lambda _, images: progress.advance(images))
+    path = write_runtime_csv(folder / f"runtimes_and_memory_{'cpu' if place.type == 'cpu' else 'gpu'}.csv", rows)
+    return rows, path, (before, measured)
 
 
 def write_runtime_csv(path: str | Path, rows: Sequence[Runtime]) -> Path:
