@@ -9,9 +9,10 @@ from anomalib.data import InferenceBatch
 
 from anoclip_anomalib.clip import LocalAttention, TextEncoder, TextMean, VisualEncoder, check_text_mean, embed_class
 from anoclip_anomalib.clip.declared import check_declared_size
+from anoclip_anomalib.clip.local_attention import Weights
 from anoclip_anomalib.clip.weights import LoadedClip, Precision, load_clip
 from anoclip_anomalib.prompts import PromptBuilder, PromptSettings
-from anoclip_anomalib.zeroshot.buffers import FloatBuffers
+from anoclip_anomalib.zeroshot.buffers import TEXT, FloatBuffers
 from anoclip_anomalib.zeroshot.clip_reference import ClipReference
 from anoclip_anomalib.zeroshot.features import Features, as_size, check_images
 from anoclip_anomalib.zeroshot.method import MethodFacts, check_class
@@ -73,7 +74,7 @@ class AnoClipModel(FloatBuffers):
         ValueError: For an argument that is not usable; see also the classes named above.
     """
 
-    float_buffers: tuple[str, ...] = ("text_embeddings", "prompt_bank")
+    float_buffers: tuple[str, ...] = TEXT
     text_embeddings: torch.Tensor
     prompt_bank: torch.Tensor
 
@@ -87,7 +88,7 @@ class AnoClipModel(FloatBuffers):
         image_size: int | tuple[int, int] | None = None,
         views: int = 1,
         tiling: Tiling = "none",
-        local_attention: str | LocalAttention = "value",
+        local_attention: str | Weights | LocalAttention = "value",
         local_blocks: int | None = None,
         precision: Precision = "float32",
         text_mean: TextMean = "before_norm",

@@ -24,7 +24,7 @@ from anoclip_anomalib.clip.blocks import (
     project_out,
     project_qkv,
 )
-from anoclip_anomalib.clip.local_attention import LocalAttention, attend_both
+from anoclip_anomalib.clip.local_attention import LocalAttention, Weights, attend_both, resolve_local_attention
 from anoclip_anomalib.clip.patch_embedding import PositionKind, embed_images
 
 SUPPORTED_TOWERS = (
@@ -60,14 +60,14 @@ class LocalPath:
     """A second stream, which starts from the original one before the first of the last ``blocks`` blocks.
 
     Attributes:
-        attention: See :mod:`anoclip_anomalib.clip.local_attention`.
+        attention: A function, its name, or weights (B, 1 or H, L, L); see :mod:`anoclip_anomalib.clip.local_attention`.
         blocks: How many of the last blocks take part, at least 1.
         with_mlp: ``False``: the stream adds up attention outputs that are computed from the ``ln_1`` of the *original*
             stream (AnoCLIP, AnomalyCLIP, Crane). ``True``: it goes through whole blocks on its own, attention replaced
             (AA-CLIP's first stage).
     """
 
-    attention: LocalAttention
+    attention: str | Weights | LocalAttention
     blocks: int
     with_mlp: bool = False
 
@@ -110,7 +110,8 @@ def walk_image(
     read: dict[int, torch.Tensor] = {}
     with own_precision(visual.conv1.weight):
         x, grid = embed_images(visual, images, position)
-        walk = _Walk(visual, taps, local, before_block, after_block, grid[0] * grid[1])
+        attention = resolve_local_attention(local.attention if local else "value")
+        walk = _Walk(visual, taps, local, attention, before_block, after_block, grid[0] * grid[1])
         z = None
         for number in range(1, walk.last + 1):
             again = checkpointing and torch.is_grad_enabled()
@@ -131,6 +132,7 @@ class _Walk:
     visual: nn.Module
     taps: Sequence[Tap]
     local: LocalPath | None
+    attention: LocalAttention
     before_block: Hook | None
     after_block: Hook | None
     patches: int
@@ -151,7 +153,7 @@ class _Walk:
         if local is not None and z is None:
             z = x
         if local is not None and local.with_mlp:
-            z = add_mlp(block, z + attention_output(block, z, local.attention))
+            z = add_mlp(block, z + attention_output(block, z, self.attention))
             local = None
             if not any((tap.block or 0) >= number and tap.stream != "local" for tap in self.taps):
                 return x, x, z
@@ -162,7 +164,7 @@ class _Walk:
                 q, x = q[:, :, :1], x[:, :1]
             x = x + project_out(block, F.scaled_dot_product_attention(q, k, v))
         else:
-            both = torch.cat(attend_both(q, k, v, local.attention(q, k, v)))
+            both = torch.cat(attend_both(q, k, v, self.attention(q, k, v)))
             original, added = project_out(block, both).unflatten(0, (2, -1)).unbind()
             x, z = x + original, _common(z, added)
             x = x[:, :1] if class_only else x

@@ -80,10 +80,18 @@ def attend(v: Heads, chosen: Pairs | Weights | Attended) -> Heads:
 
     Returns:
         (B, H, L, d); the sum over the pairs, if they are several.
+
+    Raises:
+        ValueError: If weights are of another number of tokens.
     """
     if isinstance(chosen, Attended):
         return chosen.heads
     if isinstance(chosen, torch.Tensor):
+        if chosen.shape[-1] != v.shape[-2]:
+            raise ValueError(
+                f"Attention weights of shape {tuple(chosen.shape)} do not fit {v.shape[-2]} tokens; (B, 1 or H, L, L) do, with "
+                "the class token and what hooks have added"
+            )
         return chosen.to(v.dtype) @ v
     return _sum(_attend_pairs(v, chosen))
 

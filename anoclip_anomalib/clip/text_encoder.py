@@ -48,9 +48,9 @@ def default_cache_dir() -> Path:
 class TextEncoder:
     """Encodes sentences with a CLIP's text tower, and remembers the results on disk.
 
-    The cache has one file per list of sentences, named by the digest of the weights, the variant, the sentences and the
-    version of open_clip. Files are written beside and renamed, so several processes may share the folder; a file that is
-    damaged, or holds anything but what was written for its name, is built anew.
+    The cache has one file per list of sentences, named by the digest of the weights, activation and heads, the variant, the
+    sentences and the version of open_clip. Files are written beside and renamed, so several processes may share the folder;
+    a file that is damaged, or holds anything but what was written for its name, is built anew.
 
     Args:
         clip: The loaded CLIP.
@@ -101,7 +101,7 @@ class TextEncoder:
         Returns:
             (N, D) float32, equal to ``open_clip_model.encode_text`` but for hooks, not normalised, on the CPU.
         """
-        content = json.dumps([self.clip.digest, open_clip_version, self._variant, list(sentences)])
+        content = json.dumps([self.clip.digest, self.clip.architecture, open_clip_version, self._variant, list(sentences)])
         key = hashlib.sha256(content.encode()).hexdigest()
         path = self.cache_dir / f"{key}.safetensors"
         embeddings = _read_cache(path, key, len(sentences))
@@ -117,13 +117,15 @@ class TextEncoder:
         Sentences are sorted by length and encoded only as far as the longest of their batch reaches.
         """
         tower = self.clip.text_tower
-        tokens = self.clip.tokenize(list(sentences)).to(next(tower.parameters()).device)
-        if not self._causal:
-            batches = [self.clip.model.encode_text(batch) for batch in tokens.split(self.batch_size)]
-            return torch.cat(batches).float().cpu()
-        order = tokens.argmax(dim=-1).argsort()
-        batches = [self._walk(tower, *embed_tokens(tower, tokens[chosen])) for chosen in order.split(self.batch_size)]
-        return torch.cat(batches)[order.argsort()].float().cpu()
+        device = next(tower.parameters()).device
+        tokens = self.clip.tokenize(list(sentences)).to(device)
+        with torch.autocast(device.type, enabled=False):  # what is kept is for everybody
+            if not self._causal:
+                batches = [self.clip.model.encode_text(batch) for batch in tokens.split(self.batch_size)]
+                return torch.cat(batches).float().cpu()
+            order = tokens.argmax(dim=-1).argsort()
+            batches = [self._walk(tower, *embed_tokens(tower, tokens[chosen])) for chosen in order.split(self.batch_size)]
+            return torch.cat(batches)[order.argsort()].float().cpu()
 
 
 def embed_class(

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from anoclip_anomalib.clip.image_tower import LocalPath, Tap, check_visual, project_tokens, walk_image
-from anoclip_anomalib.clip.local_attention import LocalAttention, resolve_local_attention
+from anoclip_anomalib.clip.local_attention import LocalAttention, Weights, resolve_local_attention
 from anoclip_anomalib.clip.patch_embedding import check_image_size, pair
 from anoclip_anomalib.clip.self_calibration import CHOICES, SelfCalibration, self_calibrated_patches
 
@@ -58,7 +58,7 @@ class VisualEncoder(nn.Module):
     """
 
     def __init__(
-        self, visual: nn.Module, *, local_attention: str | LocalAttention = "value", local_blocks: int | None = None
+        self, visual: nn.Module, *, local_attention: str | Weights | LocalAttention = "value", local_blocks: int | None = None
     ) -> None:
         super().__init__()
         check_visual(visual)

@@ -83,6 +83,14 @@ class LoadedClip:
         return getattr(self.model, "text", self.model)
 
     @property
+    def architecture(self) -> str:
+        """What decides results besides the weights: kinds of activation and numbers of heads. Two of one digest may differ."""
+        modules = [*self.model.modules()]
+        kinds = {type(one).__name__ for one in modules if type(one).__name__.endswith("LU")}
+        heads = {one.num_heads for one in modules if isinstance(one, nn.MultiheadAttention)}
+        return ", ".join([*sorted(kinds), *(f"{number} heads" for number in sorted(heads))])
+
+    @property
     def provenance(self) -> dict[str, str]:
         """What to keep with a result: backbone, weights, their digest, another activation, and the version of open_clip."""
         facts = {"backbone": self.backbone, "pretrained": self.pretrained, "weights_digest": self.digest}

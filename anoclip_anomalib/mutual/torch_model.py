@@ -190,7 +190,7 @@ class MutualModel(AnoClipModel):
         except Exception as error:
             raise ValueError(f"{path} is no pool that `anoclip pool build` has written: {error}") from error
         for name, own in self._pool_facts().items():
-            if saved.get(name) != own:
+            if saved.get(name, own if name == "architecture" else None) != own:  # earlier files do not tell it
                 raise ValueError(
                     f"The pool {path} was made with another {name} ({saved.get(name)}; {saved.get('backbone')}), not {own}"
                 )
@@ -202,6 +202,7 @@ class MutualModel(AnoClipModel):
         """What must be equal: the encoder, by its digest, and everything that decides the features."""
         return {
             "encoder": self.weights_digest,
+            "architecture": self._clip.clip.architecture,
             "image_size": str(self.image_size),
             "tiling": self.tiling,
             "depths": str(self.reference.depths),

@@ -6,28 +6,12 @@ import torch
 import torch.nn.functional as F
 
 from anoclip_anomalib.promptlearning.methods import PromptMethod
-from anoclip_anomalib.zeroshot.scoring import abnormal_probability, gaussian, upsample
+from anoclip_anomalib.zeroshot.scoring import abnormal_probability, differences, gaussian, upsample
 
 SIGMA = 4 / 518
 """Standard deviation of the Gaussian on the maps, in sides of the image: 4 pixels of 518."""
 CLUSTERS, PATCHES_OF_A_CLUSTER = 20, 5
 """AdaCLIP's fusion looks at the 100 patches that are most likely anomalous."""
-
-
-def differences(features: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-    """Cosine with the anomalous text minus cosine with the normal one.
-
-    Args:
-        features: (B, L, E) or (B, E) unit vectors.
-        text: (2, E) unit vectors, or (B, 2, E) of each image.
-
-    Returns:
-        (B, L) or (B,).
-    """
-    direction = text[..., 1, :] - text[..., 0, :]
-    if text.ndim == 2:
-        return features @ direction
-    return torch.einsum("b...e,be->b...", features, direction)
 
 
 def anomaly_map(
@@ -38,7 +22,7 @@ def anomaly_map(
     Args:
         method: Chooses temperature and the order of upsampling, softmax and mean.
         levels: Unit patch features (B, h * w, E) of each level.
-        text: See :func:`differences`.
+        text: See :func:`anoclip_anomalib.zeroshot.scoring.differences`.
         grid: (h, w).
         size: (H, W).
 
@@ -85,7 +69,7 @@ def image_score(
         method: Chooses temperature and pooling.
         levels: Unit patch features (B, L, E) of each level.
         class_token: (B, E) unit vectors.
-        text: See :func:`differences`.
+        text: See :func:`anoclip_anomalib.zeroshot.scoring.differences`.
         seed: Of the clustering, where there is one; the same for every image.
 
     Returns:
@@ -122,7 +106,7 @@ def cluster_pooled(levels: Sequence[torch.Tensor], text: torch.Tensor, seed: int
 
     Args:
         levels: Unit patch features (B, L, E) of each level.
-        text: See :func:`differences`.
+        text: See :func:`anoclip_anomalib.zeroshot.scoring.differences`.
         seed: Of k-means (the authors have none).
         clusters: How many, if there are as many patches.
     """

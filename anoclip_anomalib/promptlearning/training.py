@@ -12,12 +12,12 @@ from anoclip_anomalib.promptlearning.linear_heads import LinearHeads
 from anoclip_anomalib.promptlearning.local_patches import local_patches, tap_images
 from anoclip_anomalib.promptlearning.methods import PromptMethod
 from anoclip_anomalib.promptlearning.prompt_learner import PromptLearner, PromptTrainer
-from anoclip_anomalib.promptlearning.scoring import differences, image_feature
+from anoclip_anomalib.promptlearning.scoring import image_feature
 from anoclip_anomalib.promptlearning.second_encoder import SecondEncoder
 from anoclip_anomalib.promptlearning.settings import LossChoice, PromptRecipe
 from anoclip_anomalib.prompts.april_gan import ADACLIP_TEMPLATES, sentences
 from anoclip_anomalib.zeroshot.losses import dice_loss, focal_loss
-from anoclip_anomalib.zeroshot.scoring import upsample
+from anoclip_anomalib.zeroshot.scoring import differences, upsample
 from anoclip_anomalib.zeroshot.training import Batch, Levels, Training, own_tower
 
 

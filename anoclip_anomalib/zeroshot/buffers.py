@@ -5,6 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+TEXT = ("text_embeddings", "prompt_bank")
+"""Buffers of what sentences say, wherever there are any."""
+
 
 class FloatBuffers(nn.Module):
     """A module some of whose buffers keep float32, and take the size that a checkpoint brings.
@@ -44,6 +47,17 @@ class FloatBuffers(nn.Module):
             if saved is not None and saved.shape != own.shape:
                 setattr(self, name, torch.empty_like(saved, device=own.device))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def image_memories(model: nn.Module) -> set[str]:
+    """Names in a model's state dict of what it has kept of images: the buffers that are absent when empty, but for text."""
+    return {
+        f"{place}.{name}".lstrip(".")
+        for place, module in model.named_modules()
+        if isinstance(module, FloatBuffers) and module.empty_is_absent
+        for name in module.float_buffers
+        if name not in TEXT
+    }
 
 
 class FloatWeights(nn.Module):

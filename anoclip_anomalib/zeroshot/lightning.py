@@ -20,6 +20,7 @@ from anoclip_anomalib.clip.constants import CLIP_MEAN, CLIP_STD
 from anoclip_anomalib.evaluation import StreamingEvaluator, Threshold, standard_metrics
 from anoclip_anomalib.evaluation.epoch_metrics import EpochMetrics
 from anoclip_anomalib.files import atomic_write
+from anoclip_anomalib.zeroshot.buffers import image_memories
 from anoclip_anomalib.zeroshot.method import NO_CLASS, MethodFacts, ZeroShotModel
 from anoclip_anomalib.zeroshot.tiling import Tiling
 from anoclip_anomalib.zeroshot.visualizer import ContrastVisualizer
@@ -288,17 +289,21 @@ class ZeroShotClip(_Base):
         super().on_load_checkpoint(checkpoint)
         saved: Mapping[str, str | None] = checkpoint.get(_PROVENANCE, {})
         if saved.get("weights_digest") not in (None, self.weights_digest):
-            logger.warning(
-                "The checkpoint was made with other CLIP weights (SHA-256 %s) than this model has (%s): scores will differ",
-                saved["weights_digest"],
-                self.weights_digest,
-            )
+            digests = f"(SHA-256 {saved['weights_digest']}) than this model has ({self.weights_digest})"
+            if checkpoint["state_dict"].keys() & {f"model.{name}" for name in image_memories(self.model)}:
+                raise ValueError(
+                    f"The checkpoint remembers images as other CLIP weights saw them {digests}: nothing can be compared with "
+                    "them. Name the weights that it was made with, or give the normal images or the pool again"
+                )
+            logger.warning("The checkpoint was made with other CLIP weights %s: scores will differ", digests)
         class_name, asked = saved.get("class_name"), self._asked_class()
         if asked is not None and class_name not in (None, asked):
             logger.warning("The checkpoint is about %r; its thresholds are used for %r, which was asked for", class_name, asked)
         if self.needs_class and (asked or class_name):
             self.model.set_class(str(asked or class_name))
-            checkpoint["state_dict"]["model.text_embeddings"] = self.model.text_embeddings
+        own = getattr(self.model, "text_embeddings", None)
+        if own is not None and own.numel():  # of the weights that this model has, whatever the checkpoint's were
+            checkpoint["state_dict"]["model.text_embeddings"] = own
 
     # Export
 

@@ -4,19 +4,33 @@ import torch
 import torch.nn.functional as F
 
 
-def cosine_difference(embeddings: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-    """How much closer embeddings are to the anomalous than to the normal class: the difference of their cosines.
+def differences(features: torch.Tensor, text: torch.Tensor, class_index: torch.Tensor | None = None) -> torch.Tensor:
+    """Cosine with the anomalous text minus cosine with the normal one, of unit vectors.
 
     Args:
-        embeddings: (..., D), any length.
-        text: (2, D) unit vectors, normal then anomalous.
+        features: (..., D); (B, ..., D) where images have texts of their own.
+        text: (2, D) unit vectors, normal then anomalous; (B, 2, D) of each image; (C, 2, D) of C classes, with ``class_index``.
+        class_index: (B,) integers, which of the C classes each image shows.
 
     Returns:
         (...) in [-2, 2].
+
+    Raises:
+        ValueError: If there is a class index without classes.
     """
+    direction = text[..., 1, :] - text[..., 0, :]
+    if class_index is not None:
+        if text.ndim != 3:
+            raise ValueError(f"Text embeddings of shape {tuple(text.shape)} take no class index; (C, 2, D) do")
+        direction = direction[class_index]
+    return features @ direction if direction.ndim == 1 else torch.einsum("b...d,bd->b...", features, direction)
+
+
+def cosine_difference(embeddings: torch.Tensor, text: torch.Tensor, class_index: torch.Tensor | None = None) -> torch.Tensor:
+    """:func:`differences` of embeddings of any length: how much closer they are to the anomalous than to the normal class."""
     embeddings = embeddings.float()
     length = torch.linalg.vector_norm(embeddings, dim=-1).clamp_min(1e-12)
-    return embeddings @ (text[1] - text[0]) / length
+    return differences(embeddings, text, class_index) / length
 
 
 def abnormal_probability(difference: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:

@@ -43,7 +43,8 @@ def _drawable(one: torch.Tensor, *, spread: bool) -> torch.Tensor:
     low, high = finite.min().item(), finite.max().item()
     one = one.nan_to_num(nan=low, posinf=high, neginf=low)
     if low < 0 or high > 1:
-        return ((one - low) / (high - low)).clamp(0, 1) if high > low else torch.zeros_like(one)
+        # In double: the largest float32 minus the smallest is more than float32 holds.
+        return ((one.double() - low) / (high - low)).clamp(0, 1).float() if high > low else torch.zeros_like(one)
     return with_temperature(one) if spread and max(abs(low - 0.5), abs(high - 0.5)) <= FLAT else one
 
 

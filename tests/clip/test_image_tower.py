@@ -165,6 +165,25 @@ def test_given_weights_serve_all_heads(tiny_clip):
     by_tensor = VisualEncoder(visual, local_attention=mean)(images).patch_tokens
     by_output = VisualEncoder(visual, local_attention=lambda q, k, v: Attended(v.mean(dim=2, keepdim=True).expand_as(v)))
     torch.testing.assert_close(by_tensor, by_output(images).patch_tokens, **CLOSE)
+    depth, heads = len(visual.transformer.resblocks), visual.transformer.resblocks[0].attn.num_heads
+    of_each_head = mean.expand(len(images), heads, count, count)
+    for given in (mean, of_each_head):
+        (walked,), _ = walk_image(visual, images, [Tap(stream="local")], local=LocalPath(attention=given, blocks=depth))
+        torch.testing.assert_close(walked.flatten(1), by_tensor.flatten(1), **CLOSE)
+    with pytest.raises(ValueError, match=rf"do not fit {count} tokens"):
+        walk_image(visual, images, [Tap(stream="local")], local=LocalPath(attention=mean[..., 1:, 1:], blocks=depth))
+
+
+@torch.no_grad()
+def test_a_local_path_takes_an_attention_by_name(tiny_clip):
+    visual = tiny_clip().model.visual
+    images, tap = images_for(visual), [Tap(stream="local")]
+    by_name, by_function = (
+        walk_image(visual, images, tap, local=LocalPath(attention=one, blocks=5))[0][0] for one in ("value", value_attention)
+    )
+    assert torch.equal(by_name, by_function)
+    with pytest.raises(ValueError, match="Unknown local attention 'values'"):
+        walk_image(visual, images, tap, local=LocalPath(attention="values", blocks=5))
 
 
 @torch.no_grad()

@@ -1,12 +1,15 @@
+import copy
 import multiprocessing
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
+from open_clip.transformer import QuickGELU
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -132,6 +135,26 @@ def test_another_activation_has_its_own_files(encoder, weight_file):
     quick = TextEncoder(load_clip("tiny", weight_file(), activation="quick_gelu"), cache_dir=encoder.cache_dir)
     assert (quick.encode(NORMAL) - plain).abs().max() > 1e-4
     assert len(files(encoder)) == 2
+
+
+def test_two_activations_of_one_digest_have_their_own_files(encoder, tiny_clip):
+    """As OpenAI's weights have by their tag and as a file."""
+    clip = tiny_clip()
+    other = copy.deepcopy(clip.model)
+    for block in other.transformer.resblocks:
+        block.mlp.gelu = QuickGELU()
+    quick = replace(clip, model=other)
+    assert (quick.digest, clip.architecture) == (clip.digest, quick.architecture.replace(", QuickGELU", ""))
+    plain = encoder.encode(NORMAL)
+    found = TextEncoder(quick, cache_dir=encoder.cache_dir).encode(NORMAL)
+    assert (found - plain).abs().max() > 1e-4
+    assert len(files(encoder)) == 2
+
+
+def test_what_autocast_was_around_is_not_kept(encoder, tiny_clip, tmp_path):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = TextEncoder(tiny_clip(), cache_dir=tmp_path / "other").encode(NORMAL)
+    assert torch.equal(inside, encoder.encode(NORMAL))
 
 
 @pytest.mark.parametrize("choices", [{"after_block": lambda _, x: x, "variant": "x"}, {"project": False}])

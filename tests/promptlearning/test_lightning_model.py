@@ -55,6 +55,25 @@ def test_test_and_checkpoint(promptclip, engine, root, tmp_path, method, caplog)
     assert torch.equal(again.model(image).pred_score, model.model.eval()(image).pred_score)
 
 
+@pytest.mark.parametrize("method", ["anomalyclip", "crane", "adaclip"])
+def test_text_is_of_the_weights_that_are_there_now(promptclip, prompts_file, method, tmp_path, caplog):
+    """The file of adapters was replaced since the checkpoint was made: a score must not pair its text with new weights."""
+    model = promptclip(method, "replaced", class_name="bottle")
+    model.model.set_class("bottle")
+    checkpoint = {"state_dict": dict(model.state_dict())}
+    model.on_save_checkpoint(checkpoint)
+    new = PromptClip(adapters=prompts_file(method, "replaced", seed=1), class_name="bottle")
+    new.model.set_class("bottle")
+    expected = new.model.text_embeddings.clone()
+    assert new.weights_digest != model.weights_digest
+    new.on_load_checkpoint(checkpoint)
+    assert "made with other CLIP weights" in caplog.text
+    new.load_state_dict(checkpoint["state_dict"], strict=False)
+    assert torch.equal(new.model.text_embeddings, expected)
+    if method != "adaclip":  # whose prompts are per image
+        assert not torch.equal(expected, model.model.text_embeddings)
+
+
 def test_a_score_does_not_depend_on_batches(promptclip, engine, root):  # noqa: F811
     runs = []
     for size in (1, 4):

@@ -101,6 +101,8 @@ def test_a_checkpoint_holds_the_memory_and_needs_no_folder(anoclip, engine, tmp_
     assert len(loaded.model.reference) == len(model.model.reference)
     assert predicted(loaded, engine("b"), folder / "test") == before
     assert loaded.learning_type == LearningType.FEW_SHOT
+    with pytest.raises(ValueError, match="remembers images as other CLIP weights saw them"):
+        AnoClip.load_from_checkpoint(tmp_path / "few.ckpt", weights_only=True, backbone="demo", pretrained="demo")
 
 
 def test_the_exported_model_scores_alike(anoclip, engine, root, good, tmp_path):  # noqa: F811

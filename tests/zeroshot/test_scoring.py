@@ -2,7 +2,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from anoclip_anomalib.zeroshot.scoring import abnormal_probability, cosine_difference, gaussian, mean_filter, upsample
+from anoclip_anomalib.zeroshot.scoring import (
+    abnormal_probability,
+    cosine_difference,
+    differences,
+    gaussian,
+    mean_filter,
+    upsample,
+)
 
 
 def text() -> torch.Tensor:
@@ -52,6 +59,24 @@ def test_temperature_divides_the_cosines(temperature):
     expected = (cosines / temperature).softmax(-1)[..., 1]
     actual = abnormal_probability(cosine_difference(embeddings, text()), temperature)
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("read", [cosine_difference, differences])
+@pytest.mark.parametrize("shape", [(6, 16), (6, 5, 16), (6, 2, 5, 16)])
+def test_several_classes_in_a_batch_are_each_image_alone(read, shape):
+    embeddings = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    texts = F.normalize(torch.randn(3, 2, 16, generator=torch.Generator().manual_seed(2)), dim=-1)
+    index = torch.tensor([2, 0, 1, 1, 0, 2])
+    together = read(embeddings, texts, index)
+    alone = torch.stack([read(one, texts[c]) for one, c in zip(embeddings, index, strict=True)])
+    torch.testing.assert_close(together, alone, atol=1e-6, rtol=0)
+    assert torch.equal(together, read(embeddings, texts[index]))
+    assert together.shape == shape[:-1]
+
+
+def test_a_class_index_needs_classes():
+    with pytest.raises(ValueError, match=r"\(2, 16\) take no class index"):
+        cosine_difference(torch.zeros(2, 16), text(), torch.zeros(2, dtype=torch.long))
 
 
 def test_upsampling_without_aligned_corners_is_torchs():
