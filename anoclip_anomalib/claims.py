@@ -3,7 +3,7 @@
 Claims only save work: every result is written atomically and does not depend on who writes it, so that even two
 processes on one piece would do no harm.
 
-The leases of `filelock` 4.2 were tried instead: an empty claim is kept for ever there, a claim is created before its record
+The leases of ``filelock`` 4.2 were tried instead: an empty claim is kept for ever there, a claim is created before its record
 is written, a stale one is not taken over where two names cannot be exchanged (NFS, SMB), and Python 3.10 is not supported.
 """
 

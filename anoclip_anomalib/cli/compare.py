@@ -1,4 +1,4 @@
-"""`anoclip compare`: measure models side by side, by one protocol, resumably."""
+"""``anoclip compare``: measure models side by side, by one protocol, resumably."""
 
 import argparse
 import sys

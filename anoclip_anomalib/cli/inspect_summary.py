@@ -22,7 +22,7 @@ def print_summary(folder: RunFolder, content: dict[str, Any]) -> None:
 
     Args:
         folder: Of the run, whose rows are sorted by rank.
-        content: Of its `run.json`.
+        content: Of its ``run.json``.
     """
     counts, decision = content["counts"], content["decision"]
     console = Console()
@@ -60,7 +60,7 @@ def print_json(folder: RunFolder, content: dict[str, Any]) -> None:
 
     Args:
         folder: Of the run.
-        content: Of its `run.json`.
+        content: Of its ``run.json``.
     """
     facts = plain({"folder": str(folder.path), "page": str(folder.path / "index.html"), **content})
     print(json.dumps(facts, allow_nan=False).removesuffix("}"), end=', "results": [')

@@ -1,4 +1,4 @@
-"""`anoclip pool build`: photographs without labels become a pool that single images are scored against."""
+"""``anoclip pool build``: photographs without labels become a pool that single images are scored against."""
 
 import argparse
 from pathlib import Path

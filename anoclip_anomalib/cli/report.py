@@ -1,4 +1,4 @@
-"""`anoclip report`: HTML, Markdown, CSV and LaTeX from the results of `anoclip compare`."""
+"""``anoclip report``: HTML, Markdown, CSV and LaTeX from the results of ``anoclip compare``."""
 
 import argparse
 from pathlib import Path

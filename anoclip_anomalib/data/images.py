@@ -28,7 +28,7 @@ def read_image(path: str | Path) -> torch.Tensor:
 
     The camera's rotation (EXIF) is applied, 16-bit images keep their range instead of being clipped to white, grey and
     palette images become RGB, and transparent ones are laid on white. At most 1 GiB is used: an image of more than
-    `WHOLE_PIXELS` is reduced by the smallest whole factor that leaves at most `REDUCED_PIXELS`.
+    ``WHOLE_PIXELS`` is reduced by the smallest whole factor that leaves at most ``REDUCED_PIXELS``.
 
     Args:
         path: An image file that Pillow can read.
@@ -123,7 +123,7 @@ def _upright(image: torch.Tensor, orientation: int | None) -> torch.Tensor:
 
 
 def shrink(image: np.ndarray, side: int) -> np.ndarray:
-    """Reduce (H, W) or (H, W, 3) so that the longer side is `side` at most, by area averaging."""
+    """Reduce (H, W) or (H, W, 3) so that the longer side is ``side`` at most, by area averaging."""
     height, width = image.shape[:2]
     scale = side / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))

@@ -1,4 +1,4 @@
-"""Fair evaluation: the field's metrics from raw scores, thresholds without labels, `predictions.csv`.
+"""Fair evaluation: the field's metrics from raw scores, thresholds without labels, ``predictions.csv``.
 
 Knows anomalib's data classes and none of our models. Names are loaded when they are first used.
 """

@@ -1,7 +1,7 @@
 """Threshold curves and the numbers drawn from them. Pure functions on sorted counts.
 
-A `ScoreCounts` holds, for each distinct score in ascending order, how many normal and anomalous elements have it. For
-images these are images, for maps pixels; pixels of anomalous regions also carry `overlap`, 1 / (area of their region).
+A ``ScoreCounts`` holds, for each distinct score in ascending order, how many normal and anomalous elements have it. For
+images these are images, for maps pixels; pixels of anomalous regions also carry ``overlap``, 1 / (area of their region).
 """
 
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ class ScoreCounts:
 
 @dataclass(frozen=True)
 class Curve:
-    """Rates when everything with a score of at least `threshold` is called anomalous; thresholds descend.
+    """Rates when everything with a score of at least ``threshold`` is called anomalous; thresholds descend.
 
     Attributes:
         threshold: (K,) descending.
@@ -129,7 +129,7 @@ def f1_max(curve: Curve) -> tuple[float, float]:
 
 
 def f1_at(counts: ScoreCounts, threshold: float) -> float:
-    """F1, 0..1, of calling anomalous what scores more than `threshold` (SegF1 on pixels).
+    """F1, 0..1, of calling anomalous what scores more than ``threshold`` (SegF1 on pixels).
 
     Raises:
         UndefinedMetricError: If nothing is anomalous, or the threshold is not a number.
@@ -156,7 +156,7 @@ def pro_curve(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
 
 
 def aupro(curve: Curve, fpr_limit: float = 0.3) -> float:
-    """Area under the PRO curve up to `fpr_limit`, divided by it (MVTec's evaluation code), 0..1.
+    """Area under the PRO curve up to ``fpr_limit``, divided by it (MVTec's evaluation code), 0..1.
 
     The curve is interpolated linearly at the limit.
 
@@ -179,8 +179,8 @@ def aupro(curve: Curve, fpr_limit: float = 0.3) -> float:
 def aupro_paper(counts: ScoreCounts, fpr_limit: float = 0.3, steps: int = 200) -> float:
     """AUPRO as the zero-shot papers print it, 0..1.
 
-    `steps` thresholds evenly from the smallest to below the largest score of all maps; points with a false positive
-    rate below `fpr_limit` are kept; their false positive rates are stretched to 0..1; then the trapezoid rule. Because
+    ``steps`` thresholds evenly from the smallest to below the largest score of all maps; points with a false positive
+    rate below ``fpr_limit`` are kept; their false positive rates are stretched to 0..1; then the trapezoid rule. Because
     of the coarse thresholds and the stretched axis this is not comparable with :func:`aupro`.
 
     Raises:
@@ -206,7 +206,7 @@ def aupro_paper(counts: ScoreCounts, fpr_limit: float = 0.3, steps: int = 200) -
 
 
 def downsample(x: np.ndarray, y: np.ndarray, points: int = 200) -> tuple[list[float], list[float]]:
-    """Keep at most `points` points of a curve for drawing, first and last included, evenly along its length."""
+    """Keep at most ``points`` points of a curve for drawing, first and last included, evenly along its length."""
     if len(x) <= points:
         return x.tolist(), y.tolist()
     length: np.ndarray = np.append(0.0, np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y))))

@@ -3,7 +3,7 @@
 float32 values keep their order when their bit pattern is read as an integer. That integer's upper 16 bits name a
 *cell* (128 cells for every power of two), its lower 16 bits the place inside. A cell is divided into 2^b equal bins; b
 is large where many scores lie (b = 16: one bin for each float32 value, hence exact) and small where few do. All bins
-together never exceed `capacity`, however many scores arrive.
+together never exceed ``capacity``, however many scores arrive.
 """
 
 import numpy as np
@@ -51,11 +51,11 @@ def plan_bits(mass: np.ndarray, capacity: int) -> tuple[np.ndarray, float]:
 
 
 class ScoreHistogram:
-    """Counts of scores in several channels, in at most `capacity` bins.
+    """Counts of scores in several channels, in at most ``capacity`` bins.
 
     Args:
         channels: Number of counters a bin holds. Channel 0 is the number of scores, others are sums of weights.
-        capacity: Upper limit of the number of bins (>= 65536). Memory is about `8 * channels * capacity` bytes.
+        capacity: Upper limit of the number of bins (>= 65536). Memory is about ``8 * channels * capacity`` bytes.
     """
 
     def __init__(self, channels: int = 1, capacity: int = 1 << 19) -> None:
@@ -85,7 +85,7 @@ class ScoreHistogram:
 
         Args:
             values: (N,) finite scores, counted with weight 1 in channel 0.
-            channels: For each further channel (index, weight): positions in `values` (K,) and their weights (K,).
+            channels: For each further channel (index, weight): positions in ``values`` (K,) and their weights (K,).
 
         Raises:
             ValueError: If a score is not finite.
@@ -112,7 +112,7 @@ class ScoreHistogram:
     def rows(self) -> np.ndarray:
         """Bins that hold something, ascending: (bins, 1 + channels) float64 of score (bin's lower end) and counters.
 
-        With the lower end, `score > threshold` is right for every bin that holds a single value, also where the threshold
+        With the lower end, ``score > threshold`` is right for every bin that holds a single value, also where the threshold
         is that very value. Rows of several histograms may be concatenated and used as one: so processes are merged.
         """
         kept = self._counts[0] > 0

@@ -18,7 +18,7 @@ def left_out(datamodule: object) -> list[tuple[str, str]]:
     """Test images that a datamodule does not test: most hold back a part for validation, or replace some by generated ones.
 
     Args:
-        datamodule: anomalib's, after `setup`; others leave nothing out.
+        datamodule: anomalib's, after ``setup``; others leave nothing out.
 
     Returns:
         (path, reason) for each, in order.
@@ -37,7 +37,7 @@ def left_out(datamodule: object) -> list[tuple[str, str]]:
 
 
 def write_left_out(path: Path, datamodule: object) -> None:
-    """Write `left_out.csv` (path, reason) and say how many there are; nothing is written if all images are tested."""
+    """Write ``left_out.csv`` (path, reason) and say how many there are; nothing is written if all images are tested."""
     rows = left_out(datamodule)
     for reason in sorted({reason for _, reason in rows}):
         count = sum(other == reason for _, other in rows)

@@ -21,7 +21,7 @@ def to_uint16(anomaly_map: np.ndarray) -> np.ndarray:
 
 
 class MapWriter:
-    """Writes maps below `folder` as `<folder of the image>/<stem>.<suffix>`, see :func:`below_root` and :class:`OutputNames`.
+    """Writes maps below ``folder`` as ``<folder of the image>/<stem>.<suffix>``, see :func:`below_root` and :class:`OutputNames`.
 
     Args:
         folder: where maps go.
@@ -39,7 +39,7 @@ class MapWriter:
         self._names = OutputNames()
 
     def write(self, anomaly_map: np.ndarray, image_path: str | Path, size: tuple[int, int]) -> Path:
-        """Write a map (h, w) at `size` (height, width); returns the file's path relative to `folder`."""
+        """Write a map (h, w) at ``size`` (height, width); returns the file's path relative to ``folder``."""
         relative = self._names.unique(below_root(image_path, self.root), SUFFIXES[self.kind])
         resized = resize_map(anomaly_map, size)
         with atomic_write(self.folder / relative) as temporary:

@@ -1,6 +1,6 @@
-"""The metric suite as anomalib metrics: thin shells over `curves` and `accumulator`.
+"""The metric suite as anomalib metrics: thin shells over ``curves`` and ``accumulator``.
 
-They are used in an `Evaluator`, from Python or YAML, with any anomalib model::
+They are used in an ``Evaluator``, from Python or YAML, with any anomalib model::
 
     evaluator:
       class_path: anoclip_anomalib.evaluation.StreamingEvaluator
@@ -9,7 +9,7 @@ They are used in an `Evaluator`, from Python or YAML, with any anomalib model::
           - class_path: anoclip_anomalib.evaluation.ImageAUROC
           - class_path: anoclip_anomalib.evaluation.AUPRO
 
-A metric without a value (no masks, one class) is NaN and says why in `reason`; it is never 0.
+A metric without a value (no masks, one class) is NaN and says why in ``reason``; it is never 0.
 """
 
 import copy
@@ -34,7 +34,7 @@ _NUMBERS = itertools.count()
 
 
 class StreamingMetric(AnomalibMetric, Metric):
-    """Base: reads anomalib batches, is NaN with a `reason` where undefined.
+    """Base: reads anomalib batches, is NaN with a ``reason`` where undefined.
 
     Args:
         fields: Batch fields (score, ground truth); each metric has its defaults.
@@ -55,7 +55,7 @@ class StreamingMetric(AnomalibMetric, Metric):
         self._missing: set[str] = set()
 
     def update(self, batch: Any) -> None:
-        """Add a batch; batches without the needed fields are passed over and named in `reason`."""
+        """Add a batch; batches without the needed fields are passed over and named in ``reason``."""
         missing = {field for field in self.fields if getattr(batch, field, None) is None}
         self._missing |= missing
         if not missing:
@@ -101,7 +101,7 @@ class StreamingMetric(AnomalibMetric, Metric):
         return METRICS[self.entry].compute(counts, float("nan"))
 
     def compute(self) -> torch.Tensor:
-        """Scalar tensor, NaN with `reason` set where the metric is undefined."""
+        """Scalar tensor, NaN with ``reason`` set where the metric is undefined."""
         self.reason = None
         try:
             value = self.value(self.counts())
@@ -280,7 +280,7 @@ class AUPRO_paper(PixelMetric):  # noqa: N801 - the name under which the field's
 
 
 class SegF1(PixelMetric):
-    """Pixel F1, 0..1, at a threshold fixed beforehand (see `thresholds` for rules without labels).
+    """Pixel F1, 0..1, at a threshold fixed beforehand (see ``thresholds`` for rules without labels).
 
     Args:
         threshold: Pixels above it are called anomalous.

@@ -16,7 +16,7 @@ def safe_part(name: str) -> str:
 
 
 def path_cell(path: str | Path) -> str:
-    """A path as it stands in a CSV: a spreadsheet would run `=cmd.png` as a formula, `./=cmd.png` is the same file."""
+    """A path as it stands in a CSV: a spreadsheet would run ``=cmd.png`` as a formula, ``./=cmd.png`` is the same file."""
     text = printable(path)
     return f"./{text}" if csv_safe(text) != text else text
 
@@ -31,7 +31,7 @@ def prediction_root(trainer: Any) -> Path | None:
 
 
 def below_root(image_path: str | Path, root: Path | None) -> Path:
-    """An image's path from `root` on, the name of `root` included; without a root, its folder's name and its own."""
+    """An image's path from ``root`` on, the name of ``root`` included; without a root, its folder's name and its own."""
     image_path = Path(image_path)
     if root is not None and image_path.is_relative_to(root):
         return Path(os.path.basename(os.path.abspath(root))) / image_path.relative_to(root)
@@ -39,13 +39,13 @@ def below_root(image_path: str | Path, root: Path | None) -> Path:
 
 
 class OutputNames:
-    """Gives every file of a run a name of its own; equal ones get `-2`, `-3`, ..."""
+    """Gives every file of a run a name of its own; equal ones get ``-2``, ``-3``, ..."""
 
     def __init__(self) -> None:
         self._used: set[str] = set()
 
     def unique(self, wanted: str | Path, suffix: str | None = None) -> Path:
-        """A relative path like `wanted`, with `suffix` in place of its own, that was not given before."""
+        """A relative path like ``wanted``, with ``suffix`` in place of its own, that was not given before."""
         wanted = Path(wanted)
         folder = Path(*(safe_part(part) for part in wanted.parent.parts))
         stem = safe_part(wanted.stem).encode()[:_LONGEST].decode(errors="ignore")

@@ -1,4 +1,4 @@
-"""`predictions.csv`: every image's raw score and decision, from test and predict, with any anomalib model."""
+"""``predictions.csv``: every image's raw score and decision, from test and predict, with any anomalib model."""
 
 import csv
 from pathlib import Path
@@ -23,7 +23,7 @@ COLUMNS = ("path", "score", "threshold", "label", "threshold_rule", "map", "map_
 
 
 def write_predictions(path: str | Path, rows: list[dict[str, Any]]) -> None:
-    """Write rows with (a part of) `COLUMNS` as CSV in UTF-8, at once or not at all; see `path_cell` for paths."""
+    """Write rows with (a part of) ``COLUMNS`` as CSV in UTF-8, at once or not at all; see ``path_cell`` for paths."""
     with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, restval="")
         writer.writeheader()
@@ -38,21 +38,21 @@ def decision(score: float, threshold: thresholds.Threshold) -> dict[str, Any]:
 
 
 class PredictionsCsv(RawPredictions):
-    """Write `predictions.csv` and, if wanted, every pixel map at original size.
+    """Write ``predictions.csv`` and, if wanted, every pixel map at original size.
 
     Scores are the model's own, before anomalib's normalisation. Without a rule the threshold is the one that anomalib's
     post-processor decides with in the same run, so that file, pictures and anomalib's metrics agree. A rule that is asked
     for takes the normal images of the validation set if these are other images than the test set's. Where there is neither,
-    a few-shot model's own threshold is used, or a zero-shot model's natural one. The column `threshold_rule` says which.
+    a few-shot model's own threshold is used, or a zero-shot model's natural one. The column ``threshold_rule`` says which.
 
-    Images that could not be read (`faults` of the predicted dataset, path -> reason), or whose score or map is not finite, are
-    rows without a score; the column `fault` says why. Test images that anomalib holds back for validation are listed in
-    `left_out.csv`. What an earlier run has left in the folder is moved to `earlier-1`, `earlier-2`, ... Several processes
+    Images that could not be read (``faults`` of the predicted dataset, path -> reason), or whose score or map is not finite, are
+    rows without a score; the column ``fault`` says why. Test images that anomalib holds back for validation are listed in
+    ``left_out.csv``. What an earlier run has left in the folder is moved to ``earlier-1``, ``earlier-2``, ... Several processes
     write one file.
 
     Args:
         folder: where files go; default: the run's result folder.
-        save_maps: None, "tiff" (float32) or "png" (16 bit; `map_min` and `map_max` give its 0 and 65535).
+        save_maps: None, "tiff" (float32) or "png" (16 bit; ``map_min`` and ``map_max`` give its 0 and 65535).
         threshold: kind of the rule, see :class:`ThresholdRule`; None for anomalib's own decision.
         k: for "mean_std".
         q: for "quantile".

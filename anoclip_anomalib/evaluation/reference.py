@@ -9,7 +9,7 @@ from anoclip_anomalib.evaluation.histogram import ScoreHistogram
 class ScoreReference:
     """Mean, standard deviation and quantiles of scores that arrive in pieces.
 
-    Quantiles are exact for up to `capacity` scores, and of a histogram beyond that.
+    Quantiles are exact for up to ``capacity`` scores, and of a histogram beyond that.
 
     Args:
         capacity: Scores kept as they are, and then histogram bins, see :class:`ScoreHistogram`.
@@ -57,7 +57,7 @@ class ScoreReference:
         return float(np.sqrt(self._squares / self.count))
 
     def quantile(self, q: float) -> float:
-        """Smallest score that at least the share `q` of the scores does not exceed."""
+        """Smallest score that at least the share ``q`` of the scores does not exceed."""
         if not 0 <= q <= 1:
             raise ValueError(f"a quantile must lie in [0, 1], got {q}")
         self._require()

@@ -32,7 +32,7 @@ def squeeze_channel(array: np.ndarray) -> np.ndarray:
 
 
 def resize_map(anomaly_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize a map (H, W) bilinearly to `size` (height, width), float32."""
+    """Resize a map (H, W) bilinearly to ``size`` (height, width), float32."""
     if anomaly_map.shape == tuple(size):
         return np.asarray(anomaly_map, dtype=np.float32)
     return cv2.resize(np.asarray(anomaly_map, np.float32), (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
@@ -103,7 +103,7 @@ def map_mask_pairs(batch: Any, resolution: str = "model") -> Iterator[tuple[np.n
     """Yield (map, mask) groups of equal size, each (N, H, W), from a batch.
 
     Args:
-        batch: Anomalib batch with `anomaly_map` and `gt_mask`; for "original" also `image_path` and `mask_path`.
+        batch: Anomalib batch with ``anomaly_map`` and ``gt_mask``; for "original" also ``image_path`` and ``mask_path``.
         resolution: "model" compares the batch's own tensors; "original" reads each mask file again and resizes the map
             to it (an image without a mask file is normal: an empty mask of the image's size).
 

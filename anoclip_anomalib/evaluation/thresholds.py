@@ -38,7 +38,7 @@ class ThresholdRule:
 
     Args:
         kind: "mean_std" (mean + k standard deviations of normal images' scores; MVTec's hint for AD 2, k = 3),
-            "quantile" (of normal images' scores), "fixed" (`value`), "adaptive" (anomalib's: best F1 on *labelled*
+            "quantile" (of normal images' scores), "fixed" (``value``), "adaptive" (anomalib's: best F1 on *labelled*
             validation images), "natural" (where the model is undecided without any data, see :func:`natural_threshold`).
         k: for "mean_std".
         q: for "quantile", 0..1.

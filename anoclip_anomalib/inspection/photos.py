@@ -42,7 +42,7 @@ class Photos:
     single folder. By the rules of :class:`anoclip_anomalib.data.FolderImages`: subfolders are read, links to files are
     followed, links to folders are not. A file that is named is taken whatever its suffix is; what is named twice is taken once.
 
-    Left out and counted are: masks beside photographs (`x_mask.png` beside `x.jpg`, a folder `ground_truth` or `masks`), what
+    Left out and counted are: masks beside photographs (``x_mask.png`` beside ``x.jpg``, a folder ``ground_truth`` or ``masks``), what
     earlier runs have written, and files of other kinds.
 
     Args:
@@ -164,7 +164,7 @@ def _kind(name: str, left_out: Counter[str]) -> str:
 
 
 def spread(photos: Photos, count: int, wanted: int) -> Iterator[Photo]:
-    """At most `wanted` of `count` photographs, at equal distances."""
+    """At most ``wanted`` of ``count`` photographs, at equal distances."""
     step = max(1, -(-count // wanted))
     return (photo for photo in islice(photos, 0, None, step) if not photo.fault)
 

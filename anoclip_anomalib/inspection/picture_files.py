@@ -16,14 +16,14 @@ _QUALITY, _UNDER_HEAT = 92, 75  # of JPEG; the photograph without heat is there 
 
 
 def write_pictures(inspection: Inspection, contrast: Contrast, picture: Path, page: Path) -> None:
-    """Write `picture`, `<page>.photo.jpg` and `<page>.heat.jpg`; what is there is overwritten.
+    """Write ``picture``, ``<page>.photo.jpg`` and ``<page>.heat.jpg``; what is there is overwritten.
 
     Pictures are JPEG: as PNG those of ten thousand photographs of a telephone would take some hundred gigabytes.
 
     Args:
         inspection: A result without fault.
         contrast: Of the run.
-        picture: Ends in `.jpg`.
+        picture: Ends in ``.jpg``.
         page: Without a suffix.
 
     Raises:

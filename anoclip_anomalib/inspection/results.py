@@ -1,4 +1,4 @@
-"""`results.csv`: a line for every photograph, written as the run goes; ranks come when it ends."""
+"""``results.csv``: a line for every photograph, written as the run goes; ranks come when it ends."""
 
 import csv
 import io
@@ -48,7 +48,7 @@ def fault_row(path: str, fault: str) -> Row:
 
 
 class Results:
-    """`results.csv` (RFC 4180, UTF-8) of one run; no cell has a line end, so that lines are rows.
+    """``results.csv`` (RFC 4180, UTF-8) of one run; no cell has a line end, so that lines are rows.
 
     Every row is in the file before the next one is taken, and a row that could not be written whole leaves no trace: the file
     is valid whenever the process ends. :meth:`finish` gives ranks; it holds a few numbers for each row, not the rows.
@@ -109,10 +109,10 @@ class Results:
         return Counter(row["path"] for row in read_rows(self.path))
 
     def finish(self) -> Counter[str]:
-        """Sort the rows by rank, the most unusual first and faults last, and fill in `rank` and `z`; atomically.
+        """Sort the rows by rank, the most unusual first and faults last, and fill in ``rank`` and ``z``; atomically.
 
         Returns:
-            How many there are: `"inspected"`, `"unreadable"`, `"good"`, `"defect"`.
+            How many there are: ``"inspected"``, ``"unreadable"``, ``"good"``, ``"defect"``.
         """
         import numpy as np
 
@@ -168,7 +168,7 @@ class Results:
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """The rows of a `results.csv`, of a run that goes on too; half a line at the end is none.
+    """The rows of a ``results.csv``, of a run that goes on too; half a line at the end is none.
 
     Raises:
         FileNotFoundError: If there is none.

@@ -48,7 +48,7 @@ class FolderRun:
         photos: The photographs.
         total: How many there are.
         folder: Where results go; what is there already is kept.
-        content: Of `run.json` so far: at least `"settings"`; a run that goes on has more. It is changed.
+        content: Of ``run.json`` so far: at least ``"settings"``; a run that goes on has more. It is changed.
         progress: Told what is done.
         execute: Scores the photographs elsewhere; default: here.
     """

@@ -1,4 +1,4 @@
-"""The folder of one run: a new number each time, `run.json` beside the results, one process at a time."""
+"""The folder of one run: a new number each time, ``run.json`` beside the results, one process at a time."""
 
 import json
 import os
@@ -19,14 +19,14 @@ class RunFolderError(ValueError):
 
 
 class RunFolder:
-    """`results.csv`, `run.json`, `pictures/`, `page/`, `index.html` of one run.
+    """``results.csv``, ``run.json``, ``pictures/``, ``page/``, ``index.html`` of one run.
 
     Args:
         path: The folder.
 
     Attributes:
         path: The same.
-        results: Its `results.csv`.
+        results: Its ``results.csv``.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -35,7 +35,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, root: str | Path) -> "RunFolder":
-        """A new folder in `root`, numbered one above the highest there; two processes never get the same.
+        """A new folder in ``root``, numbered one above the highest there; two processes never get the same.
 
         Raises:
             OSError: If it cannot be created.
@@ -51,7 +51,7 @@ class RunFolder:
 
     @classmethod
     def unfinished(cls, root: str | Path) -> "RunFolder":
-        """The newest run in `root` that was not completed.
+        """The newest run in ``root`` that was not completed.
 
         Raises:
             RunFolderError: If there is none.
@@ -62,7 +62,7 @@ class RunFolder:
         raise RunFolderError(f"There is no unfinished run in {printable(root)} to resume")
 
     def read(self) -> dict[str, Any]:
-        """What `run.json` says.
+        """What ``run.json`` says.
 
         Raises:
             RunFolderError: If there is none, or it is damaged.
@@ -84,13 +84,13 @@ class RunFolder:
         """Refuse a run that is complete.
 
         Raises:
-            RunFolderError: If its `run.json` says so.
+            RunFolderError: If its ``run.json`` says so.
         """
         if content.get("complete"):
             raise RunFolderError(f"{printable(self.path)} is complete, there is nothing to resume: start a new run")
 
     def write(self, content: dict[str, Any]) -> None:
-        """Write `run.json`."""
+        """Write ``run.json``."""
         with atomic_write(self.path / RUN) as temporary:
             # What is not ASCII is escaped: so are the bytes of names that are no UTF-8, which come back as they were.
             temporary.write_text(json.dumps(plain(content), indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -56,7 +56,7 @@ class Stopwatch(Callback):
 
 
 def latency(seconds: list[float], warmup: int) -> dict[str, float | int | None]:
-    """Median and 95th percentile in seconds of single images, without the first `warmup` of them."""
+    """Median and 95th percentile in seconds of single images, without the first ``warmup`` of them."""
     counted = seconds[warmup:]
     median, p95 = (float(np.median(counted)), float(np.percentile(counted, 95))) if counted else (None, None)
     return {"median_s": median, "p95_s": p95, "timed_images": len(counted), "warmup_images": min(warmup, len(seconds))}

@@ -120,7 +120,7 @@ def _ticks(axis: Axis, low: float, high: float, count: int, digits: int) -> Tick
 
 
 def _chart(title: str, x_title: str, y_title: str, x_ticks: Ticks, y_ticks: Ticks, **inside: Any) -> Markup:
-    """Axes with their titles, and inside them `lines`, `bars` or `marks`."""
+    """Axes with their titles, and inside them ``lines``, ``bars`` or ``marks``."""
     place = {"left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM, "lines": (), "bars": (), "marks": ()}
     words = {"title": title, "x_title": x_title, "y_title": y_title, "x_ticks": x_ticks, "y_ticks": y_ticks}
     return Markup(render("chart.html.jinja", **place | words | inside))

@@ -28,7 +28,7 @@ class Choice(NamedTuple):
 
 
 def choose(rows: list[dict[str, Any]], models: list[str], data: str, each: int = 4) -> list[Choice]:
-    """Choose images that every model has: the `each` best, worst and most disputed ones.
+    """Choose images that every model has: the ``each`` best, worst and most disputed ones.
 
     Quality is how right a model is on an image (see row.image_quality): best and worst by the mean over models, disputed by
     the spread. Of several seeds the first counts. Images of different categories are preferred.
@@ -56,7 +56,7 @@ def choose(rows: list[dict[str, Any]], models: list[str], data: str, each: int =
 
 
 def _spread_over_categories(order: list[tuple[str, str]], count: int) -> list[tuple[str, str]]:
-    """The first `count`, but no category twice before all had their turn."""
+    """The first ``count``, but no category twice before all had their turn."""
     turns: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
     return sorted(order, key=lambda key: next(turns[key[0]]))[:count]
 
@@ -131,7 +131,7 @@ def outlined(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]) 
 
 
 def data_uri(image: np.ndarray, kind: str = "jpeg", quality: int = 80) -> str:
-    """A picture (H, W, 3) uint8 RGB as the address of itself; `quality` is JPEG's."""
+    """A picture (H, W, 3) uint8 RGB as the address of itself; ``quality`` is JPEG's."""
     stream = io.BytesIO()
     Image.fromarray(image).save(stream, kind, quality=quality)
     return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"

@@ -31,9 +31,9 @@ class Cell(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Cells of a data set: `cells[model][category][metric]`; the category "mean" is the mean over categories.
+    """Cells of a data set: ``cells[model][category][metric]``; the category "mean" is the mean over categories.
 
-    `counted` is the number of categories that have results.
+    ``counted`` is the number of categories that have results.
     """
 
     data: str
@@ -168,7 +168,7 @@ def speed_of(rows: list[dict[str, Any]], model: str, **names: str) -> dict[str, 
 
 
 def mean_curve(curves: list[Curve], limit: float, start: float | None = 0.0, points: int = 100) -> Curve:
-    """Average curves vertically on a common axis 0..limit, from `start` at 0 (None: from where the curves start)."""
+    """Average curves vertically on a common axis 0..limit, from ``start`` at 0 (None: from where the curves start)."""
     x = np.linspace(0, limit, points)
     y = np.mean([_at(curve, x, start) for curve in curves], axis=0)
     return {"x": [round(float(v), 5) for v in x], "y": [round(float(v), 5) for v in y]}

@@ -22,7 +22,7 @@ class ResultsError(ValueError):
 
 
 def results_folders(path: str | Path) -> list[Path]:
-    """The results folders that are meant by a path: itself, or those in it (as in `results/comparison`), sorted.
+    """The results folders that are meant by a path: itself, or those in it (as in ``results/comparison``), sorted.
 
     A folder without any is returned as it is; :class:`ResultsFolder` says what is wrong with it.
     """
@@ -32,7 +32,7 @@ def results_folders(path: str | Path) -> list[Path]:
 
 
 class ResultsFolder:
-    """`suite.json`, `rows/<job>.json`, `predictions/<job>.csv`, `pictures/...`.
+    """``suite.json``, ``rows/<job>.json``, ``predictions/<job>.csv``, ``pictures/...``.
 
     Args:
         path: the folder; created by :meth:`open_for`.

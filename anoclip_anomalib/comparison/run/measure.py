@@ -71,7 +71,7 @@ def choose_samples(paths: list[str], labels: list[int], count: int) -> list[str]
 
 
 class Measure(RawPredictions):
-    """Collects raw scores in validation and test. Put it first in `Engine(callbacks=[...])`.
+    """Collects raw scores in validation and test. Put it first in ``Engine(callbacks=[...])``.
 
     Args:
         protocol: resolution and number of samples.

@@ -22,7 +22,7 @@ class OnRay:
 
     Args:
         address: Of an existing cluster ("auto" or host:port); None starts one on this machine.
-        threads: CPUs that a job gets, and torch's threads in it; a model's own `cpus` take precedence.
+        threads: CPUs that a job gets, and torch's threads in it; a model's own ``cpus`` take precedence.
         workers: CPUs of the cluster that is started here; None for all.
         note: Is told what people should know.
 

@@ -110,10 +110,10 @@ class FailedRow(_Row):
 
 
 class DoneRow(_Row):
-    """The row of a finished job: metrics by the names of `evaluation.registry`, 0..1; None is explained in `undefined`.
+    """The row of a finished job: metrics by the names of ``evaluation.registry``, 0..1; None is explained in ``undefined``.
 
-    `images`: path below the data root, score, label (-1 unknown) and AUROC inside the map; `samples`: path, label, score and
-    quality of the images in the report's pictures; `map_scale`: the scores of a heatmap's
+    ``images``: path below the data root, score, label (-1 unknown) and AUROC inside the map; ``samples``: path, label, score and
+    quality of the images in the report's pictures; ``map_scale``: the scores of a heatmap's
     darkest and brightest value.
     """
 

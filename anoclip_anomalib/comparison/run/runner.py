@@ -33,7 +33,7 @@ class Here:
     """Runs a job in this process.
 
     Args:
-        threads: torch's threads for each job; a model's own `cpus` take precedence.
+        threads: torch's threads for each job; a model's own ``cpus`` take precedence.
         run: For tests.
     """
 
@@ -75,7 +75,7 @@ def needs_run(
     Args:
         folder: The results.
         job: The job.
-        retry_failed: A failure from before `since` counts as no row.
+        retry_failed: A failure from before ``since`` counts as no row.
         since: When this run began, Unix time by the files' clock.
         note: Is told of a damaged row, which counts as none.
     """

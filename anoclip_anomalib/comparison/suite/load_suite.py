@@ -1,7 +1,7 @@
 """A suite from YAML, with every fault found at once.
 
 The types in suite.py say what a file may hold. In the file a class and its arguments stand directly in the entry
-(`class_path`, `init_args`), a class without arguments may be its name alone, and `categories` may be `all`.
+(``class_path``, ``init_args``), a class without arguments may be its name alone, and ``categories`` may be ``all``.
 """
 
 import inspect
@@ -32,7 +32,7 @@ def load_suite(path: str | Path, roots: dict[str, str] | None = None, check_data
 
     Args:
         path: YAML file.
-        roots: Data set name -> folder, in place of the file's `root`.
+        roots: Data set name -> folder, in place of the file's ``root``.
         check_data: False leaves out the check that data roots exist.
 
     Raises:
@@ -159,7 +159,7 @@ class _Reader:
 
 
 def _flat(item: Any, key: str) -> Any:
-    """An entry as its type wants it: class and arguments in `spec`, and a name, if need be the class's."""
+    """An entry as its type wants it: class and arguments in ``spec``, and a name, if need be the class's."""
     if isinstance(item, str):
         item = {"class_path": item}
     if not isinstance(item, dict):

@@ -178,9 +178,9 @@ def jobs_of(suite: Suite) -> list[Job]:
 
 
 def select_jobs(jobs: list[Job], only: list[str] | None = None, shard: tuple[int, int] | None = None) -> list[Job]:
-    """Jobs that match all `only` terms (a model, data set, category, or `seed=N`; glob patterns), then a shard of them.
+    """Jobs that match all ``only`` terms (a model, data set, category, or ``seed=N``; glob patterns), then a shard of them.
 
-    Terms of the same kind are alternatives: `--only AnoClip --only WinClip --only bottle` means either model on bottle.
+    Terms of the same kind are alternatives: ``--only AnoClip --only WinClip --only bottle`` means either model on bottle.
 
     Args:
         jobs: all jobs.

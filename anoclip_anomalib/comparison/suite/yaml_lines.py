@@ -11,7 +11,7 @@ MAX_DEPTH = 50
 
 
 class SuiteError(ValueError):
-    """A suite that cannot be used. `faults` lists everything found, each as "file:line: message"."""
+    """A suite that cannot be used. ``faults`` lists everything found, each as "file:line: message"."""
 
     def __init__(self, faults: list[str]) -> None:
         self.faults = faults
