@@ -94,9 +94,9 @@ def plain(value: Any) -> Any:
 
 
 def printable(path: str | Path) -> str:
-    """A path or message as text that any terminal and any UTF-8 file takes.
+    r"""A path or message as text that any terminal and any UTF-8 file takes.
 
-    Bytes of a name that are no UTF-8 become ``\\xff``; control characters, line ends included, are written as in Python.
+    Bytes of a name that are no UTF-8 become ``\xff``; control characters, line ends included, are written as in Python.
     """
     return "".join(_escaped(char) if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") else char for char in str(path))
 

@@ -24,7 +24,7 @@ def versions() -> dict[str, str]:
 
 
 def commit(folder: Path | None = None) -> str | None:
-    """The git commit of this package's checkout, ``-dirty`` with uncommitted changes; None when it is no checkout."""
+    """The git commit of this package's checkout, ``-dirty`` with uncommitted changes; ``None`` when it is no checkout."""
     folder = folder or Path(__file__).parent
 
     def git(*arguments: str) -> str:

@@ -52,7 +52,7 @@ def ours():
 
 
 def anomalibs():
-    """anomalib's seven metrics of the same names."""
+    """Anomalib's seven metrics of the same names."""
     from anomalib.metrics import AUPR, AUPRO, AUROC, F1Max
 
     image, pixel = ["pred_score", "gt_label"], ["anomaly_map", "gt_mask"]

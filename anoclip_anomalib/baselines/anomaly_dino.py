@@ -1,4 +1,4 @@
-"""anomalib's AnomalyDINO where DINOv2's weights are not at hand."""
+"""Anomalib's AnomalyDINO where DINOv2's weights are not at hand."""
 
 from anomalib.models.image.anomaly_dino import torch_model
 from anomalib.models.image.anomaly_dino.lightning_model import AnomalyDINO

@@ -119,7 +119,7 @@ class _Trivial:
         return PreProcessor(transform=Resize(image_size or IMAGE_SIZE, antialias=True))
 
     def configure_post_processor(self) -> PostProcessor:
-        """anomalib's post-processor."""
+        """Anomalib's post-processor."""
         return PostProcessor()
 
 

@@ -1,4 +1,4 @@
-"""anomalib's WinClip as a fair peer.
+"""Anomalib's WinClip as a fair peer.
 
 Since open_clip 2.26.1 its transformer takes (batch, tokens, channels). anomalib's WinClip still hands it windows as
 (tokens, batch, channels): every window gets the same embedding, silently. Here the fault is found by computing, whatever
@@ -62,7 +62,7 @@ def window_embeddings(visual: nn.Module, feature_map: torch.Tensor, masks: torch
         visual: open_clip's VisionTransformer.
         feature_map: (B, 1 + P, D) tokens before the transformer, class token first.
         masks: (K, W) patch indices of W windows of K patches.
-        batch_first: layout of the transformer.
+        batch_first: Layout of the transformer.
 
     Returns:
         (B, W, D') class token embeddings of the windows.
@@ -81,10 +81,10 @@ class RepairedWinClipModel(WinClipModel):
     """WinClipModel with right windows under every open_clip version, and any CLIP.
 
     Args:
-        scales: window sizes in patches.
+        scales: Window sizes in patches.
         backbone: open_clip architecture, or "demo"; as in :func:`anoclip_anomalib.clip.load_clip`.
-        pretrained: its weights. The default pair is anomalib's own.
-        source: a WinClipModel whose CLIP is taken over; backbone and pretrained are then its own.
+        pretrained: Its weights. The default pair is anomalib's own.
+        source: A WinClipModel whose CLIP is taken over; backbone and pretrained are then its own.
     """
 
     def __init__(
@@ -175,10 +175,10 @@ def one_clip_per_process() -> Iterator[None]:
 
 
 def fair_winclip(model: WinClip) -> tuple[WinClip, str | None]:
-    """anomalib's WinClip itself if its windows are right, else the repaired one with the same settings.
+    """Anomalib's WinClip itself if its windows are right, else the repaired one with the same settings.
 
     Returns:
-        The model to measure, and a note for the row (None if nothing was wrong).
+        The model to measure, and a note for the row (``None`` if nothing was wrong).
     """
     if isinstance(model, RepairedWinClip):
         return model, "repaired windows (RepairedWinClip)"

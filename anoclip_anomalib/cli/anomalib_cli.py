@@ -1,4 +1,4 @@
-"""anomalib's command line, with folders read robustly, the seed applied, a table at the end and errors in one line."""
+"""Anomalib's command line, with folders read robustly, the seed applied, a table at the end and errors in one line."""
 
 import csv
 import logging
@@ -38,7 +38,7 @@ UNREAD = 3  # exit code
 
 
 class AnoclipCLI(AnomalibCLI):
-    """anomalib's command line; see there for its options.
+    """Anomalib's command line; see there for its options.
 
     Attributes:
         exported: The file that the command ``export`` has written.

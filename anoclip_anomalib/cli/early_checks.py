@@ -110,7 +110,7 @@ def own_options(command: str) -> tuple[str, ...]:
 
 
 def closest(name: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The nearest of several names, whatever their case; None if none is near."""
+    """The nearest of several names, whatever their case; ``None`` if none is near."""
     folded = {one.casefold(): one for one in names}
     found = get_close_matches(name.casefold(), folded, n=1, cutoff=cutoff)
     return folded[found[0]] if found else None
@@ -181,7 +181,7 @@ def _check_option(command: str, name: str) -> None:
 
 
 def find_class(kind: Kind, named: str, *, or_folder: bool = False) -> Known | None:
-    """The class of a short name or of a path below anomalib or this package; None for what cannot be known here.
+    """The class of a short name or of a path below anomalib or this package; ``None`` for what cannot be known here.
 
     Raises:
         InputError: For a short name that does not exist, with the nearest one.
@@ -205,7 +205,7 @@ def find_class(kind: Kind, named: str, *, or_folder: bool = False) -> Known | No
 
 
 def check_argument(kind: Kind, found: Known, name: str, value: Any) -> None:
-    """Check an argument's name and, of a number, choice, file, folder or encoder, its value; None is not looked at.
+    """Check an argument's name and, of a number, choice, file, folder or encoder, its value; ``None`` is not looked at.
 
     Raises:
         InputError: For what does not exist, and a value of the wrong type.

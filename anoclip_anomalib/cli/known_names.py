@@ -30,7 +30,7 @@ class Option:
     Attributes:
         name: Its name.
         kind: Its type as the source has it; choices as ``{a,b}``.
-        default: Its default as the source has it; None if it must be given.
+        default: Its default as the source has it; ``None`` if it must be given.
         text: What the docstring says of it.
     """
 
@@ -180,7 +180,7 @@ def _file(module: str, beside: Path | None = None) -> Path:
 
 
 def _derived(kind: Kind) -> dict[str, Path]:
-    """anomalib's classes that are derived from the base of a kind."""
+    """Anomalib's classes that are derived from the base of a kind."""
     inside, pattern = ("models", "lightning_model.py") if kind == "model" else ("data/datamodules", "*.py")
     folder = package_folder("anomalib") / inside
     bases, files = {}, {}
@@ -252,7 +252,7 @@ def _definition(file: Path, name: str) -> ast.expr | None:
 
 
 def _constant(file: Path, name: str) -> Any:
-    """A literal; None for what is computed or not there."""
+    """A literal; ``None`` for what is computed or not there."""
     found = _definition(file, name)
     with suppress(ValueError):
         return ast.literal_eval(found) if found else None

@@ -18,7 +18,7 @@ def hub_if_reachable(address: str | None) -> Iterator[None]:
     """Within the block the Hub's client looks into its cache only, if the address cannot be reached.
 
     Args:
-        address: Where a download would come from; None if there will be none.
+        address: Where a download would come from; ``None`` if there will be none.
     """
     before = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = before or (address is not None and not reachable(address))

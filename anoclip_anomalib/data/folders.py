@@ -129,7 +129,7 @@ class FolderImages(IterableDataset):
 
     @property
     def collate_fn(self) -> Callable:
-        """anomalib's collation of items to a batch."""
+        """Anomalib's collation of items to a batch."""
         return ImageBatch.collate
 
     def _found(self) -> list[Path]:

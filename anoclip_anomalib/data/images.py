@@ -15,7 +15,7 @@ from anoclip_anomalib.files import OTHER_IMAGES, printable
 # Pillow refuses more than 179 million pixels, which take 716 MB once decoded; up to these limits the result takes 12 bytes a
 # pixel beside that. A file therefore never needs more than 1 GiB, whatever its compressed size is.
 WHOLE_PIXELS = 48 << 20
-"""Images of up to so many pixels are read as they are; larger ones are averaged over blocks, to at most `REDUCED_PIXELS`."""
+"""Images of up to so many pixels are read as they are; larger ones are averaged over blocks, to at most ``REDUCED_PIXELS``."""
 REDUCED_PIXELS = 16 << 20
 
 _TOO_LARGE = "it has more than 179 million pixels; scale it down, or cut it into parts"

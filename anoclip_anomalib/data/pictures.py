@@ -1,4 +1,4 @@
-"""anomalib's pictures, under names of their own."""
+"""Anomalib's pictures, under names of their own."""
 
 import logging
 from pathlib import Path
@@ -16,11 +16,11 @@ logger = logging.getLogger(__name__)
 
 
 class NamedVisualizer(ImageVisualizer):
-    """anomalib's visualizer, in which no picture takes the name of another, and none leaves the output folder.
+    """Anomalib's visualizer, in which no picture takes the name of another, and none leaves the output folder.
 
     A predicted folder's subfolders are kept: anomalib keeps only the last, so that ``line1/good/001.jpg`` and
-    ``line2/good/001.jpg`` become one. The photograph is read as it was for the prediction, so that it is as upright as the map on
-    it, and a very large one takes no more memory. Pictures of data sets have anomalib's names, numbered where two are equal.
+    ``line2/good/001.jpg`` become one. The photograph is read as it was for the prediction, so that it is as upright as the map
+    on it, and a very large one takes no more memory. Pictures of data sets have anomalib's names, numbered where two are equal.
     """
 
     _names: OutputNames | None = None

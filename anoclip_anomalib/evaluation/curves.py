@@ -23,7 +23,7 @@ class ScoreCounts:
         score: (K,) ascending scores.
         normal: (K,) normal elements with that score.
         anomalous: (K,) anomalous elements with that score.
-        overlap: (K,) sum over anomalous pixels of 1 / region area; None for images.
+        overlap: (K,) sum over anomalous pixels of 1 / region area; ``None`` for images.
         regions: Number of anomalous regions (0 for images).
         minimum, maximum: Exact extremes of the scores.
     """
@@ -50,7 +50,7 @@ class Curve:
         threshold: (K,) descending.
         tp, fp: (K,) numbers of true and false alarms.
         positives, negatives: Totals.
-        overlap: (K,) mean overlap of the anomalous regions (PRO), or None.
+        overlap: (K,) mean overlap of the anomalous regions (PRO), or ``None``.
     """
 
     threshold: np.ndarray

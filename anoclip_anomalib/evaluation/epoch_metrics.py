@@ -25,7 +25,7 @@ class DistinctImages:
         """The part of a batch that no other process has.
 
         Args:
-            batch: anomalib's batch of B images.
+            batch: Anomalib's batch of B images.
             loaders: The trainer's data loader or list of them (``trainer.test_dataloaders``).
             index: Which of them the batch comes from.
 

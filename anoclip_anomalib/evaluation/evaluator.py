@@ -21,9 +21,9 @@ class StreamingEvaluator(Evaluator):
     Metrics of other kinds (anomalib's own) may be mixed in; they work as ever.
 
     Args:
-        val_metrics: metrics of validation.
-        test_metrics: metrics of the test; None means :func:`standard_metrics`.
-        compute_on_cpu: as in anomalib.
+        val_metrics: Metrics of validation.
+        test_metrics: Metrics of the test; ``None`` means :func:`standard_metrics`.
+        compute_on_cpu: As in anomalib.
     """
 
     def __init__(self, val_metrics: Metrics = None, test_metrics: Metrics = None, compute_on_cpu: bool = True) -> None:

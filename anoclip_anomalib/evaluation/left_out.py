@@ -18,7 +18,7 @@ def left_out(datamodule: object) -> list[tuple[str, str]]:
     """Test images that a datamodule does not test: most hold back a part for validation, or replace some by generated ones.
 
     Args:
-        datamodule: anomalib's, after ``setup``; others leave nothing out.
+        datamodule: Anomalib's, after ``setup``; others leave nothing out.
 
     Returns:
         (path, reason) for each, in order.

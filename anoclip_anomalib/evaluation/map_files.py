@@ -21,15 +21,15 @@ def to_uint16(anomaly_map: np.ndarray) -> np.ndarray:
 
 
 class MapWriter:
-    """Writes maps below ``folder`` as ``<folder of the image>/<stem>.<suffix>``, see :func:`below_root` and :class:`OutputNames`.
+    """Writes maps in ``folder`` as ``<folder of the image>/<stem>.<suffix>``, see :func:`below_root` and :class:`OutputNames`.
 
     Args:
-        folder: where maps go.
+        folder: Where maps go.
         kind: "tiff" (float32, exact) or "png" (16 bit, stretched between the map's minimum and maximum).
-        root: folder whose subfolders are kept in the names.
+        root: Folder whose subfolders are kept in the names.
 
     Raises:
-        ValueError: unknown kind.
+        ValueError: Unknown kind.
     """
 
     def __init__(self, folder: str | Path, kind: str = "tiff", root: Path | None = None) -> None:

@@ -301,7 +301,7 @@ def standard_metrics(prefix: str = "", resolution: str = "model") -> list[Anomal
     """The field's seven (image AUROC, F1-max, AP; pixel AUROC, F1-max, AP; AUPRO) and AUPRO at 0.05 and AUPRO_paper.
 
     Args:
-        prefix: put before every name.
+        prefix: Put before every name.
         resolution: "model" or "original".
     """
     image = [metric(prefix=prefix) for metric in (ImageAUROC, ImageF1Max, ImageAP)]

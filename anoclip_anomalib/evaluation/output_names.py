@@ -22,7 +22,7 @@ def path_cell(path: str | Path) -> str:
 
 
 def prediction_root(trainer: Any) -> Path | None:
-    """The folder whose images a trainer is predicting; None for other data."""
+    """The folder whose images a trainer is predicting; ``None`` for other data."""
     from anoclip_anomalib.evaluation.resolution import datasets_of  # imports torch, which names do without
 
     loaders = trainer.predict_dataloaders if getattr(trainer, "predicting", False) else None

@@ -45,18 +45,18 @@ class PredictionsCsv(RawPredictions):
     for takes the normal images of the validation set if these are other images than the test set's. Where there is neither,
     a few-shot model's own threshold is used, or a zero-shot model's natural one. The column ``threshold_rule`` says which.
 
-    Images that could not be read (``faults`` of the predicted dataset, path -> reason), or whose score or map is not finite, are
-    rows without a score; the column ``fault`` says why. Test images that anomalib holds back for validation are listed in
+    Images that could not be read (``faults`` of the predicted dataset, path -> reason), or whose score or map is not finite,
+    are rows without a score; the column ``fault`` says why. Test images that anomalib holds back for validation are listed in
     ``left_out.csv``. What an earlier run has left in the folder is moved to ``earlier-1``, ``earlier-2``, ... Several processes
     write one file.
 
     Args:
-        folder: where files go; default: the run's result folder.
-        save_maps: None, "tiff" (float32) or "png" (16 bit; ``map_min`` and ``map_max`` give its 0 and 65535).
-        threshold: kind of the rule, see :class:`ThresholdRule`; None for anomalib's own decision.
-        k: for "mean_std".
-        q: for "quantile".
-        value: for "fixed".
+        folder: Where files go; default: the run's result folder.
+        save_maps: ``None``, "tiff" (float32) or "png" (16 bit; ``map_min`` and ``map_max`` give its 0 and 65535).
+        threshold: Kind of the rule, see :class:`ThresholdRule`; ``None`` for anomalib's own decision.
+        k: For "mean_std".
+        q: For "quantile".
+        value: For "fixed".
     """
 
     def __init__(

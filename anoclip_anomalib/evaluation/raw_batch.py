@@ -28,7 +28,7 @@ def raw_scores(batch: Any, *, finite: bool = True) -> np.ndarray:
 
 
 def raw_maps(batch: Any, *, finite: bool = True) -> np.ndarray | None:
-    """Maps (B, H, W) of a batch, or None; see :func:`raw_scores` for the arguments.
+    """Maps (B, H, W) of a batch, or ``None``; see :func:`raw_scores` for the arguments.
 
     Raises:
         ValueError: If a map is not finite (the images are named).

@@ -21,9 +21,9 @@ class RawEvaluation(RawPredictions):
         anomalib test --model Padim --trainer.callbacks anoclip_anomalib.evaluation.RawEvaluation ...
 
     Args:
-        prefix: put before the logged names of the standard metrics.
+        prefix: Put before the logged names of the standard metrics.
         resolution: "model" or "original": the size at which maps and masks are compared.
-        metrics: metrics to use instead of :func:`standard_metrics`.
+        metrics: Metrics to use instead of :func:`standard_metrics`.
     """
 
     stages = ("test",)
@@ -47,7 +47,7 @@ class RawEvaluation(RawPredictions):
         """Add a batch.
 
         Raises:
-            ValueError: if a score or map is not finite.
+            ValueError: If a score or map is not finite.
         """
         scores = raw_scores(batch)
         raw_maps(batch)

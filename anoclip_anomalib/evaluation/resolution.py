@@ -57,7 +57,7 @@ def read_mask(path: str | Path) -> np.ndarray:
 
 
 def path_list(paths: Any, length: int) -> list[str | None]:
-    """Paths of a batch as a list; missing ones (None, "", NaN, and the "None" that anomalib collates) are None."""
+    """Paths of a batch as a list; missing ones (``None``, "", NaN, and the "None" that anomalib collates) are ``None``."""
     if paths is None:
         return [None] * length
     paths = [paths] if isinstance(paths, str | Path) else list(paths)
@@ -65,8 +65,9 @@ def path_list(paths: Any, length: int) -> list[str | None]:
 
 
 def datasets_of(dataloaders: Any) -> list[Any]:
-    """The datasets behind a trainer's data loader or loaders (``trainer.test_dataloaders``), which may be nested in lists and
-    mappings; None where there is none.
+    """The datasets behind a trainer's data loader or loaders (``trainer.test_dataloaders``); ``None`` where there is none.
+
+    Loaders may be nested in lists and mappings.
     """
     return [getattr(loader, "dataset", None) for loader in tree_leaves(dataloaders)]
 

@@ -20,15 +20,15 @@ class Threshold:
     """A threshold and where it comes from.
 
     Attributes:
-        value: scores above it are anomalous; NaN if there is none.
-        rule: in words, for result rows.
+        value: Scores above it are anomalous; NaN if there is none.
+        rule: In words, for result rows.
     """
 
     value: float
     rule: str
 
     def label(self, score: float) -> int | None:
-        """1 anomalous, 0 normal, None without a threshold."""
+        """1 anomalous, 0 normal, ``None`` without a threshold."""
         return int(score > self.value) if np.isfinite(self.value) else None
 
 
@@ -40,12 +40,12 @@ class ThresholdRule:
         kind: "mean_std" (mean + k standard deviations of normal images' scores; MVTec's hint for AD 2, k = 3),
             "quantile" (of normal images' scores), "fixed" (``value``), "adaptive" (anomalib's: best F1 on *labelled*
             validation images), "natural" (where the model is undecided without any data, see :func:`natural_threshold`).
-        k: for "mean_std".
-        q: for "quantile", 0..1.
-        value: for "fixed".
+        k: For "mean_std".
+        q: For "quantile", 0..1.
+        value: For "fixed".
 
     Raises:
-        ValueError: unknown kind, k not finite, q outside [0, 1], "fixed" without a value.
+        ValueError: Unknown kind, k not finite, q outside [0, 1], "fixed" without a value.
     """
 
     kind: str = "mean_std"
@@ -72,11 +72,11 @@ class ThresholdRule:
         """Apply the rule to normal images' scores (not for "adaptive").
 
         Args:
-            reference: scores of normal images.
-            natural: the model's natural threshold.
+            reference: Scores of normal images.
+            natural: The model's natural threshold.
 
         Raises:
-            UndefinedMetricError: if normal images are needed and there were none.
+            UndefinedMetricError: If normal images are needed and there were none.
         """
         if self.kind == "mean_std":
             return Threshold(reference.mean + self.k * reference.std, f"mean + {self.k:g} std of normal images")
@@ -95,7 +95,7 @@ class NormalThreshold(Threshold):
     """A threshold from scores of normal images alone.
 
     Attributes:
-        false_alarms: the share of good images of which scores above it are to be expected, at most.
+        false_alarms: The share of good images of which scores above it are to be expected, at most.
     """
 
     false_alarms: float
@@ -110,11 +110,11 @@ def conformal_threshold(scores: np.ndarray, false_alarms: float = 0.05) -> Norma
 
     Args:
         scores: (n,) of normal images that the model had not seen, as left out one by one.
-        false_alarms: the share of good images that may be called bad.
+        false_alarms: The share of good images that may be called bad.
 
     Raises:
-        UndefinedMetricError: if there are no scores.
-        ValueError: if the share is not in (0, 1), or a score is not finite.
+        UndefinedMetricError: If there are no scores.
+        ValueError: If the share is not in (0, 1), or a score is not finite.
     """
     scores = np.sort(np.asarray(scores, dtype=np.float64).reshape(-1))
     if not 0 < false_alarms < 1:
@@ -133,17 +133,17 @@ def conformal_threshold(scores: np.ndarray, false_alarms: float = 0.05) -> Norma
 
 
 def adaptive_threshold(scores: np.ndarray, labels: np.ndarray) -> Threshold:
-    """anomalib's F1AdaptiveThreshold: the threshold of the best F1 on labelled scores (N,), (N,).
+    """Anomalib's F1AdaptiveThreshold: the threshold of the best F1 on labelled scores (N,), (N,).
 
     Raises:
-        UndefinedMetricError: if one class is missing.
+        UndefinedMetricError: If one class is missing.
     """
     value = f1_max(count_scores(scores, labels).curve)[1]
     return Threshold(value, "anomalib adaptive: best F1 on labelled validation images")
 
 
 def natural_threshold(model: object) -> float | None:
-    """Where a model is undecided without any data: its own word, a two-way softmax' for other zero-shot models, else None."""
+    """Where a model is undecided without any data: its own word, a two-way softmax' for other zero-shot ones, else ``None``."""
     undecided = UNDECIDED if getattr(model, "learning_type", None) == LearningType.ZERO_SHOT else None
     return getattr(model, "natural_threshold", undecided)
 
@@ -158,11 +158,11 @@ def choose_threshold(
     """Apply a rule; where it cannot be applied, take the model's own threshold, its natural one, or none. Each is said.
 
     Args:
-        rule: the rule asked for.
-        reference: scores of normal images (may be empty).
-        natural: the model's natural threshold, if it has one.
-        labelled: validation scores and labels for the adaptive rule.
-        own: what the model has from normal images that it was given.
+        rule: The rule asked for.
+        reference: Scores of normal images (may be empty).
+        natural: The model's natural threshold, if it has one.
+        labelled: Validation scores and labels for the adaptive rule.
+        own: What the model has from normal images that it was given.
     """
     try:
         if rule.kind == "adaptive":
@@ -191,11 +191,11 @@ def post_processor_threshold(model: object, *, held_out: bool) -> Threshold | No
     """The raw score beyond which anomalib's post-processor calls an image anomalous: its decision, without its scaling.
 
     Args:
-        model: anomalib model.
-        held_out: whether the validation images are other images than the test set's; for the words only.
+        model: Anomalib model.
+        held_out: Whether the validation images are other images than the test set's; for the words only.
 
     Returns:
-        None if there is no post-processor, it decides nothing, or it has seen no validation images.
+        ``None`` if there is no post-processor, it decides nothing, or it has seen no validation images.
     """
     post = getattr(model, "post_processor", None)
     if not (isinstance(post, PostProcessor) and post.enable_thresholding and post.enable_normalization):

@@ -34,12 +34,12 @@ _PARTS = ("page.css", "page.js", "page.html.jinja")
 
 
 Row = dict[str, Any]
-"""A photograph on the page; addresses are None for what is not there.
+"""A photograph on the page; addresses are ``None`` for what is not there.
 
-`path`, `picture`: as ``results.csv`` has them. `score`, `rank` (from 1, the most unusual one), `z` (None if the folder has no
-spread), `verdict` ("defect", "good" or ""): numbers and words of it. `regions`: what stands below the score. `name`: its path
-below the folder that all photographs share. `photo`, `heat`, `composite`: addresses of its picture for the page, of the
-photograph under its heat to lay over it, and of the picture that the run wrote for people.
+``path``, ``picture``: as ``results.csv`` has them. ``score``, ``rank`` (from 1, the most unusual one), ``z`` (``None`` if the
+folder has no spread), ``verdict`` ("defect", "good" or ""): numbers and words of it. ``regions``: what stands below the score.
+``name``: its path below the folder that all photographs share. ``photo``, ``heat``, ``composite``: addresses
+of its picture for the page, of the photograph under its heat to lay over it, and of the picture that the run wrote for people.
 """
 
 
@@ -153,7 +153,7 @@ def _link(folder: Path, path: Path) -> str:
 
 
 def _embed(path: Path, small: bool) -> str | None:
-    """A picture as a data URI; None if it is damaged."""
+    """A picture as a data URI; ``None`` if it is damaged."""
     try:
         with Image.open(path) as picture:
             content, kind = path.read_bytes(), "jpeg"

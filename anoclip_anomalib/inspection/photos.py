@@ -42,8 +42,8 @@ class Photos:
     single folder. By the rules of :class:`anoclip_anomalib.data.FolderImages`: subfolders are read, links to files are
     followed, links to folders are not. A file that is named is taken whatever its suffix is; what is named twice is taken once.
 
-    Left out and counted are: masks beside photographs (``x_mask.png`` beside ``x.jpg``, a folder ``ground_truth`` or ``masks``), what
-    earlier runs have written, and files of other kinds.
+    Left out and counted are: masks beside photographs (``x_mask.png`` beside ``x.jpg``, a folder ``ground_truth`` or
+    ``masks``), what earlier runs have written, and files of other kinds.
 
     Args:
         given: Files and folders.

@@ -35,7 +35,7 @@ def is_folder(place: str) -> bool:
 
 
 def entries(folder: str) -> Iterator[str | OSError]:
-    """Names in a folder, sorted: those of folders end in ``/``, those of links to folders in ``//``; or why it cannot be read."""
+    """Names in a folder, sorted: of folders with ``/`` at the end, of links to folders ``//``; or why it cannot be read."""
     try:
         if is_address(folder):
             from pyarrow.fs import FileSelector, FileType

@@ -29,8 +29,8 @@ class OnRayData:
     Args:
         content: Of ``run.json``: settings, and facts and decision once the run has begun.
         folder: Results folder.
-        address: Of an existing cluster ("auto" or host:port); None starts one on this machine.
-        workers: Actors; None for one on each GPU, or else on each CPU.
+        address: Of an existing cluster ("auto" or host:port); ``None`` starts one on this machine.
+        workers: Actors; ``None`` for one on each GPU, or else on each CPU.
 
     Raises:
         ImportError: Ray is not installed.
@@ -66,7 +66,7 @@ class OnRayData:
                 self.ray.shutdown()
 
     def write_parquet(self) -> Path:
-        """Write the results of a run that has ended as ``results.parquet`` too, in constant memory; missing numbers are null."""
+        """Write the results of an ended run as ``results.parquet`` too, in constant memory; missing numbers are null."""
         from pyarrow import csv, float64, int64, parquet, string
 
         types = {column: float64() if column in _NUMBERS else string() for column in COLUMNS} | {"rank": int64()}

@@ -89,7 +89,7 @@ class MutualModel(AnoClipModel):
 
     @property
     def natural_threshold(self) -> None:
-        """None: image scores lie between the lowest and the highest of the pool, whatever share of it is defective."""
+        """``None``: image scores lie between the lowest and the highest of the pool, whatever share of it is defective."""
         return None
 
     def forward(self, images: torch.Tensor) -> InferenceBatch:

@@ -22,8 +22,8 @@ def connect(ray: Any, address: str | None, cpus: int | None = None) -> bool:
 
     Args:
         ray: The module.
-        address: Of an existing cluster ("auto" or host:port); None starts one on this machine.
-        cpus: Of the cluster that is started here; None for all.
+        address: Of an existing cluster ("auto" or host:port); ``None`` starts one on this machine.
+        cpus: Of the cluster that is started here; ``None`` for all.
 
     Returns:
         Whether the connection was made here, and is to be ended with ``ray.shutdown()``.

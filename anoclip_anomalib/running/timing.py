@@ -73,7 +73,7 @@ class OtherLoad:
     """How many CPU cores other processes kept busy, on average, during a block: above about 0.5, its times mislead.
 
     Attributes:
-        cores: busy cores of the machine minus this process' own; 0 before the block's end.
+        cores: Busy cores of the machine minus this process' own; 0 before the block's end.
     """
 
     def __init__(self) -> None:
@@ -99,9 +99,9 @@ class PeakMemory:
     """Peak resident memory of this process, and peak GPU memory, during a block.
 
     Attributes:
-        cpu_peak_mib: largest resident size seen (sampled).
-        cpu_extra_mib: that, minus the size at the start.
-        gpu_peak_mib: largest memory that torch had reserved on the GPUs, None without one.
+        cpu_peak_mib: Largest resident size seen (sampled).
+        cpu_extra_mib: That, minus the size at the start.
+        gpu_peak_mib: Largest memory that torch had reserved on the GPUs, ``None`` without one.
     """
 
     def __init__(self, interval: float = 0.02) -> None:

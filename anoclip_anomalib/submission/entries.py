@@ -111,7 +111,7 @@ def pack_folder(
     Args:
         folder: The submission folder.
         archive: Where to write; beside the folder by default. Its name must be the folder's with ``.tar.gz``.
-        compression_level: gzip's, 1 (fast) to 9.
+        compression_level: Gzip's, 1 (fast) to 9.
         progress: Called with the path of each file.
 
     Returns:
@@ -153,7 +153,7 @@ def pack_folder(
 
 
 def unsafe_name(name: str) -> str | None:
-    """Why a path from an archive must not be unpacked, or None if it is harmless."""
+    """Why a path from an archive must not be unpacked, or ``None`` if it is harmless."""
     if name.startswith("/") or re.match(r"[A-Za-z]:", name):
         return "an absolute path"
     if "\\" in name or not name.isprintable():

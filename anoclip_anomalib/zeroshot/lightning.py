@@ -258,12 +258,12 @@ class ZeroShotClip(_Base):
         return PreProcessor(transform=Compose([resize, Normalize(mean=CLIP_MEAN, std=CLIP_STD)]))
 
     def configure_post_processor(self) -> PostProcessor:
-        """anomalib's post-processor."""
+        """Anomalib's post-processor."""
         return PostProcessor()
 
     @classmethod
     def configure_visualizer(cls) -> ContrastVisualizer:
-        """anomalib's visualizer, with contrast where no normalisation was fitted."""
+        """Anomalib's visualizer, with contrast where no normalisation was fitted."""
         return ContrastVisualizer()
 
     @staticmethod

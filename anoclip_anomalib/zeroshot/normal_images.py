@@ -45,7 +45,7 @@ def images_of_datamodule(datamodule: Any, k: int, seed: int) -> list[Path]:
     Every process, machine and run chooses alike. What a split without a seed takes for validation is passed over.
 
     Args:
-        datamodule: anomalib's, set up.
+        datamodule: Anomalib's, set up.
         k: How many.
         seed: Of the choice.
 

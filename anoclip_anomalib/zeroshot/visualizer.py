@@ -49,7 +49,7 @@ def _drawable(one: torch.Tensor, *, spread: bool) -> torch.Tensor:
 
 
 class ContrastVisualizer(NamedVisualizer):
-    """anomalib's pictures, with maps that show something, see :func:`drawable`.
+    """Anomalib's pictures, with maps that show something, see :func:`drawable`.
 
     Zero-shot probabilities lie within about 0.01 of 0.5. After validation anomalib's post-processor spreads them; in folder
     prediction it has nothing to go by, and a map would be one flat colour. Only the picture changes, not the prediction.

@@ -1,4 +1,4 @@
-"""anomalib's WinClip and the repaired one, with the open_clip at hand and with 2.24 beside it."""
+"""Anomalib's WinClip and the repaired one, with the open_clip at hand and with 2.24 beside it."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def tiny_factory(create):
 
 
 def tiny_winclip(**options) -> WinClip:
-    """anomalib's WinClip on a small random CLIP."""
+    """Anomalib's WinClip on a small random CLIP."""
     with pytest.MonkeyPatch.context() as patch:
         create = torch_model.open_clip.create_model_and_transforms
         patch.setattr(torch_model.open_clip, "create_model_and_transforms", tiny_factory(create))

@@ -87,7 +87,7 @@ def test_both_kinds_are_needed(tmp_path, good, defects, message):
 
 
 def test_every_process_and_run_gets_the_whole_test_split(tmp_path):
-    """anomalib's Folder holds half of it back, another half each time; and draws good test images where none are named."""
+    """Anomalib's Folder holds half of it back, another half each time; and draws good test images where none are named."""
     root = write_mvtec(tmp_path, ("bolt",), good=12, defects=12) / "bolt"
     for index in range(30):
         image(index)[0].save(root / f"train/good/{100 + index}.png")

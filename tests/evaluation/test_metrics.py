@@ -72,7 +72,7 @@ def test_undefined_is_nan_with_a_reason_never_zero():
 
 @pytest.mark.parametrize("compute_groups", [True, False])
 def test_a_metric_collection_has_the_values_of_its_metrics(compute_groups):
-    """torchmetrics updates but one of the metrics whose states look alike; a histogram is no state."""
+    """Torchmetrics updates but one of the metrics whose states look alike; a histogram is no state."""
     maps, masks = maps_and_masks(images=9)
     batches = [batch_of(maps[start : start + 3], masks[start : start + 3]) for start in (0, 3, 6)]
     kinds = (ImageAUROC, ImageAP, PixelAUROC, PixelAP, AUPRO, SegF1)
@@ -151,7 +151,7 @@ class _Other(StreamingMetric):
 
 @pytest.mark.parametrize("metric_class", [ImageAUROC, PixelAUROC, AUPRO])
 def test_two_processes_agree_with_one(metric_class):
-    """torchmetrics' own synchronisation, with the gathering function of a two-process run."""
+    """Torchmetrics' own synchronisation, with the gathering function of a two-process run."""
     maps, masks = maps_and_masks("probability")
     whole, parts = metric_class(), [metric_class(), metric_class()]
     whole.update(batch_of(maps, masks))

@@ -128,7 +128,7 @@ def test_checkpoints_made_before_load(tmp_path, root):  # noqa: F811
 
 
 def test_a_missing_class_is_said_when_images_are_scored_and_not_before(anoclip, engine, root, caplog):  # noqa: F811
-    """anomalib's benchmark first calls fit without the data, then tests with it."""
+    """Anomalib's benchmark first calls fit without the data, then tests with it."""
     model, shared = anoclip(), engine()
     shared.fit(model, mvtec(root))
     assert model.model.class_name == "object"

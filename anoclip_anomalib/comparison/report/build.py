@@ -36,7 +36,7 @@ def build_report(
         results: Results folder of a comparison.
         output: Where to write; default: the results folder.
         quoted: Add figures that others published, marked as quoted.
-        quoted_file: YAML file with such figures; None for ours.
+        quoted_file: YAML file with such figures; ``None`` for ours.
 
     Returns:
         The files that were written.

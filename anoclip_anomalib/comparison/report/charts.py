@@ -46,7 +46,7 @@ def curve_charts(models: list[str], entries: dict[str, dict[str, Any]]) -> list[
 
 
 def histogram_chart(model: str, histogram: dict[str, Any], index: int) -> Markup | None:
-    """Shares of normal (grey) and anomalous images (coloured) by image score; None without scores."""
+    """Shares of normal (grey) and anomalous images (coloured) by image score; ``None`` without scores."""
     if not histogram["normal"]:
         return None
     low, high = histogram["edges"]
@@ -72,7 +72,7 @@ def speed_chart(points: Iterable[tuple[int, str, float | None, float | None]], t
         title: Of the metric.
 
     Returns:
-        An SVG element, or None without points.
+        An SVG element, or ``None`` without points.
     """
     known = [(i, model, math.log10(1000 * s), 100 * value) for i, model, s, value in points if s and value is not None]
     if not known:

@@ -20,8 +20,8 @@ class Estimate(NamedTuple):
     Attributes:
         value: 0..1, mean over seeds.
         low, high: Ends of the bootstrap interval over images.
-        difference: To the best model, with its interval's ends; None for the best itself.
-        p: Two-sided, of no difference, after Holm's correction; None for the best itself or where there is no test.
+        difference: To the best model, with its interval's ends; ``None`` for the best itself.
+        p: Two-sided, of no difference, after Holm's correction; ``None`` for the best itself or where there is no test.
     """
 
     value: float

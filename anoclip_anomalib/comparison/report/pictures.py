@@ -79,7 +79,7 @@ def grid(folder: Path, rows: list[dict[str, Any]], models: list[str], data: str,
 
 
 class Strips:
-    """Pictures of a results folder, cut out of the strips of squares that jobs wrote; None where one is lost.
+    """Pictures of a results folder, cut out of the strips of squares that jobs wrote; ``None`` where one is lost.
 
     Args:
         folder: The results folder.

@@ -30,7 +30,7 @@ def load_quoted(datamodule: str, path: str | Path | None = None) -> list[Quoted]
 
     Args:
         datamodule: Class name without module.
-        path: YAML file like ours; None for ours.
+        path: YAML file like ours; ``None`` for ours.
 
     Raises:
         ValueError: If the file has other content: an unknown metric, a value outside 0..100, no source.

@@ -16,10 +16,10 @@ class Cell(NamedTuple):
     """A value of a table.
 
     Attributes:
-        value: Mean over seeds (and categories), 0..1; None if there is none.
-        std: Standard deviation over seeds; None for a single seed.
+        value: Mean over seeds (and categories), 0..1; ``None`` if there is none.
+        std: Standard deviation over seeds; ``None`` for a single seed.
         rank: 1 best, 2 second, 0 otherwise (also for what is printed as 0.00).
-        difference: To the first model; None for that model itself or without value.
+        difference: To the first model; ``None`` for that model itself or without value.
         note: Why there is no value, or what is missing from it.
     """
 
@@ -168,7 +168,7 @@ def speed_of(rows: list[dict[str, Any]], model: str, **names: str) -> dict[str, 
 
 
 def mean_curve(curves: list[Curve], limit: float, start: float | None = 0.0, points: int = 100) -> Curve:
-    """Average curves vertically on a common axis 0..limit, from ``start`` at 0 (None: from where the curves start)."""
+    """Average curves vertically on a common axis 0..limit, from ``start`` at 0 (``None``: from where the curves start)."""
     x = np.linspace(0, limit, points)
     y = np.mean([_at(curve, x, start) for curve in curves], axis=0)
     return {"x": [round(float(v), 5) for v in x], "y": [round(float(v), 5) for v in y]}

@@ -23,7 +23,7 @@ METHOD = (
 
 
 def percent(value: float | None, digits: int = 2) -> str:
-    """0.91234 -> "91.23"; None -> "n/a"."""
+    """0.91234 -> "91.23"; ``None`` -> "n/a"."""
     return "n/a" if value is None else f"{100 * value:.{digits}f}"
 
 

@@ -35,7 +35,7 @@ class ResultsFolder:
     """``suite.json``, ``rows/<job>.json``, ``predictions/<job>.csv``, ``pictures/...``.
 
     Args:
-        path: the folder; created by :meth:`open_for`.
+        path: The folder; created by :meth:`open_for`.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -46,7 +46,7 @@ class ResultsFolder:
         """Create the folder, or make sure that it belongs to this suite; remember the suite's jobs.
 
         Raises:
-            ResultsError: if it belongs to another suite, holds other files, or cannot be written.
+            ResultsError: If it belongs to another suite, holds other files, or cannot be written.
         """
         try:
             with atomic_write(self.path / ".writable"):
@@ -77,7 +77,7 @@ class ResultsFolder:
         """The suite that this folder belongs to.
 
         Raises:
-            ResultsError: if there is none, or it is damaged.
+            ResultsError: If there is none, or it is damaged.
         """
         path = self.path / "suite.json"
         try:
@@ -95,10 +95,10 @@ class ResultsFolder:
         return self.path / "rows" / f"{job_id}.json"
 
     def read_row(self, job_id: str) -> dict[str, Any] | None:
-        """A job's row; None if there is none.
+        """A job's row; ``None`` if there is none.
 
         Raises:
-            ResultsError: if the file is damaged or belongs to another job.
+            ResultsError: If the file is damaged or belongs to another job.
         """
         path = self.row_path(job_id)
         try:
@@ -115,7 +115,7 @@ class ResultsFolder:
         """Write a job's pictures and predictions, and last its row: a row that is there is complete.
 
         Raises:
-            OSError: if the disk is full or the folder cannot be written; the row is then not there.
+            OSError: If the disk is full or the folder cannot be written; the row is then not there.
         """
         if pictures is not None:
             masks = {f"{job.id}-masks.png": pictures.masks}  # models may see other parts

@@ -23,12 +23,12 @@ class Scored(NamedTuple):
     """A test image and what the model says of it.
 
     Attributes:
-        path: of the image file.
-        score: the raw one.
+        path: Of the image file.
+        score: The raw one.
         label: 1 anomalous, 0 normal, -1 unknown.
-        map_auroc: the pixel AUROC inside its map; NaN without mask or anomaly.
-        thumbnail: its map, (h, w) float32, h, w <= THUMBNAIL, if it is kept for the report.
-        mask: likewise, (h, w) uint8.
+        map_auroc: The pixel AUROC inside its map; NaN without mask or anomaly.
+        thumbnail: Its map, (h, w) float32, h, w <= THUMBNAIL, if it is kept for the report.
+        mask: Likewise, (h, w) uint8.
     """
 
     path: str
@@ -44,12 +44,12 @@ class Measured:
     """What a run left behind.
 
     Attributes:
-        pixels: pixel statistics of the test images that have masks.
-        images: the test images, in order.
-        image_reference, pixel_reference: scores of normal validation images (not of test images).
-        validation: scores and labels of validation images.
-        map_size: height and width of the model's maps.
-        no_image_score: the model gave no image score; the map's maximum was taken.
+        pixels: Pixel statistics of the test images that have masks.
+        images: The test images, in order.
+        image_reference, pixel_reference: Scores of normal validation images (not of test images).
+        validation: Scores and labels of validation images.
+        map_size: Height and width of the model's maps.
+        no_image_score: The model gave no image score; the map's maximum was taken.
     """
 
     pixels: PixelAccumulator = field(default_factory=PixelAccumulator)
@@ -74,7 +74,7 @@ class Measure(RawPredictions):
     """Collects raw scores in validation and test. Put it first in ``Engine(callbacks=[...])``.
 
     Args:
-        protocol: resolution and number of samples.
+        protocol: Resolution and number of samples.
     """
 
     stages = ("test",)
@@ -110,7 +110,7 @@ class Measure(RawPredictions):
         """Record a batch.
 
         Raises:
-            ValueError: if scores or maps are not finite, or a map has another size than its mask.
+            ValueError: If scores or maps are not finite, or a map has another size than its mask.
         """
         result, scores, maps = self.result, raw_scores(batch), raw_maps(batch)
         paths = [path or "" for path in path_list(batch.image_path, len(scores))]

@@ -22,9 +22,9 @@ def method_facts(job: Job, model: Any = None, callbacks: Sequence[Any] = ()) -> 
     """The five facts about a job's method; what nobody stated says so.
 
     Args:
-        job: its model's class and own ``provenance`` decide where the model says nothing about itself.
-        model: that really ran; its ``method_facts``, if it has them, come before the list of other people's models.
-        callbacks: that ran with it; their ``changed_facts``, if they have them, are laid over the model's.
+        job: Its model's class and own ``provenance`` decide where the model says nothing about itself.
+        model: That really ran; its ``method_facts``, if it has them, come before the list of other people's models.
+        callbacks: That ran with it; their ``changed_facts``, if they have them, are laid over the model's.
     """
     known = yaml.safe_load(files(__package__).joinpath("provenance.yaml").read_text(encoding="utf-8"))["models"]
     own = getattr(model, "method_facts", None)

@@ -21,9 +21,9 @@ class OnRay:
     """Runs jobs on Ray; a context manager that starts a cluster on this machine, if there is none, and ends it again.
 
     Args:
-        address: Of an existing cluster ("auto" or host:port); None starts one on this machine.
+        address: Of an existing cluster ("auto" or host:port); ``None`` starts one on this machine.
         threads: CPUs that a job gets, and torch's threads in it; a model's own ``cpus`` take precedence.
-        workers: CPUs of the cluster that is started here; None for all.
+        workers: CPUs of the cluster that is started here; ``None`` for all.
         note: Is told what people should know.
 
     Raises:

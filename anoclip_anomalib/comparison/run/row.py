@@ -31,7 +31,7 @@ CURVES: dict[str, tuple[str, str, Callable, float, float | None, str, str]] = {
     "pixel_pr": ("pixel", "Pixel precision-recall", *PRECISION_RECALL),
     "pro": ("pixel", "PRO up to a false positive rate of 0.3", *PRO),
 }
-"""Name -> level, title, points, limit of x, first y of a mean (None: the curves' own), titles of the axes."""
+"""Name -> level, title, points, limit of x, first y of a mean (``None``: the curves' own), titles of the axes."""
 
 
 class Pictures(NamedTuple):
@@ -64,10 +64,10 @@ def finished_row(job: Job, result: Measured, natural: float | None, root: Any) -
     """The measured part of a job's row. Undefined metrics are null and explained under "undefined".
 
     Args:
-        job: what ran.
-        result: what it left behind.
-        natural: the model's natural threshold, if it has one.
-        root: folder of the data set.
+        job: What ran.
+        result: What it left behind.
+        natural: The model's natural threshold, if it has one.
+        root: Folder of the data set.
     """
     scores, labels = np.array([image.score for image in result.images]), np.array([image.label for image in result.images])
     known, rule = labels >= 0, job.protocol.threshold
@@ -103,7 +103,7 @@ def finished_row(job: Job, result: Measured, natural: float | None, root: Any) -
 
 
 def _tried(compute: Callable[..., Any], *arguments: Any) -> tuple[Any, str | None]:
-    """What is computed, or None and why it is undefined."""
+    """What is computed, or ``None`` and why it is undefined."""
     try:
         return compute(*arguments), None
     except UndefinedMetricError as error:
@@ -134,8 +134,10 @@ def _histogram(scores: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
 
 
 def pictures_of(job: Job, result: Measured, root: Any, row: dict[str, Any]) -> Pictures | None:
-    """Draw the strips and add to the row which squares they hold: "samples" [path, label, score, quality],
-    and the scores that a heatmap's 0 and 255 stand for: "map_scale"."""
+    """Draw the strips and add to the row which squares they hold.
+
+    They are "samples" [path, label, score, quality]; "map_scale" are the scores that a heatmap's 0 and 255 stand for.
+    """
     kept = [(index, image, image.thumbnail) for index, image in enumerate(result.images) if image.thumbnail is not None]
     row["samples"], row["map_scale"] = [], None
     if not kept:
@@ -160,8 +162,9 @@ def pictures_of(job: Job, result: Measured, root: Any, row: dict[str, Any]) -> P
 
 
 def image_quality(scores: np.ndarray, labels: np.ndarray, index: int, pixel_auroc: float = math.nan) -> float:
-    """How right a model is on one image, 0..1: the share of images of the other class on the right side of it,
-    averaged with the AUROC inside its map where there is one. NaN if neither exists.
+    """How right a model is on one image, 0..1; NaN if nothing tells.
+
+    The share of images of the other class on the right side of it, averaged with the AUROC inside its map where there is one.
     """
     others = scores[(labels >= 0) & (labels != labels[index])]
     parts = [] if math.isnan(pixel_auroc) else [pixel_auroc]

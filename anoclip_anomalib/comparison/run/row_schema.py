@@ -22,7 +22,7 @@ class RowJob(TypedDict):
 
 
 class RowThreshold(TypedDict):
-    """A threshold (None if there was nothing to choose it from) and its rule in words."""
+    """A threshold (``None`` if there was nothing to choose it from) and its rule in words."""
 
     value: float | None
     rule: str
@@ -44,8 +44,9 @@ class RowHistogram(TypedDict):
 
 
 class RowSpeed(TypedDict, total=False):
-    """Seconds for one image (median, 95th percentile), for training and for the test; images per second in batches;
-    cores that other processes kept busy meanwhile.
+    """Seconds for one image (median, 95th percentile), for training and for the test; images per second in batches.
+
+    Also the cores that other processes kept busy meanwhile.
     """
 
     median_s: float | None
@@ -62,7 +63,7 @@ class RowSpeed(TypedDict, total=False):
 
 
 class RowMemory(TypedDict, total=False):
-    """Peak memory in MiB: of the process, above its start, and reserved on GPUs (None without one)."""
+    """Peak memory in MiB: of the process, above its start, and reserved on GPUs (``None`` without one)."""
 
     cpu_peak_mib: float
     cpu_extra_mib: float
@@ -110,11 +111,10 @@ class FailedRow(_Row):
 
 
 class DoneRow(_Row):
-    """The row of a finished job: metrics by the names of ``evaluation.registry``, 0..1; None is explained in ``undefined``.
+    """The row of a finished job: metrics by the names of ``evaluation.registry``, 0..1; ``None`` is explained in ``undefined``.
 
-    ``images``: path below the data root, score, label (-1 unknown) and AUROC inside the map; ``samples``: path, label, score and
-    quality of the images in the report's pictures; ``map_scale``: the scores of a heatmap's
-    darkest and brightest value.
+    ``images``: path below the data root, score, label (-1 unknown) and AUROC inside the map; ``samples``: path, label, score
+    and quality of the images in the report's pictures; ``map_scale``: the scores of a heatmap's darkest and brightest value.
     """
 
     status: Literal["done"]
@@ -140,7 +140,7 @@ _adapter = cache(TypeAdapter)
 
 
 def row_fault(row: Any, job_id: str) -> str | None:
-    """Why something that was read is not this job's row; None if it is."""
+    """Why something that was read is not this job's row; ``None`` if it is."""
     if not isinstance(row, dict):
         return "no mapping"
     if row.get("format") != FORMAT:

@@ -31,12 +31,12 @@ def run_job(job: Job, threads: int | None = None, progress: Steps | None = None)
     """Run a job to the end, come what may.
 
     Args:
-        job: what to run.
-        threads: torch's threads; None leaves them as they are.
-        progress: is told of every batch.
+        job: What to run.
+        threads: Torch's threads; ``None`` leaves them as they are.
+        progress: Is told of every batch.
 
     Returns:
-        The row (status "done" or "failed") and the pictures for the report (None if it failed).
+        The row (status "done" or "failed") and the pictures for the report (``None`` if it failed).
     """
     start = time.perf_counter()
     before = torch.get_num_threads()

@@ -33,7 +33,7 @@ class Here:
     """Runs a job in this process.
 
     Args:
-        threads: torch's threads for each job; a model's own ``cpus`` take precedence.
+        threads: Torch's threads for each job; a model's own ``cpus`` take precedence.
         run: For tests.
     """
 

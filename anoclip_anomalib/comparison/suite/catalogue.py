@@ -35,10 +35,10 @@ def find_class(kind: str, name: str) -> type:
 
     Args:
         kind: "model", "data" or "callback".
-        name: short name (anomalib's or ours) or full path.
+        name: Short name (anomalib's or ours) or full path.
 
     Raises:
-        UnknownClassError: with the closest names.
+        UnknownClassError: With the closest names.
     """
     base, modules = base_class(kind), KINDS[kind][1:]
     found: Any = None
@@ -97,7 +97,7 @@ def _parser(kind: str) -> ArgumentParser:
 
 
 def check_values(kind: str, spec: ClassSpec) -> str | None:
-    """Check arguments against the class's types without creating anything; a fault in one line, or None."""
+    """Check arguments against the class's types without creating anything; a fault in one line, or ``None``."""
     try:
         _parser(kind).parse_object({kind: asdict(spec)})
     except Exception as error:  # noqa: BLE001 - jsonargparse raises several kinds; all mean that the values do not fit

@@ -84,7 +84,7 @@ class _Reader:
         return entries
 
     def _valid(self, kind: Any, content: Any, where: Where) -> Any:
-        """The content as its type; parts with faults are noted and left out. None if it cannot be without them."""
+        """The content as its type; parts with faults are noted and left out. ``None`` if it cannot be without them."""
         try:
             return _adapter(kind).validate_python(content)
         except ValidationError as error:

@@ -76,7 +76,7 @@ class ModelEntry(_Strict):
         spec: Class and arguments.
         callbacks: Lightning callbacks that belong to the method (test-time adaptation, early stopping).
         trainer: Arguments of the Trainer, e.g. max_epochs.
-        cpus, gpus: What a job needs (used by the Ray runner; cpus also limits torch's threads if not None).
+        cpus, gpus: What a job needs (used by the Ray runner; cpus also limits torch's threads if not ``None``).
         provenance: Facts about the method that override the known ones, see provenance.yaml.
     """
 
@@ -183,12 +183,12 @@ def select_jobs(jobs: list[Job], only: list[str] | None = None, shard: tuple[int
     Terms of the same kind are alternatives: ``--only AnoClip --only WinClip --only bottle`` means either model on bottle.
 
     Args:
-        jobs: all jobs.
-        only: terms, see above.
+        jobs: All jobs.
+        only: Terms, see above.
         shard: (i, n), 1 <= i <= n: every n-th job beginning with the i-th.
 
     Raises:
-        ValueError: if a term matches nothing at all, or the shard is out of range.
+        ValueError: If a term matches nothing at all, or the shard is out of range.
     """
     kinds: dict[str, list[str]] = {}
     for term in only or []:

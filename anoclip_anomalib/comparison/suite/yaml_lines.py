@@ -22,10 +22,10 @@ class Located:
     """A YAML document: its plain data, and the line of each of its parts.
 
     Args:
-        path: the file.
+        path: The file.
 
     Raises:
-        SuiteError: if the file is missing, no YAML, or holds tags that plain data does not need.
+        SuiteError: If the file is missing, no YAML, or holds tags that plain data does not need.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -95,7 +95,7 @@ class Located:
         """Raise what was noted, if anything, in the order of the lines.
 
         Raises:
-            SuiteError: with all faults.
+            SuiteError: With all faults.
         """
         if self.faults:
             raise SuiteError([f"{self.path}:{line}: {message}" for line, message in sorted(self.faults)])

@@ -32,7 +32,7 @@ def check_map(content: bytes) -> tuple[Size | None, Faults]:
         content: The TIFF file.
 
     Returns:
-        Its height and width (None if it could not be read), and the (rule, message) pairs of what is wrong.
+        Its height and width (``None`` if it could not be read), and the (rule, message) pairs of what is wrong.
     """
     faults: Faults = []
     with _readable("TIFF", faults), tifffile.TiffFile(io.BytesIO(content)) as tiff:
@@ -56,7 +56,7 @@ def check_mask(content: bytes) -> tuple[Size | None, Faults]:
         content: The PNG file.
 
     Returns:
-        Its height and width (None if it could not be read), and the (rule, message) pairs of what is wrong.
+        Its height and width (``None`` if it could not be read), and the (rule, message) pairs of what is wrong.
     """
     faults: Faults = []
     with _readable("PNG", faults):

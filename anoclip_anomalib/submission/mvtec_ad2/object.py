@@ -36,7 +36,7 @@ class Submission:
         threshold: The rule for the PNGs, fitted on good validation images.
         linear_share: See ``fit_rank_map``.
         counts: Objects and images per split; the leaderboard's by default.
-        compression: TIFF compression, or None.
+        compression: TIFF compression, or ``None``.
         compression_level: The archive's.
         keep_raw: Keep the raw maps when all is done.
         poll: Seconds between two looks at what other processes do.

@@ -110,11 +110,11 @@ class RawMapStore:
 
 
 class ObjectData(MVTecAD2):
-    """anomalib's MVTecAD2 for one object, whose prediction is of chosen images.
+    """Anomalib's MVTecAD2 for one object, whose prediction is of chosen images.
 
     Args:
         images: Those to predict.
-        **arguments: anomalib's own: ``root``, ``category``, ``eval_batch_size``, ``num_workers``, ...
+        **arguments: Anomalib's own: ``root``, ``category``, ``eval_batch_size``, ``num_workers``, ...
     """
 
     name = "MVTecAD2"  # as anomalib's own module has it; by default it is that of the class
@@ -143,8 +143,8 @@ def predict_object(
         progress: Called with numbers of finished images.
 
     Returns:
-        The digest of the model's weights, and the facts that it states about its method (what it was trained on); None if there
-        was nothing to do.
+        The digest of the model's weights, and the facts that it states about its method (what it was trained on); ``None`` if
+        there was nothing to do.
 
     Raises:
         ValueError: If a model that learns is given neither a checkpoint nor ``fit``, or gives no finite map.

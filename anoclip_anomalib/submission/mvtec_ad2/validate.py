@@ -14,7 +14,7 @@ MAX_FILE_BYTES = 1 << 28
 ARCHIVE_SUFFIX = ".tar.gz"
 
 ImageSize = Callable[[str, str, str], tuple[int, int] | None]
-"""(object, split, stem) -> (height, width) of the original image, None if there is no such image."""
+"""(object, split, stem) -> (height, width) of the original image, ``None`` if there is no such image."""
 
 
 def validate(

@@ -54,7 +54,7 @@ class Model(nn.Module):
         self.references = PatchMemory(persistent=False)  # they belong to a category and not to the weights
 
     def weights_url(self, category: str) -> str | None:
-        """None: the weights come with the backbone's name, and are the same for every category."""
+        """``None``: the weights come with the backbone's name, and are the same for every category."""
         return None
 
     def setup(self, setup_data: dict[str, Any]) -> None:

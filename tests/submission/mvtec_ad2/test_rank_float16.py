@@ -114,8 +114,7 @@ def test_a_score_at_an_edge_is_above_it():
 
 
 def test_ties_stand_in_the_middle_of_their_ranks():
-    """Half of the pixels share a score: they get neither the lowest nor the highest of its ranks, so turning the order round
-    turns the values round."""
+    """Half of the pixels share a score, and get neither its lowest nor its highest rank: turning the order turns the values."""
     scores = np.repeat(np.array([-2, -1, 0, 1, 2], np.float32), [10, 10, 200, 10, 10])
     steps = fit([scores], linear_share=0.01)(scores).view(np.uint16).astype(int)
     turned = fit([-scores], linear_share=0.01)(-scores).view(np.uint16).astype(int)
