@@ -85,7 +85,7 @@ def _check(args: argparse.Namespace) -> None:
     given = vars(args)
     to_authors = given.get("to_authors")
     if (args.out is None) == (to_authors is None):
-        raise ValueError("give either --out (from the authors' files) or --to-authors FILE (to them)")
+        raise ValueError("Give either --out (from the authors' files) or --to-authors FILE (to them)")
     if args.out is not None and args.out.suffix != ".safetensors":
         raise ValueError(f"--out must be a .safetensors, not {args.out}")
     for path in [to_authors] if to_authors else [given[name] for name in ("text", "image", "checkpoint") if name in given]:

@@ -41,7 +41,7 @@ def _ids_file(arguments: argparse.Namespace) -> Path | None:
     for file in (Path(arguments.root) / "query-test.parquet", Path(arguments.root) / "datasets" / "query-test.parquet"):
         if file.is_file():
             return file
-    raise FileNotFoundError(f"there is no query-test.parquet in {arguments.root} or {arguments.root}/datasets")
+    raise FileNotFoundError(f"There is no query-test.parquet in {arguments.root} or {arguments.root}/datasets")
 
 
 def _validate(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
@@ -56,11 +56,11 @@ def _validate(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
 
 def _submit(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
     if not arguments.root:
-        raise ValueError("give Kaputt 2's folder with --data.root")
+        raise ValueError("Give Kaputt 2's folder with --data.root")
     check_name(arguments.name or "")
     queries = _ids_file(arguments)
     if queries is None or queries.suffix == ".csv":
-        raise ValueError("predicting needs query-test.parquet, which names the images")
+        raise ValueError("Predicting needs query-test.parquet, which names the images")
     from anoclip_anomalib.submission.kaputt2.make import make_submission
     from anoclip_anomalib.submission.model_config import ModelConfig
 

@@ -89,7 +89,7 @@ def _validate(arguments: argparse.Namespace, model_arguments: list[str]) -> int:
 
 def _settings(arguments: argparse.Namespace, model_arguments: list[str]):  # noqa: ANN202
     if not arguments.name:
-        raise ValueError("give the submission a --name")
+        raise ValueError("Give the submission a --name")
     check_name(arguments.name)
     from anoclip_anomalib.submission.model_config import ModelConfig
     from anoclip_anomalib.submission.mvtec_ad2.predict import PredictSettings

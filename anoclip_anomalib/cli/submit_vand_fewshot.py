@@ -27,7 +27,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=other)
     arguments = parser.parse_args(argv)
     if arguments.validate is not None and not Path(arguments.validate).is_file():
-        raise FileNotFoundError(f"there is no {arguments.validate}")
+        raise FileNotFoundError(f"There is no {arguments.validate}")
     settings = _settings(arguments) if arguments.validate is None else {}
     from anoclip_anomalib.submission.vand.fewshot import make_model_file, try_model_file
 

@@ -208,7 +208,7 @@ def _named_model(backbone: str, pretrained: str, activation: Activation) -> nn.M
     address = config["url"] if own_file or not config.get("hf_hub") else HUB
     try:
         if address != HUB and not _cached(address).is_file() and not reachable(address):
-            raise ConnectionError(f"no connection to {address}")
+            raise ConnectionError(f"No connection to {address}")
         with hub_if_reachable(HUB if address == HUB else None):
             if own_file:
                 return _load_into(partial(_untrained, backbone), Path(download_pretrained_from_url(address)), backbone)
@@ -229,7 +229,7 @@ def _how_to_get(backbone: str, pretrained: str, config: dict[str, Any], error: E
     reason = f"Weights {pretrained!r} of {backbone} are not on this machine and could not be downloaded ({error})."
     url, repository = config.get("url", ""), config.get("hf_hub", "")
     if _needs_own_file(pretrained, config) or not repository:
-        return f"{reason} Download {url} and put it at {_cached(url)}, or anywhere and name that file as `pretrained`."
+        return f"{reason} Download {url} and put it at {_cached(url)}, or anywhere and name that file as `pretrained`"
     page, _, file = repository.rpartition("/")
     file = file or "open_clip_model.safetensors"
     activation = f"{backbone}-quickgelu"
@@ -251,7 +251,7 @@ def _hub_model(backbone: str) -> nn.Module:
         raise WeightsUnavailableError(
             f"Could not get {backbone} from the Hugging Face Hub ({error}). Without a connection, download "
             f"https://huggingface.co/{name} into the Hub's cache elsewhere and copy the cache, or name an open_clip "
-            "architecture as `backbone` and the local weight file as `pretrained`."
+            "architecture as `backbone` and the local weight file as `pretrained`"
         ) from error
 
 

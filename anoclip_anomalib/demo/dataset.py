@@ -68,7 +68,7 @@ def write_demo_dataset(
 def check_recipe(categories: Sequence[str], image_size: int, counts: dict[str, int], seed: int) -> None:
     """Raise a ``ValueError`` unless :func:`write_demo_dataset` can draw this."""
     if isinstance(categories, str) or not categories:
-        raise ValueError(f"categories must be a list with at least one of {', '.join(CATEGORIES)}; got {categories!r}")
+        raise ValueError(f"categories={categories!r} must be a list with at least one of {', '.join(CATEGORIES)}")
     unknown = [category for category in categories if category not in HELD_OUT_CATEGORIES]
     if unknown:
         raise ValueError(

@@ -249,5 +249,5 @@ def visible_defect(
         if score >= 1.0:
             break
     if best is None:
-        raise RuntimeError(f"the defect {defect.__name__} left the scene unchanged in {tries} attempts")
+        raise RuntimeError(f"The defect {defect.__name__} left the scene unchanged in {tries} attempts")
     return best[1], best[2]

@@ -56,7 +56,7 @@ class PixelAccumulator:
         """
         maps, masks = np.asarray(maps), np.asarray(masks)
         if maps.shape != masks.shape or maps.ndim not in (2, 3):
-            raise ValueError(f"map {maps.shape} and mask {masks.shape} must have the same shape, (B, H, W) or (H, W)")
+            raise ValueError(f"Map {maps.shape} and mask {masks.shape} must have the same shape, (B, H, W) or (H, W)")
         if found := [region_weights(mask) for mask in masks.reshape(-1, *masks.shape[-2:])]:
             size = maps.shape[-2] * maps.shape[-1]
             index = np.concatenate([index + number * size for number, (index, _, _) in enumerate(found)])

@@ -165,7 +165,7 @@ def aupro(curve: Curve, fpr_limit: float = 0.3) -> float:
         UndefinedMetricError: If there are no anomalous regions.
     """
     if not 0 < fpr_limit <= 1:
-        raise ValueError(f"fpr_limit must lie in (0, 1], got {fpr_limit}")
+        raise ValueError(f"fpr_limit={fpr_limit} must lie in (0, 1]")
     fpr, overlap = pro_curve(curve)
     last = int(np.flatnonzero(fpr <= fpr_limit)[-1])
     x, y = fpr[: last + 1], overlap[: last + 1]

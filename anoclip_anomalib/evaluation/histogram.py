@@ -60,7 +60,7 @@ class ScoreHistogram:
 
     def __init__(self, channels: int = 1, capacity: int = 1 << 19) -> None:
         if capacity < CELLS:
-            raise ValueError(f"capacity must be at least {CELLS}, got {capacity}")
+            raise ValueError(f"capacity={capacity} must be at least {CELLS}")
         self.channels, self.capacity = channels, capacity
         self.reset()
 

@@ -34,7 +34,7 @@ class MapWriter:
 
     def __init__(self, folder: str | Path, kind: str = "tiff", root: Path | None = None) -> None:
         if kind not in SUFFIXES:
-            raise ValueError(f'maps are saved as {" or ".join(SUFFIXES)}, not as "{kind}"')
+            raise ValueError(f'Maps are saved as {" or ".join(SUFFIXES)}, not as "{kind}"')
         self.folder, self.kind, self.root = Path(folder), kind, root
         self._names = OutputNames()
 

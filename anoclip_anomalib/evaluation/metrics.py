@@ -163,9 +163,9 @@ class PixelMetric(StreamingMetric):
     ) -> None:
         super().__init__(fields, **kwargs)
         if resolution not in ("model", "original"):
-            raise ValueError(f'resolution must be "model" or "original", got "{resolution}"')
+            raise ValueError(f'resolution="{resolution}" must be "model" or "original"')
         if resolution == "original" and tuple(self.fields) != PixelMetric.default_fields:
-            raise ValueError(f"the original resolution reads {PixelMetric.default_fields}, not {self.fields}")
+            raise ValueError(f"The original resolution reads {PixelMetric.default_fields}, not {self.fields}")
         self.resolution, self.capacity = resolution, capacity
         self.accumulator = PixelAccumulator(capacity)
         self.shares_accumulator = False  # another metric of the same evaluator fills it
@@ -263,7 +263,7 @@ class AUPRO(PixelMetric):
     def __init__(self, fields: list[str] | None = None, *, fpr_limit: float = 0.3, **kwargs: Any) -> None:
         super().__init__(fields, **kwargs)
         if not 0 < fpr_limit <= 1:
-            raise ValueError(f"fpr_limit must lie in (0, 1], got {fpr_limit}")
+            raise ValueError(f"fpr_limit={fpr_limit} must lie in (0, 1]")
         self.fpr_limit = fpr_limit
         if fpr_limit != 0.3:
             self.name += f"_{fpr_limit:g}"

@@ -23,7 +23,7 @@ def raw_scores(batch: Any, *, finite: bool = True) -> np.ndarray:
     elif batch.anomaly_map is not None:
         scores = squeeze_channel(to_numpy(batch.anomaly_map)).max(axis=(1, 2)).astype(np.float64)
     else:
-        raise ValueError("the model gave neither pred_score nor anomaly_map")
+        raise ValueError("The model gave neither pred_score nor anomaly_map")
     return _checked(scores, "image score", batch) if finite else scores
 
 
@@ -42,7 +42,7 @@ def raw_maps(batch: Any, *, finite: bool = True) -> np.ndarray | None:
 def _checked(values: np.ndarray, what: str, batch: Any) -> np.ndarray:
     if bad := [i for i, value in enumerate(values) if not np.isfinite(value).all()]:
         paths = path_list(batch.image_path, len(values))
-        raise ValueError(f"the model's {what} is not finite for {', '.join(str(paths[i]) for i in bad)}")
+        raise ValueError(f"The model's {what} is not finite for {', '.join(str(paths[i]) for i in bad)}")
     return values
 
 

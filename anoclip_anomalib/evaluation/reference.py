@@ -59,7 +59,7 @@ class ScoreReference:
     def quantile(self, q: float) -> float:
         """Smallest score that at least the share ``q`` of the scores does not exceed."""
         if not 0 <= q <= 1:
-            raise ValueError(f"a quantile must lie in [0, 1], got {q}")
+            raise ValueError(f"A quantile must lie in [0, 1], got {q}")
         self._require()
         if self._kept and not self.histogram.bins:
             return float(np.quantile(np.concatenate(self._kept), q, method="inverted_cdf"))

@@ -27,7 +27,7 @@ def squeeze_channel(array: np.ndarray) -> np.ndarray:
     if array.ndim == 4 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim != 3:
-        raise ValueError(f"expected (B, H, W) or (B, 1, H, W), got {array.shape}")
+        raise ValueError(f"Expected (B, H, W) or (B, 1, H, W), got {array.shape}")
     return array
 
 
@@ -52,7 +52,7 @@ def read_mask(path: str | Path) -> np.ndarray:
     """
     mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
     if mask is None:
-        raise ValueError(f"mask {path} is no readable image")
+        raise ValueError(f"Mask {path} is no readable image")
     return (mask > 0).astype(np.uint8)
 
 
@@ -116,7 +116,7 @@ def map_mask_pairs(batch: Any, resolution: str = "model") -> Iterator[tuple[np.n
         masks = batch.gt_mask
         masks = squeeze_channel(to_numpy(masks if masks.ndim > 2 else masks[None]))
         if masks.shape != maps.shape:
-            raise ValueError(f"the model's map is {maps.shape}, the mask {masks.shape}: sizes must be equal")
+            raise ValueError(f"The model's map is {maps.shape}, the mask {masks.shape}: sizes must be equal")
         yield maps, masks
     elif resolution == "original":
         images, masks = path_list(batch.image_path, len(maps)), path_list(batch.mask_path, len(maps))
@@ -130,9 +130,9 @@ def map_mask_pairs(batch: Any, resolution: str = "model") -> Iterator[tuple[np.n
                     "batch whose first image is normal: measure with the callback RawEvaluation, or eval_batch_size 1"
                 )
             elif image is None:
-                raise ValueError("the original resolution needs image_path in the batch")
+                raise ValueError("The original resolution needs image_path in the batch")
             else:
                 target = np.zeros(image_size(image), dtype=np.uint8)
             yield resize_map(anomaly_map, target.shape)[None], target[None]
     else:
-        raise ValueError(f'resolution must be "model" or "original", got "{resolution}"')
+        raise ValueError(f'resolution="{resolution}" must be "model" or "original"')

@@ -55,13 +55,13 @@ class ThresholdRule:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ValueError(f'unknown threshold rule "{self.kind}"; known: {", ".join(KINDS)}')
+            raise ValueError(f'Unknown threshold rule "{self.kind}"; known: {", ".join(KINDS)}')
         if not np.isfinite(self.k):
-            raise ValueError(f"k must be a number, got {self.k}")
+            raise ValueError(f"k={self.k} must be a finite number")
         if not 0 <= self.q <= 1:
-            raise ValueError(f"q must lie in [0, 1], got {self.q}")
+            raise ValueError(f"q={self.q} must lie in [0, 1]")
         if self.kind == "fixed" and (self.value is None or not np.isfinite(self.value)):
-            raise ValueError(f'the threshold rule "fixed" needs a finite value, got {self.value}')
+            raise ValueError(f'The threshold rule "fixed" needs a finite value, got {self.value}')
 
     @property
     def needs_reference(self) -> bool:
@@ -87,7 +87,7 @@ class ThresholdRule:
         if self.kind == "natural":
             where = " (two-way softmax)" if natural == UNDECIDED else ""
             return Threshold(natural, f"natural zero-shot threshold {natural:g}{where}")
-        raise ValueError("the adaptive rule needs labelled scores: use adaptive_threshold")
+        raise ValueError("The adaptive rule needs labelled scores: use adaptive_threshold")
 
 
 @dataclass(frozen=True)
@@ -118,11 +118,11 @@ def conformal_threshold(scores: np.ndarray, false_alarms: float = 0.05) -> Norma
     """
     scores = np.sort(np.asarray(scores, dtype=np.float64).reshape(-1))
     if not 0 < false_alarms < 1:
-        raise ValueError(f"the share of false alarms must lie between 0 and 1, got {false_alarms}")
+        raise ValueError(f"The share of false alarms must lie between 0 and 1, got {false_alarms}")
     if not len(scores):
         raise UndefinedMetricError("no normal images to take a threshold from")
     if not np.isfinite(scores).all():
-        raise ValueError("scores of normal images must be finite")
+        raise ValueError("Scores of normal images must be finite")
     count = len(scores)
     # The small amount keeps 20 * (1 - 0.05) at 19.
     rank = min(int(np.ceil((count + 1) * (1 - false_alarms) - 1e-9)), count)

@@ -71,7 +71,7 @@ class RunFolder:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(content, dict) or not isinstance(content.get("settings"), dict):
-                raise ValueError("it holds no settings")
+                raise ValueError("No settings in it")
         except FileNotFoundError as error:
             raise RunFolderError(f"{printable(self.path)} is no results folder of anoclip inspect: it has no {RUN}") from error
         except (OSError, ValueError, RecursionError) as error:

@@ -100,6 +100,6 @@ def find_method(name: str) -> PromptMethod:
     """
     if name not in METHODS:
         close = get_close_matches(str(name).lower(), METHODS, n=1)
-        hint = f"; is {close[0]!r} meant?" if close else ""
+        hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"There is no method {name!r} among {', '.join(METHODS)}{hint}")
     return METHODS[name]

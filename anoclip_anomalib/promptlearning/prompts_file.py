@@ -94,7 +94,7 @@ def _empty(method: PromptMethod, shapes: Mapping[str, tuple[int, ...]], taps: tu
         return PromptLearner(width, context, sets, tokens)
     heads = sum(name.startswith("patches.") and name.endswith(".weight") for name in shapes)
     if len(taps) != heads or not heads:
-        raise ValueError(f"a list of {heads} taps for as many projections")
+        raise ValueError(f"taps[{heads}], one for each projection,")
     joint, width = shapes["patches.0.weight"]
     if method.learned == "projections":
         return LinearHeads(width, joint, taps)

@@ -183,7 +183,7 @@ class PromptBuilder:
         for setting, names in given.items():
             if names and not {class_name, "*"} & set(names):
                 close = get_close_matches(class_name, names, n=1)
-                hint = f"; is {close[0]!r} meant for it?" if close else ""
+                hint = f"; did you mean {close[0]!r} for it?" if close else ""
                 listed = ", ".join(repr(name) for name in sorted(names))
                 found.append(f"Prompt setting {setting} has nothing for {class_name!r}, only for {listed}{hint}")
         return found

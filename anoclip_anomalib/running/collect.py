@@ -40,7 +40,7 @@ class Collect(RawPredictions):
             raise ValueError(f"{type(pl_module).__name__} gives no anomaly map; this leaderboard is about maps")
         for index, path in enumerate(path_list(batch.image_path, len(scores))):
             if path is None:
-                raise ValueError("a predicted image has no path")
+                raise ValueError("A predicted image has no path")
             self.keep(str(path), float(scores[index]), None if maps is None else maps[index])
         if self.advance:
             self.advance(len(scores))

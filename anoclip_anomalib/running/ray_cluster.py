@@ -13,7 +13,7 @@ def import_ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise ImportError("the ray runner needs Ray: pip install 'anoclip_anomalib[ray]'") from error
+        raise ImportError("The ray runner needs Ray: pip install 'anoclip_anomalib[ray]'") from error
     return ray
 
 

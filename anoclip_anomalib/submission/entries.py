@@ -127,7 +127,7 @@ def pack_folder(
     name = folder.resolve().name
     archive = Path(archive) if archive is not None else folder.resolve().parent / f"{name}.tar.gz"
     if archive.name != f"{name}.tar.gz":
-        raise ValueError(f"the archive of '{name}/' must be called '{name}.tar.gz', not '{archive.name}'")
+        raise ValueError(f"The archive of '{name}/' must be called '{name}.tar.gz', not '{archive.name}'")
     entries = list(folder_entries(folder))
     for entry in entries:
         if entry.kind not in {"file", "folder"}:

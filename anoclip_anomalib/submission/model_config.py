@@ -51,7 +51,7 @@ class ModelConfig:
             return None
         path = Path(self.config.ckpt_path.replace("{object}", object_name))
         if not path.is_file():
-            raise FileNotFoundError(f"there is no checkpoint {path}")
+            raise FileNotFoundError(f"There is no checkpoint {path}")
         return path
 
     @property

@@ -206,7 +206,7 @@ def test_every_process_writes_maps_into_a_folder_of_its_own(tmp_path, processes,
 
 
 def test_wrong_options_fail_before_the_run():
-    with pytest.raises(ValueError, match="unknown threshold rule"):
+    with pytest.raises(ValueError, match="Unknown threshold rule"):
         PredictionsCsv(threshold="best")
-    with pytest.raises(ValueError, match="maps are saved as"):
+    with pytest.raises(ValueError, match="Maps are saved as"):
         PredictionsCsv(save_maps="jpeg")

@@ -96,10 +96,10 @@ def test_the_smallest_and_the_largest_score_may_be_the_threshold():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kind": "best"}, "unknown threshold rule"),
+        ({"kind": "best"}, "Unknown threshold rule"),
         ({"kind": "fixed"}, "needs a finite value"),
-        ({"kind": "quantile", "q": 2}, "q must lie"),
-        ({"k": float("nan")}, "k must be"),
+        ({"kind": "quantile", "q": 2}, "q=2 must lie"),
+        ({"k": float("nan")}, "k=nan must be"),
     ],
 )
 def test_wrong_rules_are_refused(options, message):

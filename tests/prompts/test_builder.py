@@ -211,9 +211,9 @@ def test_a_setting_that_matches_no_class_is_named(setting, caplog):
     builder = PromptBuilder.from_settings({setting: {"solar": value, "zebra": value}})
     (said,) = builder.unmatched("solar cell")
     assert said.startswith(
-        f"Prompt setting {setting} has nothing for 'solar cell', only for 'solar', 'zebra'; is 'solar' meant"
+        f"Prompt setting {setting} has nothing for 'solar cell', only for 'solar', 'zebra'; did you mean 'solar' for it"
     )
-    assert "meant" not in builder.unmatched("bottle")[0]
+    assert "did you mean" not in builder.unmatched("bottle")[0]
     builder.sentences("solar cell")
     assert said in caplog.text
     assert builder.unmatched("zebra") == []

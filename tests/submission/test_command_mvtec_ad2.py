@@ -175,7 +175,7 @@ def test_packs_when_all_objects_are_there(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ([], "give the submission a --name"),
+        ([], "Give the submission a --name"),
         (["--name", "a/b"], "no name for a folder"),
         (["--name", "x", "--threshold", "lucky"], "--threshold lucky is none of mean_std:K"),
         (["--name", "x", "--threshold", "quantile:2"], "--threshold quantile:2"),
@@ -207,6 +207,6 @@ def test_help_is_quick_and_unknown_formats_are_told(capsys):
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=REPOSITORY, timeout=120)
     assert result.returncode == 0, result.stderr
     assert "vand-fewshot" in result.stdout
-    assert "there is no submission at /nowhere" in result.stderr
+    assert "There is no submission at /nowhere" in result.stderr
     assert main(["imagenet"]) == 2
     assert "known: mvtec-ad2, kaputt2" in capsys.readouterr().err

@@ -53,7 +53,7 @@ class ResultsFolder:
                 pass
             (self.path / ".writable").unlink(missing_ok=True)
         except OSError as error:
-            raise ResultsError(f"results folder {self.path} cannot be written: {error}") from error
+            raise ResultsError(f"Results folder {self.path} cannot be written: {error}") from error
         found = self.suite() if (self.path / "suite.json").exists() else None
         if found is None and any(not item.name.startswith(".") for item in self.path.iterdir()):
             raise ResultsError(f"{self.path} holds other files and no suite.json; choose a new folder for the results")
@@ -83,7 +83,7 @@ class ResultsFolder:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(content, dict) or not isinstance(content.get("jobs"), list):
-                raise ValueError("no suite")
+                raise ValueError("No suite")
         except FileNotFoundError as error:
             raise ResultsError(f"{self.path} is no results folder: it has no suite.json") from error
         except (OSError, ValueError, RecursionError) as error:
@@ -108,7 +108,7 @@ class ResultsFolder:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, RecursionError) as error:
-            raise ResultsError(f"row {path} is damaged: {error}") from error
+            raise ResultsError(f"Row {path} is damaged: {error}") from error
         return row
 
     def write(self, job: Job, row: dict[str, Any], pictures: Pictures | None) -> None:

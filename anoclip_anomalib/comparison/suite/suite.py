@@ -45,7 +45,7 @@ def _threshold(options: Any) -> Any:
 
 def _different(seeds: tuple[int, ...]) -> tuple[int, ...]:
     if not seeds or len(set(seeds)) < len(seeds):
-        raise ValueError("seeds must be a list of different numbers")
+        raise ValueError(f"seeds={list(seeds)} must be a list of different numbers")
     return seeds
 
 
@@ -202,7 +202,7 @@ def select_jobs(jobs: list[Job], only: list[str] | None = None, shard: tuple[int
     if shard is not None:
         index, count = shard
         if not 1 <= index <= count:
-            raise ValueError(f"a shard is i/n with 1 <= i <= n, got {index}/{count}")
+            raise ValueError(f"A shard is i/n with 1 <= i <= n, got {index}/{count}")
         jobs = jobs[index - 1 :: count]
     return jobs
 

@@ -36,7 +36,7 @@ def validate_zip(path: str | Path, expected: Iterable[str] | None = None) -> Rep
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"there is no submission at {path}")
+        raise FileNotFoundError(f"There is no submission at {path}")
     report = Report(str(path))
     expected = None if expected is None else frozenset(expected)
     try:

@@ -42,7 +42,7 @@ def to_unit_interval(scores: Mapping[str, float]) -> dict[str, float]:
     """
     for capture_id, score in scores.items():
         if not math.isfinite(score):
-            raise ValueError(f"the score of {capture_id} is {score}")
+            raise ValueError(f"The score of {capture_id} is {score}")
     low, high = min(scores.values(), default=0.0), max(scores.values(), default=1.0)
     if low >= 0.0 and high <= 1.0:
         return dict(scores)
@@ -67,7 +67,7 @@ def write_zip(path: str | Path, scores: Mapping[str, float], expected: Iterable[
     if missing or unknown:
         raise ValueError(f"{len(missing)} capture_ids have no score {missing[:3]}, {len(unknown)} are unknown {unknown[:3]}")
     if outside := [key for key in expected if not 0.0 <= scores[key] <= 1.0]:
-        raise ValueError(f"scores must lie in [0, 1]; {outside[0]} has {scores[outside[0]]}")
+        raise ValueError(f"Scores must lie in [0, 1]; {outside[0]} has {scores[outside[0]]}")
     # All digits are kept: scores of one object may differ in the sixth decimal alone.
     rows = ((key, float(scores[key])) for key in expected)
     text = pd.DataFrame(rows, columns=HEADER).to_csv(index=False, lineterminator="\n")

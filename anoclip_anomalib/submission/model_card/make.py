@@ -53,10 +53,10 @@ def write_model_card(
         raise ValueError(f"{results} holds the results of several suites; give one: {', '.join(map(str, folders))}")
     rows, faults = ResultsFolder(folders[0]).rows()
     if faults:
-        raise ValueError("rows are damaged, run the comparison again: " + "; ".join(faults))
+        raise ValueError("Rows are damaged, run the comparison again: " + "; ".join(faults))
     models = models_of(rows)
     if not model and len(models) != 1:
-        raise ValueError(f"choose one with --model: {', '.join(models) or 'there are no rows'}")
+        raise ValueError(f"Choose one with --model: {', '.join(models) or 'there are no rows'}")
     model = model or models[0]
     found = summarise(rows, model)
     failed = [text for result in found for text in result.failed]

@@ -52,7 +52,7 @@ def summarise(rows: Sequence[Mapping[str, Any]], model: str) -> list[DataResult]
     results = [_data_result(data, found) for data, found in by_data.items() if any(row["status"] == "done" for row in found)]
     if not results:
         known = ", ".join(models_of(rows)) or "nothing"
-        raise ValueError(f"there are no finished rows of '{model}'; there are rows of {known}")
+        raise ValueError(f"There are no finished rows of '{model}'; there are rows of {known}")
     return results
 
 

@@ -72,4 +72,4 @@ def check_images(root: Path, counts: Mapping[str, int]) -> None:
                     f"({len(differing)} names differ: {', '.join(differing[:3])}, ...)"
                 )
     if faults:
-        raise FileNotFoundError("this is not the complete data set:\n  " + "\n  ".join(faults))
+        raise FileNotFoundError("This is not the complete data set:\n  " + "\n  ".join(faults))

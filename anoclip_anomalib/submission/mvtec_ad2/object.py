@@ -126,7 +126,7 @@ def make_object(submission: Submission, object_name: str, progress: Steps, say: 
     model = predict_object(submission.predict, object_name, [*normal, *test], store, progress.advance)
     if model is not None:
         if model_path.is_file() and read_json(model_path) != plain(model):
-            raise ValueError(f"the weights changed since the first maps in {store.folder}; delete it to predict them anew")
+            raise ValueError(f"The weights changed since the first maps in {store.folder}; delete it to predict them anew")
         write_json(model_path, model)
     figures = _write_files(submission, store, normal, test, progress)
     figures |= read_json(model_path) if model_path.is_file() else {"weights_digest": None}
@@ -155,7 +155,7 @@ def _write_files(
         Kendall's tau between a float32 map and what was written (at least; exact where it would be below 0.999).
     """
     if submission.threshold.kind == "adaptive":
-        raise ValueError("the adaptive threshold needs labels, which the private splits do not have")
+        raise ValueError("The adaptive threshold needs labels, which the private splits do not have")
     threshold = fit_threshold(submission.threshold, map(store.read, normal))
     quantiles = np.stack([ranks.image_quantiles(store.read(image).scores) for image in test])
     rank_map = ranks.fit_rank_map(quantiles, linear_share=submission.linear_share)
@@ -168,7 +168,7 @@ def _write_files(
         values = rank_map(scores)
         # Checked on what the file will hold, not on what was meant.
         if values.dtype != np.float16 or values.shape != scores.shape or not np.isfinite(values).all():
-            raise ValueError(f"the map of {prediction.image} could not be written as finite float16")
+            raise ValueError(f"The map of {prediction.image} could not be written as finite float16")
         mask = np.where(scores > threshold.value, np.uint8(255), np.uint8(0))
         place = (store.images.name, prediction.image.parent.name, prediction.image.stem)
         with atomic_write(submission.folder / file_path(MASKS, *place)) as temporary:

@@ -33,7 +33,7 @@ def image_quantiles(scores: NDArray[np.float32], count: int = 257) -> NDArray[np
         ValueError: If a score is not finite.
     """
     if not np.isfinite(scores).all():
-        raise ValueError("the anomaly map holds NaN or infinite values")
+        raise ValueError("The anomaly map holds NaN or infinite values")
     return np.quantile(np.asarray(scores, dtype=np.float64), np.linspace(0.0, 1.0, count))
 
 
@@ -60,7 +60,7 @@ class RankMap:
         """
         scores = np.asarray(scores, dtype=np.float32)
         if not np.isfinite(scores).all():
-            raise ValueError("the anomaly map holds NaN or infinite values")
+            raise ValueError("The anomaly map holds NaN or infinite values")
         return np.searchsorted(self.edges, scores, side="right").astype(np.uint16).view(np.float16)
 
 
@@ -78,12 +78,12 @@ def fit_rank_map(quantiles: NDArray[np.float64], *, linear_share: float = 0.5) -
         ValueError: If there is no image, or all scores are equal: there are no ranks to keep.
     """
     if not 0.0 < linear_share <= 1.0:
-        raise ValueError(f"linear_share must be above 0 and at most 1, got {linear_share}")
+        raise ValueError(f"linear_share={linear_share} must be above 0 and at most 1")
     if quantiles.size == 0:
-        raise ValueError("no scores to fit the float16 range on")
+        raise ValueError("No scores to fit the float16 range on")
     low, high = float(quantiles.min()), float(quantiles.max())
     if not high > low:
-        raise ValueError(f"all scores are equal ({low}): the maps carry no information")
+        raise ValueError(f"All scores are equal ({low}): the maps carry no information")
     # Pooling the quantiles weighs every image alike, whatever its size.
     knots = np.unique(np.concatenate([np.quantile(quantiles, np.linspace(0.0, 1.0, 2049)), np.linspace(low, high, 513)]))
     ordered = np.sort(quantiles, axis=None)

@@ -117,9 +117,9 @@ def measure(
         RuntimeError: If the device is not there.
     """
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise RuntimeError("no CUDA device is available; measure on --device cpu, or run on a machine with a GPU")
+        raise RuntimeError("No CUDA device is available; measure on --device cpu, or run on a machine with a GPU")
     if count < 1 or warmup < 0:
-        raise ValueError(f"count must be at least 1 and warmup at least 0, got {count} and {warmup}")
+        raise ValueError(f"count={count} must be at least 1 and warmup={warmup} at least 0")
     model = model.eval().to(device)
     rows = []
     for height, width in sizes:

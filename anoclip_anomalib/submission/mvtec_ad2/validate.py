@@ -46,7 +46,7 @@ def validate(
     """
     path = Path(path)
     if not path.exists() and not path.is_symlink():
-        raise FileNotFoundError(f"there is no submission at {path}")
+        raise FileNotFoundError(f"There is no submission at {path}")
     report = Report(str(path))
     check = _Check(report, counts, image_size, require_masks, contents, progress)
     if path.is_dir():

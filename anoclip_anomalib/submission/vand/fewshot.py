@@ -48,7 +48,7 @@ class Model(nn.Module):
     def __init__(self, reference_weight: float = 0.5, **arguments: Any) -> None:
         super().__init__()
         if not 0.0 <= reference_weight <= 1.0:
-            raise ValueError(f"reference_weight must lie in [0, 1], got {reference_weight}")
+            raise ValueError(f"reference_weight={reference_weight} must lie in [0, 1]")
         self.reference_weight = reference_weight
         self.anoclip = registry.load("AnoClip")(visualizer=False, evaluator=False, post_processor=False, **arguments)
         self.references = PatchMemory(persistent=False)  # they belong to a category and not to the weights
@@ -154,13 +154,13 @@ def check_model_file(path: str | Path) -> list[float]:
     instance = model().eval()
     url = instance.weights_url(CATEGORIES[0])
     if url is not None and not str(url).startswith(("https://", "http://")):
-        raise ValueError(f"weights_url must return None or a URL, not {url!r}")
+        raise ValueError(f"weights_url() must return None or a URL, not {url!r}")
     images = torch.rand(4, 3, *IMAGE_SIZE, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         instance.setup({"few_shot_samples": images[:2], "dataset_category": CATEGORIES[0]})
         output = instance(images[2:])
     if not isinstance(output, ImageBatch):
-        raise TypeError(f"forward must return anomalib's ImageBatch, not {type(output).__name__}")
+        raise TypeError(f"forward() must return anomalib's ImageBatch, not {type(output).__name__}")
     score = output.pred_score
     if not isinstance(score, torch.Tensor) or score.shape != (2,) or not torch.isfinite(score).all():
         raise ValueError(f"pred_score must be 2 finite numbers for 2 images, it is {score}")

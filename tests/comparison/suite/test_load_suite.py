@@ -69,7 +69,7 @@ def test_all_faults_at_once_each_with_its_line(tmp_path):
         27: 'unknown category "bowl" (there are: plate)',
         28: "seeds must be a whole number of at least 0 and below 2^32, got -1",
         30: 'resolution must be "model" or "original"',
-        31: 'unknown threshold rule "best"',
+        31: 'Unknown threshold rule "best"',
         32: "timed_images must be a whole number",
     }
     for line, message in expected.items():
@@ -119,7 +119,7 @@ MERGES = "name: x\na0: &a0 {k: v}\n" + "".join(
         ("name: 2026-99-99\n", "month must be in 1..12"),
         ("name: ../../etc\n", "name must be a name for a folder: 1 to 100 characters without slashes"),
         ("name: .hidden\n", "name must be a name for a folder"),
-        ("name: x\nseeds: [1, 1]\n", "seeds must be a list of different numbers"),
+        ("name: x\nseeds: [1, 1]\n", "seeds=[1, 1] must be a list of different numbers"),
         ("name: x\ndata: [{class_path: MVTecAD, name: a/b}]\n", "name must be a name for a folder"),
         ("name: x\ndata: [{class_path: GeneratedParts, init_args: {train_good: .nan}}]\n", "train_good"),
         ("name: x\ndata: [{class_path: MVTecAD, categories: [../x]}]\n", "categories must be the name"),

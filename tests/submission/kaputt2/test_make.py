@@ -324,7 +324,7 @@ def test_interrupted_command_goes_on(dataset, tmp_path, capsys):
     ("change", "message"),
     [
         (lambda root: (root / "query-crop/data/test/capture-03.png").unlink(), "1 of 6 query images are missing"),
-        (lambda root: (root / "query-test.parquet").unlink(), "there is no query-test.parquet"),
+        (lambda root: (root / "query-test.parquet").unlink(), "There is no query-test.parquet"),
         (
             lambda root: pd.DataFrame({"capture_id": ["a"], "query_crop": ["../../etc/passwd"]}).to_parquet(
                 root / "query-test.parquet"

@@ -169,13 +169,13 @@ def test_command_with_bad_input(results, tmp_path, capsys):
         assert main(["model-card", *options, *out]) == 2
         assert message in capsys.readouterr().err
 
-    fails(str(folder), message="choose one with --model: AnoClip, Padim")
+    fails(str(folder), message="Choose one with --model: AnoClip, Padim")
     fails(str(folder), "--model", "Nobody", message="no finished rows of 'Nobody'; there are rows of AnoClip, Padim")
     fails(str(folder), "--model", "AnoClip", "--hub-dataset", "Visa=org/x", message="--hub-dataset names Visa")
     fails(str(folder), "--model", "AnoClip", "--hub-dataset", "Visa", message="is no NAME=ID")
     fails(str(folder / "rows"), message="no results folder")
     (folder / "rows" / "AnoClip-MVTecAD-bottle-0.json").write_text("{")
-    fails(str(folder), "--model", "AnoClip", message="rows are damaged")
+    fails(str(folder), "--model", "AnoClip", message="Rows are damaged")
     assert not (tmp_path / "card").exists()
 
 

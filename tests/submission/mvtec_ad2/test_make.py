@@ -296,7 +296,7 @@ def test_map_that_is_not_finite_is_named(dataset, tmp_path):
 
 
 def test_constant_maps_are_refused(dataset, tmp_path):
-    with pytest.raises(ValueError, match="all scores are equal"):
+    with pytest.raises(ValueError, match="All scores are equal"):
         make(submission(dataset, tmp_path, "--model.spread", "0", counts={"can": 2}))
 
 

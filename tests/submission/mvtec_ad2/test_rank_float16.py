@@ -98,7 +98,7 @@ def test_scores_that_are_not_finite_are_refused(bad):
 
 
 def test_constant_scores_are_refused():
-    with pytest.raises(ValueError, match="all scores are equal"):
+    with pytest.raises(ValueError, match="All scores are equal"):
         fit([np.full((4, 4), 0.5, dtype=np.float32)])
     with pytest.raises(ValueError, match="linear_share"):
         fit(maps_near_half(), linear_share=0.0)

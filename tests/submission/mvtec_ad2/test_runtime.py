@@ -51,10 +51,10 @@ def test_anomaly_image_has_the_inputs_size_and_lies_on_the_cpu():
 
 
 def test_bad_input(tmp_path):
-    with pytest.raises(ValueError, match="count must be at least 1"):
+    with pytest.raises(ValueError, match="count=0 must be at least 1"):
         measure(Brightness(), torch.device("cpu"), SIZES, 0, 0, print)
     if not torch.cuda.is_available():
-        with pytest.raises(RuntimeError, match="no CUDA device"):
+        with pytest.raises(RuntimeError, match="No CUDA device"):
             measure(Brightness(), torch.device("cuda"), SIZES, 0, 1, print)
     fake = ["--model", "tests.submission.fake_model.Brightness"]
     with pytest.raises(FileNotFoundError, match="no checkpoint"):
