@@ -103,7 +103,7 @@ def _convert(block: Image.Image, peak: float | None) -> torch.Tensor:
     if peak is not None:
         values = np.asarray(block, dtype=np.float32)
         if not np.isfinite(values).all():
-            raise ValueError("NaN or infinite values in it")
+            raise ValueError("Values in it are not finite")
         return torch.from_numpy(np.clip(values / peak, 0.0, 1.0)).expand(3, -1, -1)
     if "A" in block.getbands() or "transparency" in block.info:
         block = block.convert("RGBA")
