@@ -271,3 +271,15 @@ def test_many_processes_never_share_a_piece(tmp_path):
         process.join()
         assert process.exitcode == 0
     assert sum(counts) == len(list(tmp_path.glob("done-*"))) <= 50
+
+
+def test_signs_of_life_are_forgotten_with_the_claim_that_gave_them(tmp_path):
+    path, claims = tmp_path / "can.claim", Claims(tmp_path)
+    for stamp in (1, 2):
+        path.write_bytes(b"")
+        os.utime(path, (stamp, stamp))
+        assert not take(claims)
+    assert claims.is_alive("can")
+    path.unlink()
+    assert take(claims)
+    assert not claims.is_alive("can")

@@ -3,7 +3,7 @@ import stat
 
 import pytest
 
-from anoclip_anomalib.files import atomic_write, csv_safe, is_photograph, printable, read_yaml, remove_drafts, set_aside
+from anoclip_anomalib.files import atomic_write, csv_safe, is_photograph, plain, printable, read_yaml, remove_drafts, set_aside
 
 
 def test_the_file_appears_whole_and_with_the_usual_permissions(tmp_path):
@@ -110,3 +110,8 @@ def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path):
 def test_photographs_are_known_by_name():
     assert all(map(is_photograph, ("a.jpg", "b.TIFF", "c.HEIC", "d.gif", ".e.png", "f.CR2")))
     assert not any(map(is_photograph, ("._a.jpg", "a.txt", "jpg", "a.mp4", "a.jpg.part")))
+
+
+def test_what_json_cannot_hold_becomes_null_a_list_or_its_text(tmp_path):
+    value = {1: (1, float("nan"), [float("-inf"), True]), "path": tmp_path, "none": None, "nested": {"set": {1}}}
+    assert plain(value) == {"1": [1, None, [None, True]], "path": str(tmp_path), "none": None, "nested": {"set": "{1}"}}

@@ -4,17 +4,14 @@ Nothing heavy is imported before it is clear that it is needed: help should not 
 """
 
 import os
-import signal
 import sys
-from contextlib import suppress
 from importlib import import_module
-from types import FrameType, ModuleType
+from types import ModuleType
 
 from anoclip_anomalib import __version__, registry
+from anoclip_anomalib.running.signals import run_command
 
 OWN_COMMANDS = ("inspect", "demo", "prompts", "pool", "compare", "report", "submit", "convert")
-INTERRUPTED = 128 + signal.SIGINT
-STOPPED = "anoclip: stopped by Ctrl-C; "
 ANOMALIB_COMMANDS = {
     "test": "Measure a model on a data set.",
     "predict": "Score images, with or without labels.",
@@ -39,23 +36,8 @@ def main(argv: list[str] | None = None) -> int:
         143 after SIGTERM, 141 when the reader of the output has gone.
     """
     argv = sys.argv[1:] if argv is None else argv
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        with suppress(ValueError):  # not the main thread
-            signal.signal(signal.SIGINT, _stop)
     try:
-        from anoclip_anomalib.running.quiet import quiet
-
-        try:
-            with quiet(warnings_of="anomalib"):
-                return _run(argv)
-        finally:
-            sys.stdout.flush()  # here, and not when Python ends
-    except (KeyboardInterrupt, SystemExit) as stop:
-        # Lightning turns Ctrl-C into an exit of its own.
-        if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):
-            raise
-        print(f"{STOPPED}files that were finished are kept", file=sys.stderr)
-        return INTERRUPTED
+        return run_command("anoclip", lambda: _quietly(argv), "files that were finished are kept", starting=True)
     except (MemoryError, RuntimeError) as error:
         from anoclip_anomalib.cli.parser import memory_advice
 
@@ -73,17 +55,14 @@ def main(argv: list[str] | None = None) -> int:
         raise
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
-    """Answer Ctrl-C where no command has begun its work (those that work have an answer of their own).
+def _quietly(argv: list[str]) -> int:
+    from anoclip_anomalib.running.quiet import quiet
 
-    Some packages make another error of an interruption while they are imported, or print it; an import leaves nothing behind.
-    """
-    while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
-            os.write(2, f"{STOPPED}nothing was begun\n".encode())
-            os._exit(INTERRUPTED)
-        frame = frame.f_back
-    raise KeyboardInterrupt
+    try:
+        with quiet(warnings_of="anomalib"):
+            return _run(argv)
+    finally:
+        sys.stdout.flush()  # here, and not when Python ends
 
 
 def _run(argv: list[str]) -> int:

@@ -58,3 +58,23 @@ def undisturbed() -> Iterator[None]:
     """Around what an Engine does: other packages are quiet, and signals end it as they should."""
     with quiet(), interruptible():
         yield
+
+
+def predict_raw(
+    model: AnomalibModule, collect: Callback, callbacks: Sequence[Callback], trainer: dict[str, Any], folder: Path, **given: Any
+) -> None:
+    """Raw scores and nothing else: pictures and metrics of unlabelled images would cost time and fail.
+
+    Args:
+        model: Stripped of all but its post-processor, whose state a checkpoint may hold.
+        collect: Gets each image's score and map, before the model's own callbacks change them.
+        callbacks: The model's own, such as test-time adaptation.
+        trainer: More arguments of the Trainer.
+        folder: Where the Engine may write.
+        **given: Data and checkpoint, as ``Engine.predict`` takes them.
+    """
+    strip(model, keep={"post_processor"})
+    # Zero-shot models are validated before they predict, to fit a normalisation that is not used here: no batches for it.
+    engine = build_engine(folder, [collect, *callbacks], {**trainer, "limit_val_batches": 0})
+    with undisturbed():
+        engine.predict(model, return_predictions=False, **given)

@@ -75,7 +75,7 @@ class Progress:
             self._draw("step", self._text, self._done, self._total)
             return
         now = time.monotonic()
-        if now - self._told >= self.every and not self.quiet:
+        if self._done and now - self._told >= self.every and not self.quiet:
             self._told = now
             left = (now - self._begun) / self._done * max(0, self._total - self._done)
             head = f"{self._overall[0]}, " if self._overall else ""

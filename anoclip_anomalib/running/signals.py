@@ -27,10 +27,14 @@ _ENDINGS: dict[int, type[BaseException]] = {signal.SIGINT: KeyboardInterrupt, si
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
+def interruptible(starting: str = "") -> Iterator[None]:
     """Around a run: whatever a signal leads to leaves the block as its own exception, and Ctrl-C works afterwards.
 
     Blocks may be nested. Only the main thread is told of signals; elsewhere handlers stay as they are.
+
+    Args:
+        starting: What to say of a signal that comes in the middle of an import, where no command has begun its work: the
+            process ends at once then, as some packages make another error of it, or print it.
 
     Raises:
         KeyboardInterrupt: After Ctrl-C.
@@ -41,6 +45,9 @@ def interruptible() -> Iterator[None]:
 
     def stop(number: int, frame: FrameType | None) -> None:
         if os.getpid() == owner:
+            if starting and _is_importing(frame):
+                os.write(2, f"{starting}\n".encode())
+                os._exit(128 + number)
             received.append(number)
             raise _ENDINGS[number]
         if number == signal.SIGTERM:  # a process forked from here dies of it; Ctrl-C it leaves to its parent
@@ -69,19 +76,26 @@ def interruptible() -> Iterator[None]:
         raise _ENDINGS[received[0]]
 
 
-def run_command(command: str, action: Callable[[], int], hint: str = CONTINUES) -> int:
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame is not None
+
+
+def run_command(command: str, action: Callable[[], int], hint: str = CONTINUES, *, starting: bool = False) -> int:
     """Run a command's work and answer signals.
 
     Args:
         command: As it was called, such as ``anoclip demo``.
         action: The work; returns the exit code.
         hint: What to do after an interruption.
+        starting: Whether the work itself begins further inside, see :func:`interruptible`.
 
     Returns:
         The action's exit code; 130 after Ctrl-C, 143 after SIGTERM, both told in one line on standard error.
     """
     try:
-        with interruptible():
+        with interruptible(f"{command}: interrupted; nothing was begun" if starting else ""):
             return action()
     except (KeyboardInterrupt, Terminated) as stop:
         code, what = (TERMINATED, "ended by SIGTERM") if isinstance(stop, Terminated) else (INTERRUPTED, "interrupted")

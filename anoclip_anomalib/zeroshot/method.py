@@ -1,8 +1,8 @@
 """What a zero-shot method tells about itself, and what the wiring needs of its torch model."""
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import torch
@@ -33,6 +33,15 @@ class MethodFacts:
     adapts_on_test_images: bool = False
     sees_other_test_images: bool = False
     order_dependent: bool = False
+
+
+def stated_facts(model: Any, callbacks: Sequence[Any] = ()) -> dict[str, Any]:
+    """What a Lightning model states about its method, with what its callbacks change of it; empty where nobody does."""
+    own = getattr(model, "method_facts", None)
+    facts = {} if own is None else asdict(own)
+    for callback in callbacks:
+        facts |= getattr(callback, "changed_facts", {})
+    return facts
 
 
 class ZeroShotModel(Protocol):

@@ -78,9 +78,7 @@ def test_ctrl_c_while_starting_ends_without_a_traceback():
             break
     lines += process.stderr.readlines()
     assert process.wait(60) == 130
-    assert [line for line in lines if not line.startswith("import time:")] == [
-        "anoclip: stopped by Ctrl-C; nothing was begun\n"
-    ]
+    assert [line for line in lines if not line.startswith("import time:")] == ["anoclip: interrupted; nothing was begun\n"]
 
 
 @pytest.mark.parametrize("after", [KeyboardInterrupt, lambda: SystemExit(1)])
@@ -93,7 +91,7 @@ def test_ctrl_c_is_130_also_after_lightning_made_an_exit_of_it(monkeypatch, caps
 
     monkeypatch.setattr(cli, "_command", lambda name: SimpleNamespace(main=stopped))
     assert main(["compare"]) == 130
-    assert capsys.readouterr().err == "anoclip: stopped by Ctrl-C; files that were finished are kept\n"
+    assert capsys.readouterr().err == "anoclip: interrupted; files that were finished are kept\n"
 
 
 def test_other_exits_stay_as_they_are(monkeypatch):

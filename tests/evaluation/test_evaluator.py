@@ -58,12 +58,13 @@ def test_repeated_images_of_the_stages_own_loader_are_left_out(stage):
         val_dataloaders=dealt if stage == "validation" else plain, test_dataloaders=dealt if stage == "test" else plain
     )
     evaluator = StreamingEvaluator(val_metrics=[ImageAUROC()], test_metrics=[ImageAUROC()])
-    getattr(evaluator, f"on_{stage}_epoch_start")(trainer, None)
-    for _ in range(2):  # of this process's two images the second is a repeated one
-        batch = ImageBatch(image=torch.zeros(1, 3, 2, 2), pred_score=torch.ones(1), gt_label=torch.tensor([1]))
-        getattr(evaluator, f"on_{stage}_batch_end")(trainer, None, None, batch, 0)
+    for _ in range(3):  # each epoch counts afresh
+        getattr(evaluator, f"on_{stage}_epoch_start")(trainer, None)
+        for _ in range(2):  # of this process's two images the second is a repeated one
+            batch = ImageBatch(image=torch.zeros(1, 3, 2, 2), pred_score=torch.ones(1), gt_label=torch.tensor([1]))
+            getattr(evaluator, f"on_{stage}_batch_end")(trainer, None, None, batch, 0)
     counted = {"validation": evaluator.val_metrics, "test": evaluator.test_metrics}
-    assert {name: len(metrics[0].scores) for name, metrics in counted.items()} == {"validation": 0, "test": 0} | {stage: 1}
+    assert {name: len(metrics[0].scores) for name, metrics in counted.items()} == {"validation": 0, "test": 0} | {stage: 3}
 
 
 def test_sharing_one_histogram_changes_no_value():

@@ -193,3 +193,12 @@ def test_a_models_own_threshold_comes_before_the_natural_one():
 def test_rounding_does_not_raise_the_conformal_rank():
     assert 50 * (1 - 0.42) > 29  # in floating point
     assert conformal_threshold(np.arange(49.0), 0.42).value == 29 - 1
+
+
+@pytest.mark.parametrize(("of_normal_images", "rule"), [(0.45, "of normal images"), (0.4, "best F1 on validation images")])
+def test_a_threshold_of_normal_images_is_named_until_validation_images_have_replaced_it(of_normal_images, rule):
+    model = fitted(threshold=0.45)
+    model.image_threshold = Threshold(of_normal_images, "of normal images")
+    found = post_processor_threshold(model, held_out=True)
+    assert found.value == pytest.approx(0.45)
+    assert found.rule.endswith(rule)

@@ -140,9 +140,14 @@ def test_cells_are_harmless_and_lines_are_rows(tmp_path):
     }  # fmt: skip
 
 
-def test_a_full_disk_leaves_no_half_row(tmp_path):
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_full_disk_leaves_no_half_row(tmp_path, resumed):
     path = tmp_path / "results.csv"
-    results = written(path, {"a.png": 0.1})
+    results = written(path, {"a.png": 0.1, "gone.png": None})
+    if resumed:
+        results.close()
+        results = Results(path)
+        results.take_up()  # the file is shorter now
     before = path.read_bytes()
 
     class Full:

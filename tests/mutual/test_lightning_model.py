@@ -13,9 +13,10 @@ from anoclip_anomalib import MutualClip
 from anoclip_anomalib.cli.main import main
 from anoclip_anomalib.data import FolderImages
 from anoclip_anomalib.evaluation import PredictionsCsv
-from anoclip_anomalib.mutual.pool import FeaturePool
+from anoclip_anomalib.mutual.pool import FeaturePool, peaks
 from anoclip_anomalib.mutual.run import tell_what_is_seen
 from anoclip_anomalib.zeroshot.features import Features
+from anoclip_anomalib.zeroshot.neighbourhoods import feature_sets
 from anoclip_anomalib.zeroshot.tiling import TileLayout
 from tests.anoclip.test_lightning_model import engine, mvtec, root  # noqa: F401
 from tests.mutual.test_scoring import plain
@@ -50,7 +51,6 @@ def test_maps_are_the_plain_double_loop_over_all_depths_and_neighbourhoods(mutua
     found = predicted(model, engine(), folder)
     paths = sorted(found)
     from anoclip_anomalib.data import read_image
-    from anoclip_anomalib.zeroshot.neighbourhoods import feature_sets
 
     with torch.no_grad():
         features = model.model.encode(torch.cat([model.pre_processor.transform(read_image(path)[None]) for path in paths]))
@@ -188,6 +188,10 @@ def test_a_pool_of_another_encoder_or_of_nothing_is_refused(mutual, root, tmp_pa
         mutual(backbone="demo", pretrained=None, pool=str(out))
     with pytest.raises(ValueError, match="another neighbourhoods"):
         mutual(neighbourhoods=[1], pool=str(out))
+    with pytest.raises(ValueError, match=r"another lowest \(0\.3; tiny\), not 0\.5"):
+        mutual(lowest=0.5, pool=str(out))
+    with pytest.raises(ValueError, match=r"another class \(none; tiny\), not cable"):
+        mutual(with_text=True, class_name="cable", pool=str(out))
     with pytest.raises(ValueError, match="No pool at .*: build one with"):
         mutual(pool=str(tmp_path / "no.safetensors"))
     (tmp_path / "bad.safetensors").write_bytes(b"nothing")
@@ -266,3 +270,19 @@ def test_a_pool_of_which_most_are_unlike_the_others_is_warned_of(caplog, unlike,
     with caplog.at_level(logging.WARNING):
         tell_what_is_seen(torch.cat([torch.zeros(20 - unlike), torch.ones(unlike)]))
     assert (f"{unlike} look unlike the others" in caplog.text) == warned
+
+
+@torch.no_grad()
+def test_a_single_image_is_compared_with_every_image_of_the_pool(mutual):
+    """None of them is the image itself: of ten images the nearest three count, one more than they have among themselves."""
+    model = mutual(neighbourhoods=[1], similar=[1]).model.eval()
+    features = model.encode(torch.randn(11, 3, *model.image_size, generator=torch.Generator().manual_seed(0)))
+    model.pool = features.levels[:, :10]
+    model.pool_images, model.pool_tokens = torch.linspace(0, 1, 10), torch.randn(10, features.class_tokens.shape[-1])
+    own = features._replace(levels=features.levels[:, 10:], class_tokens=features.class_tokens[:, 10:])
+    sets = feature_sets(features.levels, features.grid, (1,)).flatten(2, 3).double()
+    nearest = torch.stack([torch.cdist(one[10], one[:10]).amin(dim=-1) for one in sets])  # (S, 10, L)
+    expected = nearest.sort(dim=1).values[:, :3].mean(dim=(0, 1))
+    found = model.score(own)
+    highest = peaks(expected.float()[None, None], own.grid, own.layout.tile)
+    torch.testing.assert_close(found.pred_score, highest, atol=1e-4, rtol=0)

@@ -1,4 +1,5 @@
 import pytest
+from anomalib import LearningType
 from anomalib.data import MVTecAD
 from anomalib.metrics import AUROC, Evaluator
 
@@ -29,6 +30,13 @@ def data(tmp_path_factory):
 def test_who_learns():
     assert not learns(Quiet())
     assert learns(LearnedBrightness())
+
+
+def test_what_has_its_few_images_already_is_not_fitted():
+    class Few(LearnedBrightness):
+        learning_type = LearningType.FEW_SHOT
+
+    assert not learns(Few())
 
 
 def test_strip_leaves_what_is_wanted():
@@ -76,3 +84,26 @@ def test_zero_shot_runs_keep_nothing(data, tmp_path):
             model, datamodule=data, verbose=False
         )
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_bar_of_lightnings_own_is_never_drawn_but_a_summary_if_asked_for(data, tmp_path):
+    model = Quiet()
+    strip(model)
+    asked = {"enable_progress_bar": True, "enable_model_summary": True, "limit_test_batches": 0}
+    engine = build_engine(tmp_path, [], asked)
+    with undisturbed():
+        engine.test(model, datamodule=data, verbose=False)
+    names = {type(callback).__name__ for callback in engine.trainer.callbacks}
+    assert engine.trainer.progress_bar_callback is None
+    assert any("ModelSummary" in name for name in names)
+
+
+@pytest.mark.parametrize(("limit", "total"), [(3, 3), (50, 10), (None, 10)])
+def test_a_limited_prediction_is_told_as_what_will_be_done(tmp_path, data, limit, total):
+    model, steps = Quiet(), Steps()
+    strip(model)
+    limits = {"limit_val_batches": 0} | ({} if limit is None else {"limit_predict_batches": limit})
+    single = MVTecAD(root=data.root, category="plate", num_workers=0, eval_batch_size=1)
+    with undisturbed():
+        build_engine(tmp_path, [ShowImages(steps)], limits).predict(model, datamodule=single, return_predictions=False)
+    assert steps.seen == [["one by one", total, total]]

@@ -29,6 +29,15 @@ def test_a_log_gets_a_line_for_each_step_and_one_now_and_then(clock):
     assert lines_of(stream) == ["can: predicting: 100", "can: predicting: 30 of 100, 1.0/s, about 1.2 min left"]
 
 
+def test_a_step_that_took_long_to_begin_has_no_speed_yet(clock):
+    stream = io.StringIO()
+    with Progress(Console(file=stream, width=40), every=30) as progress:
+        progress.start("predicting", 100)
+        clock[0] += 60
+        progress.advance(0)
+    assert lines_of(stream) == ["predicting: 100"]
+
+
 def test_within_jobs_a_line_names_the_job_and_steps_have_none_of_their_own(clock):
     stream = io.StringIO()
     progress = Progress(Console(file=stream, width=40), every=30)

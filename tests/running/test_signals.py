@@ -168,3 +168,32 @@ def test_after_ctrl_c_the_threads_of_workers_are_silent(arguments):
     )
     assert ("the parent has gone" in run.stderr) is not bool(arguments)
     assert "the parent's own" in run.stderr
+
+
+TERMINATED_CHILD = """
+import os, signal, time
+from anoclip_anomalib.running.signals import interruptible
+
+with interruptible():
+    child = os.fork()
+    if child == 0:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        finally:
+            print("the child cleans up what is its parent's", flush=True)
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+print(os.waitstatus_to_exitcode(status))
+"""
+
+
+def test_a_process_forked_from_a_run_dies_of_sigterm_without_a_word():
+    run = subprocess.run(
+        [sys.executable, "-c", TERMINATED_CHILD],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (run.stdout, run.stderr) == (f"{-signal.SIGTERM}\n", "")

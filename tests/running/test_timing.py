@@ -1,4 +1,5 @@
 import gc
+import threading
 import time
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -73,3 +74,16 @@ def test_the_clock_runs_while_the_image_is_brought_to_its_device():
     batch = SimpleNamespace(image=image)
     Stopwatch().on_test_batch_start(None, None, batch)
     assert batch.image is moved
+
+
+def test_nobody_watches_the_memory_any_more_after_a_run_however_it_ended():
+    before = set(threading.enumerate())
+
+    def run():
+        with PeakMemory():
+            assert len(set(threading.enumerate()) - before) == 1
+            raise ValueError("of the run")
+
+    with pytest.raises(ValueError, match="of the run"):
+        run()
+    assert set(threading.enumerate()) <= before

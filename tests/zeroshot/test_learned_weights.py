@@ -98,3 +98,9 @@ def test_the_clip_of_the_training_unless_another_is_asked_for(tmp_path, monkeypa
     given = object()
     assert learned.clip_for(given, "weights.pt", 32) == (given, (32, 32))
     assert len(asked) == 2
+
+
+def test_a_part_is_none_of_those_whose_names_begin_alike(tmp_path):
+    tensors = {name: torch.zeros(1) for name in ("image.x", "image_of.x", "images.y", "text.image.z")}
+    learned = load_learned(save_learned(tmp_path / "x.safetensors", tensors, FACTS), "some")
+    assert set(learned.part("image")) == {"x"}

@@ -95,3 +95,10 @@ def test_what_is_remembered_in_inference_mode_can_be_used_outside():
     query = tokens(1, 1, 4, 8, seed=3).requires_grad_()
     memory(query)[0].sum().backward()
     assert query.grad.abs().sum() > 0
+
+
+def test_a_coreset_begins_where_most_patches_are():
+    angles = torch.tensor([2.0, 0.1, 0.0, 0.2, -1.5])  # their mean points to 0.13
+    patches = torch.stack([angles.cos(), angles.sin()], dim=1)[None]
+    assert greedy_coreset(patches, 0.2).tolist() == [1]
+    assert greedy_coreset(patches, 0.4).tolist() == [1, 0]

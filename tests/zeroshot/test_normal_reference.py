@@ -8,6 +8,7 @@ from anomalib.post_processing import PostProcessor
 
 from anoclip_anomalib.zeroshot.normal_reference import (
     NormalReference,
+    highest_patches,
     joint_evidence,
     leave_out_each,
     set_thresholds,
@@ -181,3 +182,11 @@ def test_tiles_count_alike_however_long_their_class_tokens_are(anoclip_model):
     one, other = (model.reference.describe(own, *model.text_scores(features))[0].class_token for own in (features, longer))
     torch.testing.assert_close(other, one)
     torch.testing.assert_close(one.norm(), torch.ones(()))
+
+
+@pytest.mark.parametrize(("count", "expected"), [(1, 0.0), (64, 63.0), (199, 198.0), (200, 198.5), (350, 348.0)])
+def test_an_images_score_is_the_mean_of_its_highest_hundredth_of_patches(count, expected):
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    both = torch.stack([order.float(), -order.float()])
+    assert highest_patches(both)[0] == expected
+    assert highest_patches(both[:, :1]).tolist() == both[:, 0].tolist()

@@ -210,7 +210,8 @@ def _table(rows: Sequence[MetricRow]) -> dict:
         cells = []
         for metric in metrics:
             value, *others = (one.values.get(metric, float("nan")) for one in (row, *rivals))
-            cells.append(("–" if np.isnan(value) else f"{100 * value:.1f}", min(others) < value == max(others)))
+            best = np.nanmin(others) < value == np.nanmax(others) if not np.isnan(value) else False
+            cells.append(("–" if np.isnan(value) else f"{100 * value:.1f}", bool(best)))
         first = rivals[0] is row
         lines.append({"category": row.category if first else "", "first": first, "variant": row.variant, "cells": cells})
     return {"metrics": metrics, "lines": lines}

@@ -12,7 +12,7 @@ from torch import nn
 
 from anoclip_anomalib.comparison.suite.suite import Job
 from anoclip_anomalib.versions import commit, machine, versions, weights_digest
-from anoclip_anomalib.zeroshot.method import MethodFacts
+from anoclip_anomalib.zeroshot.method import MethodFacts, stated_facts
 
 FACTS = tuple(fact.name for fact in fields(MethodFacts))
 NOT_STATED = "not stated"
@@ -27,13 +27,11 @@ def method_facts(job: Job, model: Any = None, callbacks: Sequence[Any] = ()) -> 
         callbacks: That ran with it; their ``changed_facts``, if they have them, are laid over the model's.
     """
     known = yaml.safe_load(files(__package__).joinpath("provenance.yaml").read_text(encoding="utf-8"))["models"]
-    own = getattr(model, "method_facts", None)
     names = (type(model).__name__, job.model.spec.class_path.rpartition(".")[2])
-    facts = dict.fromkeys(FACTS, NOT_STATED)
-    facts |= next((known[name] for name in names if name in known), {}) if own is None else asdict(own)
-    for callback in callbacks:
-        facts |= getattr(callback, "changed_facts", {})
-    return facts | job.model.provenance
+    listed: dict[str, Any] = next((known[name] for name in names if name in known), {})
+    if getattr(model, "method_facts", None) is not None:
+        listed = {}
+    return dict.fromkeys(FACTS, NOT_STATED) | listed | stated_facts(model, callbacks) | job.model.provenance
 
 
 def preprocessing(model: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import Resize
 
 from anoclip_anomalib.files import atomic_write
 from anoclip_anomalib.running.collect import Collect
-from anoclip_anomalib.running.engine import build_engine, strip, undisturbed
+from anoclip_anomalib.running.engine import predict_raw
 from anoclip_anomalib.running.progress import Progress
 from anoclip_anomalib.submission.faults import Report
 from anoclip_anomalib.submission.images import UnlabelledImages
@@ -139,20 +139,23 @@ def predict_queries(
             if key in images:
                 scores[key] = float(score)
     progress(len(scores))
-    if left := {str(path): key for key, path in images.items() if key not in scores}:
-        strip(model, keep={"post_processor"})
+    left: dict[str, list[str]] = {}  # two captures may have one file
+    for key, file in images.items():
+        if key not in scores:
+            left.setdefault(str(file), []).append(key)
+    if left:
         resize = extract_transforms_by_type(getattr(model.pre_processor, "transform", None), Resize)
-        loader = UnlabelledImages([images[key] for key in left.values()], next(iter(resize), None)).loader(**loading)
+        loader = UnlabelledImages([Path(file) for file in left], next(iter(resize), None)).loader(**loading)
         with atomic_write(path) as temporary:
             temporary.write_text("".join(json.dumps(item) + "\n" for item in scores.items()), encoding="utf-8")
-        with undisturbed(), path.open("a", encoding="utf-8") as stream:
+        with path.open("a", encoding="utf-8") as stream:
 
             def keep(image: str, score: float, _: object) -> None:
-                scores[left[image]] = score
-                stream.write(json.dumps([left[image], score]) + "\n")
+                for capture_id in left[image]:
+                    scores[capture_id] = score
+                    stream.write(json.dumps([capture_id, score]) + "\n")
                 stream.flush()  # an interrupted run goes on behind the last image
 
             collect = Collect(keep, maps=False, advance=progress)
-            engine = build_engine(work / "engine", [collect, *callbacks], {**trainer, "limit_val_batches": 0})
-            engine.predict(model, dataloaders=loader, ckpt_path=config.checkpoint(), return_predictions=False)
+            predict_raw(model, collect, callbacks, trainer, work / "engine", dataloaders=loader, ckpt_path=config.checkpoint())
     return scores, model

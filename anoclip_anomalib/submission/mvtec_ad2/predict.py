@@ -5,7 +5,7 @@ object's scores (for a range that is the same for all its images) possible witho
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,11 @@ from torch.utils.data import DataLoader
 from anoclip_anomalib.evaluation.resolution import image_size, resize_map
 from anoclip_anomalib.files import atomic_write
 from anoclip_anomalib.running.collect import Collect
-from anoclip_anomalib.running.engine import build_engine, learns, strip, undisturbed
+from anoclip_anomalib.running.engine import build_engine, learns, predict_raw, strip, undisturbed
 from anoclip_anomalib.submission.images import UnlabelledImages
 from anoclip_anomalib.submission.model_config import ModelConfig
 from anoclip_anomalib.versions import weights_digest
+from anoclip_anomalib.zeroshot.method import stated_facts
 
 
 @dataclass(frozen=True)
@@ -162,21 +163,16 @@ def predict_object(
             f"{type(model).__name__} learns from normal images: give --fit, or --ckpt_path with a checkpoint for each object "
             "('{object}' in the path stands for the object's name)"
         )
-    # Raw scores are all that is asked for; pictures and metrics of unlabelled images would cost time and fail.
-    strip(model, keep={"post_processor"})
     own = ("root", "category", "test_type")
     arguments = {key: value for key, value in settings.config.data_arguments.items() if key not in own}
     data = ObjectData(left, root=settings.root, category=object_name, **arguments)
     folder = store.folder / "engine"
     keep = Collect(lambda image, score, scores: store.write(image, scores, score), maps=True, advance=progress)
-    with undisturbed():
-        if fits:
+    if fits:
+        strip(model, keep={"post_processor"})
+        with undisturbed():
             build_engine(folder, [], trainer).fit(model, datamodule=data)
-        # Zero-shot models are validated before they predict, to fit a normalisation that is not used here: no batches for it.
-        engine = build_engine(folder, [keep, *callbacks], {**trainer, "limit_val_batches": 0})
-        engine.predict(model, datamodule=data, ckpt_path=checkpoint, return_predictions=False)
+    predict_raw(model, keep, callbacks, trainer, folder, datamodule=data, ckpt_path=checkpoint)
     if missing := [image for image in left if not store.has(image)]:
         raise ValueError(f"{type(model).__name__} left out {len(missing)} images, {missing[0]} among them")
-    facts = getattr(model, "method_facts", None)
-    changed = {key: value for callback in callbacks for key, value in getattr(callback, "changed_facts", {}).items()}
-    return {"weights_digest": weights_digest(model), "method": (asdict(facts) if facts is not None else {}) | changed}
+    return {"weights_digest": weights_digest(model), "method": stated_facts(model, callbacks)}

@@ -1,6 +1,7 @@
 """The gallery: one file, nothing from outside, every picture decodable."""
 
 import base64
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -128,3 +129,32 @@ def test_gallery_of_results_shows_the_same_images_of_every_model(tmp_path: Path)
 def test_gallery_of_nothing_is_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no suite\.json"):
         gallery_of(tmp_path, "T", "N", {})
+
+
+def test_no_figure_is_best_where_all_are_equal(tmp_path: Path) -> None:
+    figures = {"one": (0.7, 0.8), "two": (0.7, 0.9), "three": (0.7, 0.9)}
+    rows = [MetricRow("nut", model, {"AUROC": first, "AP": second}) for model, (first, second) in figures.items()]
+    page = write_gallery(Gallery("T", NOTICE, {}, rows), tmp_path / "gallery.html").read_text(encoding="utf-8")
+    cells = re.findall(r'<td( class="best")?>([\d.]+)</td>', page)
+    assert [value for best, value in cells if best] == ["90.0", "90.0"]
+    assert [value for best, value in cells if not best] == ["70.0", "80.0", "70.0", "70.0"]
+
+
+def test_heatmaps_of_results_have_the_scores_that_their_grey_stands_for(tmp_path: Path) -> None:
+    rows = write_results(tmp_path, models=2, categories=1, seeds=1, samples=4)
+    found = {}
+    for scale in (None, [0.2, 0.7]):
+        for row in rows:
+            path = tmp_path / "rows" / f"{row['id']}.json"
+            path.write_text(json.dumps(row if scale is None else row | {"map_scale": scale}))
+        (items,) = gallery_of(tmp_path, "T", "N", {}, each=4).items.values()
+        found[scale is None] = np.stack([one for item in items for one in item.maps.values()])
+    assert found[True].max() <= 1
+    assert np.ptp(found[True]) > 0.5
+    np.testing.assert_allclose(found[False], 0.2 + 0.5 * found[True], atol=1e-6)
+
+
+def test_a_figure_is_best_also_beside_an_undefined_one(tmp_path: Path) -> None:
+    rows = [MetricRow("nut", model, {"AUROC": value}) for model, value in (("a", float("nan")), ("b", 0.5), ("c", 0.9))]
+    page = write_gallery(Gallery("T", NOTICE, {}, rows), tmp_path / "gallery.html").read_text(encoding="utf-8")
+    assert re.findall(r'<td( class="best")?>([\d.–]+)</td>', page) == [("", "–"), ("", "50.0"), (' class="best"', "90.0")]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from anoclip_anomalib.comparison.report.tables import MEAN, build_table, mean_curve, speed_of
+from anoclip_anomalib.comparison.report.tables import MEAN, build_table, first_seed_rows, mean_curve, speed_of
 
 
 def row(model, category, seed, value, undefined=None, **extra):
@@ -95,3 +95,10 @@ def test_values_that_print_alike_share_a_rank():
 def test_the_memory_of_gpus_is_the_largest_peak():
     rows = [row("a", "x", seed, 0.5, memory={"gpu_peak_mib": peak}) for seed, peak in enumerate((5.0, 9.0, 7.0))]
     assert speed_of(rows, "a")["gpu_peak_mib"] == 9
+
+
+def test_what_is_drawn_is_of_the_smallest_seed_that_is_done():
+    rows = [row("a", "x", seed, 0.5) for seed in (2, 0, 1)] + [row("b", "x", 0, 0.5, status="failed"), row("b", "x", 1, 0.5)]
+    first = first_seed_rows(rows, "d")
+    assert {key: one["job"]["seed"] for key, one in first.items()} == {("a", "x"): 0, ("b", "x"): 1}
+    assert first_seed_rows(rows, "another") == {}

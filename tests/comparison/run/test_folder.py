@@ -6,7 +6,7 @@ import pytest
 
 from anoclip_anomalib.comparison.run import folder as folder_module
 from anoclip_anomalib.comparison.run.folder import ResultsError, ResultsFolder, picture_stem
-from anoclip_anomalib.comparison.run.row import failed_row
+from anoclip_anomalib.comparison.run.row import Pictures, failed_row
 from anoclip_anomalib.comparison.run.run_job import run_job
 from anoclip_anomalib.comparison.suite.suite import jobs_of
 from tests.comparison.suites import small_suite
@@ -139,3 +139,20 @@ def test_a_failure_is_told_in_its_own_words(opened):
     row = failed_row(jobs[0], ValueError(error), trace=error)
     assert row["error"]["message"] == "size 15 is odd"
     assert "Namespace" in row["error"]["traceback"]
+
+
+def test_pictures_are_those_of_the_row_when_a_job_is_done_again(opened):
+    results, jobs = opened
+    row = failed_row(jobs[0], ValueError("no matter"))
+    for content in (Pictures(b"old", b"old image", b"old mask"), Pictures(b"new", b"new image", b"new mask")):
+        results.write(jobs[0], row, content)
+    stem, folder = picture_stem("plates", "plate"), results.path / "pictures"
+    found = [(folder / name).read_bytes() for name in (f"{jobs[0].id}.png", f"{stem}-images.jpg", f"{jobs[0].id}-masks.png")]
+    assert found == [b"new", b"new image", b"new mask"]
+
+
+def test_two_categories_never_share_their_pictures():
+    names = [("a", "_b"), ("a_", "b"), ("a", " b"), ("a b", ""), ("", "a b"), ("x" * 70, "y"), ("x" * 69, "xy")]
+    stems = {picture_stem(*name) for name in names}
+    assert len(stems) == len(names)
+    assert all(set(stem) <= set("abxy_-0123456789cdef") and len(stem) <= 69 for stem in stems)

@@ -8,7 +8,7 @@ from anomalib.data.utils import ValSplitMode
 from sklearn.metrics import roc_auc_score
 
 from anoclip_anomalib.comparison.run.measure import Measure, _map_auroc, choose_samples, relative_path
-from anoclip_anomalib.comparison.run.row import _curves, image_quality
+from anoclip_anomalib.comparison.run.row import _curves, _histogram, image_quality
 from anoclip_anomalib.comparison.suite.suite import Protocol
 from anoclip_anomalib.evaluation.curves import ScoreCounts
 
@@ -60,6 +60,9 @@ def test_references_are_normal_validation_images_only():
     assert (measure.result.image_reference.count, measure.result.image_reference.mean) == (2, pytest.approx(0.2))
     assert (measure.result.pixel_reference.count, measure.result.pixel_reference.mean) == (32, pytest.approx(0.2))
     assert measure.result.validation == (pytest.approx([0.1, 0.9, 0.3]), [0, 1, 0])
+    measure.on_validation_epoch_start(None, None)  # of a training, whose last validation alone counts
+    assert measure.result.image_reference.count == measure.result.pixel_reference.count == 0
+    assert measure.result.validation == ([], [])
 
 
 def test_the_drawn_pro_curve_reaches_beyond_its_limit():
@@ -72,3 +75,20 @@ def test_good_images_fill_up_where_anomalous_ones_are_few():
     chosen = choose_samples([f"{i:03d}" for i in range(90)], [int(i < 3) for i in range(90)], 12)
     assert len(chosen) == 12
     assert {"000", "001", "002"} <= set(chosen)
+
+
+def test_quality_of_a_normal_image_is_the_share_of_anomalous_ones_above_it():
+    scores, labels = np.array([0.1, 0.4, 0.3, 0.2, 0.2]), np.array([0, 1, 1, 1, 0])
+    assert image_quality(scores, labels, 0) == 1
+    assert image_quality(scores, labels, 4) == pytest.approx((2 + 0.5) / 3)  # one is equal
+    turned = [image_quality(-scores, 1 - labels, index) for index in range(5)]
+    assert turned == [image_quality(scores, labels, index) for index in range(5)]
+
+
+def test_the_histogram_tells_the_classes_apart():
+    scores = np.array([0.0, 0.0, 0.1, 1.0, 0.9])
+    found = _histogram(scores, np.array([0, 0, 0, 1, 1]))
+    assert found["edges"] == [0, 1]
+    assert (found["normal"][0], sum(found["normal"])) == (2, 3)
+    assert (found["anomalous"][-1], sum(found["anomalous"])) == (1, 2)
+    assert sum(found["normal"][20:]) == sum(found["anomalous"][:20]) == 0

@@ -122,3 +122,12 @@ def test_class_name_of_the_data_reaches_models_that_take_one(tmp_path):
     built, note = build_model(replace(job, data=replace(job.data, class_name="cookie")))
     assert built.class_name == "cookie"
     assert note is None
+    named = one_job(tmp_path, models.replace("random}", "random, class_name: biscuit}"))
+    assert build_model(replace(named, data=replace(named.data, class_name="cookie")))[0].class_name == "biscuit"
+
+
+def test_threads_are_those_of_before_however_a_job_ends(tmp_path):
+    before = torch.get_num_threads()
+    row, _ = run_job(one_job(tmp_path, model("raise")), threads=before + 1)
+    assert row["status"] == "failed"
+    assert torch.get_num_threads() == before

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 
 import pytest
 
@@ -213,3 +214,11 @@ def test_dry_run_shards_and_bad_input(tmp_path, capsys):
         bad = command_here(capsys, suite)
         assert bad.returncode == 2
         assert said in bad.stderr
+
+
+def test_a_models_own_number_of_threads_goes_before_that_of_the_run(tmp_path):
+    job = jobs_of(small_suite(tmp_path))[0]
+    for cpus, threads, expected in ((2, 3, 2), (None, 3, 3), (0, 3, 3), (2, None, 2), (None, None, None)):
+        here = Here(threads, run=lambda job, threads: ({"threads": threads}, None))
+        here.submit(replace(job, model=replace(job.model, cpus=cpus)))
+        assert here.wait()[1][0] == {"threads": expected}

@@ -305,6 +305,18 @@ def test_command_predicts_writes_and_validates(dataset, tmp_path, capsys):
     assert main(["kaputt2", "--validate", str(tmp_path / "bad.zip"), "--data.root", str(dataset)]) == 1
 
 
+def test_captures_that_share_a_file_share_its_score(dataset, tmp_path):
+    table = pd.read_parquet(dataset / "query-test.parquet")
+    for column in ("query_image", "query_crop"):
+        table.loc[1, column] = table.loc[0, column]
+    table.to_parquet(dataset / "query-test.parquet")
+    assert submit(dataset, tmp_path) == 0
+    with zipfile.ZipFile(tmp_path / "mine.zip") as archive:
+        found = pd.read_csv(archive.open("predictions.csv")).set_index("capture_id")["pred"]
+    assert list(found.index) == IDS
+    assert found[IDS[0]] == found[IDS[1]] < found[IDS[2]]
+
+
 def test_interrupted_command_goes_on(dataset, tmp_path, capsys):
     assert submit(dataset, tmp_path, "--model.fail_on", "capture-05") == 2
     work = tmp_path / "mine.work"
@@ -315,7 +327,8 @@ def test_interrupted_command_goes_on(dataset, tmp_path, capsys):
     settings = json.loads((work / "settings.json").read_text())
     settings["configuration"]["model"]["init_args"]["fail_on"] = None
     (work / "settings.json").write_text(json.dumps(settings))
-    (work / "scores.jsonl").write_text(kept + '["capture-04", 0.')  # cut off in the middle of a line
+    other = '["capture-99", 0.5]\n'  # of another table of queries
+    (work / "scores.jsonl").write_text(other + kept + '["capture-04", 0.')  # cut off in the middle of a line
     assert submit(dataset, tmp_path) == 0
     assert rules(tmp_path / "mine.zip") == []
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -17,9 +18,10 @@ from anoclip_anomalib.claims import Claims
 from anoclip_anomalib.evaluation.thresholds import ThresholdRule
 from anoclip_anomalib.submission.model_config import ModelConfig
 from anoclip_anomalib.submission.mvtec_ad2 import make as mvtec_ad2
-from anoclip_anomalib.submission.mvtec_ad2.layout import MAPS, MASKS, SPLIT_SUFFIXES
+from anoclip_anomalib.submission.mvtec_ad2.layout import MAPS, MASKS, SPLIT_SUFFIXES, images_of
 from anoclip_anomalib.submission.mvtec_ad2.make import Submission, make_submission, original_sizes
-from anoclip_anomalib.submission.mvtec_ad2.predict import PredictSettings
+from anoclip_anomalib.submission.mvtec_ad2.object import make_object
+from anoclip_anomalib.submission.mvtec_ad2.predict import PredictSettings, RawMapStore
 from anoclip_anomalib.submission.mvtec_ad2.rank_float16 import kendall_tau
 from anoclip_anomalib.submission.mvtec_ad2.validate import validate
 
@@ -313,3 +315,38 @@ def test_incomplete_data_set_is_told_before_predicting(dataset, tmp_path):
 def test_names_that_are_no_folder(dataset, tmp_path, name):
     with pytest.raises(ValueError, match="no name for a folder"):
         Submission(name, tmp_path, submission(dataset, tmp_path).predict)
+
+
+def test_images_that_a_model_leaves_out_are_counted_and_named(dataset, tmp_path):
+    single = ("--data.eval_batch_size", "1", "--trainer.limit_predict_batches", "1")  # of each split the first image alone
+    job = submission(dataset, tmp_path, *single, counts={"can": 2})
+    with pytest.raises(ValueError, match=r"Brightness left out \d+ images, .*/can/.* among them"):
+        make(job)
+    assert job.left() == ["can"]
+
+
+def test_maps_of_other_weights_are_not_mixed_in(dataset, tmp_path):
+    job = submission(dataset, tmp_path, counts={"can": 2}, keep_raw=True)
+    raw, said = job.work / "raw" / "can", []
+    make_object(job, "can", Silent(), said.append)
+    for weights, goes_on in ({}, True), ({"weights_digest": "0" * 64}, False):
+        next(raw.rglob("*.npz")).unlink()  # as if that image had not been reached
+        (raw / "model.json").write_text(json.dumps(json.loads((raw / "model.json").read_text()) | weights))
+        if goes_on:
+            make_object(job, "can", Silent(), said.append)
+        else:
+            with pytest.raises(ValueError, match="weights changed since the first maps"):
+                make_object(job, "can", Silent(), said.append)
+    assert len(said) == 2
+
+
+def test_a_pixel_at_the_threshold_is_not_marked(dataset, tmp_path):
+    job = submission(dataset, tmp_path, counts={"can": 2}, keep_raw=True)
+    make_object(job, "can", Silent(), [].append)
+    image = images_of(dataset, "can", "test_private")[0]
+    scores = RawMapStore(job.work / "raw" / "can", dataset / "can").read(image).at_original_size()
+    for value, marked in ((scores.max(), 0), (np.unique(scores)[-2], (scores == scores.max()).sum())):
+        rule = ThresholdRule("fixed", value=float(value))
+        make_object(replace(job, threshold=rule), "can", Silent(), [].append)
+        mask = np.asarray(Image.open(job.folder / MASKS / "can" / "test_private" / f"{image.stem}.png"))
+        assert (mask > 0).sum() == marked

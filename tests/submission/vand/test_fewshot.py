@@ -154,3 +154,17 @@ def test_settings_are_data_and_not_code(tmp_path):
     found["Model"]()
     assert {key: found[key] for key in settings} == settings
     assert set(found) == {*settings, "Model", "__doc__"}
+
+
+@torch.no_grad()
+def test_the_score_of_the_references_is_half_of_one_minus_the_cosine(cache):
+    batch, shots = images(3), images(2, 1)
+    for weight in (1.0, 0.25):
+        model = Model(weight, **DEMO, text_cache_dir=cache).eval()
+        tokens, known = (
+            nn.functional.normalize(model._encode(one).patch_tokens.flatten(1, 2), dim=-1) for one in (batch, shots)
+        )
+        unlike = (1 - (tokens @ known.flatten(0, 1).T).amax(dim=2)) / 2
+        by_text = scored(model, batch, None).pred_score
+        expected = (1 - weight) * by_text + weight * unlike.amax(dim=1)
+        torch.testing.assert_close(scored(model, batch, shots).pred_score, expected, atol=1e-5, rtol=0)
