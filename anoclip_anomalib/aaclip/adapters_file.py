@@ -11,7 +11,7 @@ from anoclip_anomalib.aaclip.adapters import ImageAdapters, TextAdapters
 from anoclip_anomalib.aaclip.settings import MIXING, ClassToken
 from anoclip_anomalib.clip import LoadedClip
 from anoclip_anomalib.clip.state_dict import WeightFileError, state_dict_digest
-from anoclip_anomalib.zeroshot.learned_weights import LearnedWeights, TrainingFacts, load_learned, save_learned
+from anoclip_anomalib.zeroshot.learned_weights import LearnedWeights, TrainingFacts, fill, load_learned, save_learned
 
 METHOD = "aaclip"
 
@@ -122,7 +122,7 @@ def build_text(state: Mapping[str, torch.Tensor], *, mixing: float, activation: 
     """A text half with these weights; a ``WeightFileError`` that names what does not fit otherwise."""
     projection = _matrix(state, "projection.weight", origin)
     half = TextAdapters(count_adapters(state), projection.shape[1], projection.shape[0], mixing, activation=activation)
-    return _filled(half, state, f"The text half of {origin}")
+    return fill(half, state, f"The text half of {origin} does not fit")
 
 
 def build_image(
@@ -139,7 +139,7 @@ def build_image(
     if not taps:
         raise WeightFileError(f"{origin} does not say behind which blocks patches are read")
     half = ImageAdapters(count_adapters(state), detection.shape[1], detection.shape[0], taps, mixing, class_share, class_token)
-    return _filled(half, state, f"The image half of {origin}")
+    return fill(half, state, f"The image half of {origin} does not fit")
 
 
 def _matrix(state: Mapping[str, torch.Tensor], name: str, origin: str) -> torch.Tensor:
@@ -151,12 +151,3 @@ def _matrix(state: Mapping[str, torch.Tensor], name: str, origin: str) -> torch.
 def count_adapters(state: Mapping[str, torch.Tensor]) -> int:
     """How many adapters a half with our names has."""
     return sum(name.startswith("adapters.weights.") for name in state)
-
-
-def _filled(half: torch.nn.Module, state: Mapping[str, torch.Tensor], what: str):  # noqa: ANN202 - the module itself
-    own = half.state_dict()
-    faults = sorted(own.keys() ^ state.keys()) or [name for name in own if own[name].shape != state[name].shape]
-    if faults:
-        raise WeightFileError(f"{what} does not fit: {', '.join(faults[:3])} missing, unknown or of another shape")
-    half.load_state_dict(dict(state))
-    return half

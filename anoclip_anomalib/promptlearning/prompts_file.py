@@ -13,7 +13,7 @@ from anoclip_anomalib.promptlearning.hybrid_prompts import HybridLearner
 from anoclip_anomalib.promptlearning.linear_heads import LinearHeads
 from anoclip_anomalib.promptlearning.methods import METHODS, PromptMethod, find_method
 from anoclip_anomalib.promptlearning.prompt_learner import PromptLearner, causal_tower
-from anoclip_anomalib.zeroshot.learned_weights import DEMO, LearnedWeights, TrainingFacts, load_learned, save_learned
+from anoclip_anomalib.zeroshot.learned_weights import DEMO, LearnedWeights, TrainingFacts, fill, load_learned, save_learned
 
 Learner: TypeAlias = PromptLearner | HybridLearner | LinearHeads
 BUNDLED = ("anomalyclip", "crane", "adaclip", "april-gan")
@@ -71,21 +71,12 @@ def build(method: PromptMethod, tensors: Mapping[str, torch.Tensor], taps: tuple
     Raises:
         WeightFileError: Naming what is missing, unknown or of another shape.
     """
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    fault = f"{origin} does not hold what {method.title} learns"
     try:
-        learner = _empty(method, shapes, taps)
+        learner = _empty(method, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, taps)
     except (KeyError, ValueError, IndexError) as error:
-        raise WeightFileError(
-            f"{origin} does not hold what {method.title} learns: {error} is missing or has another shape"
-        ) from error
-    own = {name: tuple(tensor.shape) for name, tensor in learner.state_dict().items()}
-    if own != shapes:
-        faults = sorted(name for name in own.keys() | shapes.keys() if own.get(name) != shapes.get(name))
-        raise WeightFileError(
-            f"{origin} does not hold what {method.title} learns: {', '.join(faults[:3])} missing, unknown or of another shape"
-        )
-    learner.load_state_dict(dict(tensors))
-    return learner.requires_grad_(requires_grad=False)
+        raise WeightFileError(f"{fault}: {error} is missing or has another shape") from error
+    return fill(learner, tensors, fault).requires_grad_(requires_grad=False)
 
 
 def _empty(method: PromptMethod, shapes: Mapping[str, tuple[int, ...]], taps: tuple | list) -> Learner:

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, fields
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,6 +22,7 @@ from anoclip_anomalib.zeroshot.features import as_size
 HEADER = "anoclip_anomalib"
 DEMO = "demo"
 NOT_KNOWN = "not known"
+Module = TypeVar("Module", bound=torch.nn.Module)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,3 +194,25 @@ def _facts(metadata: Mapping[str, str] | None, name: str, method: str | Collecti
     if facts.method not in known:
         raise WeightFileError(f"{name} holds weights of the method {facts.method!r}, not of {' or '.join(map(repr, known))}")
     return facts
+
+
+def fill(module: Module, state: Mapping[str, torch.Tensor], fault: str) -> Module:
+    """Put weights into a module.
+
+    Args:
+        module: Made for them.
+        state: Name -> tensor.
+        fault: What the error says before it names what does not fit.
+
+    Returns:
+        The module.
+
+    Raises:
+        WeightFileError: If tensors are missing, unknown or of another shape.
+    """
+    own, given = ({name: tensor.shape for name, tensor in one.items()} for one in (module.state_dict(), state))
+    faults = sorted(name for name in own.keys() | given.keys() if own.get(name) != given.get(name))
+    if faults:
+        raise WeightFileError(f"{fault}: {', '.join(faults[:3])} missing, unknown or of another shape")
+    module.load_state_dict(dict(state))
+    return module
