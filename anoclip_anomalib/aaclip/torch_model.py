@@ -16,12 +16,10 @@ from anoclip_anomalib.aaclip.text import embed_anchors
 from anoclip_anomalib.checks import refuse
 from anoclip_anomalib.clip import LoadedClip, VisualEncoder
 from anoclip_anomalib.prompts.aaclip import Descriptions, described, is_described
-from anoclip_anomalib.zeroshot.buffers import FloatBuffers
-from anoclip_anomalib.zeroshot.clip_reference import ClipReference
+from anoclip_anomalib.zeroshot.clip_model import ClipModel
 from anoclip_anomalib.zeroshot.features import check_images
 from anoclip_anomalib.zeroshot.method import NO_CLASS, MethodFacts, weights_digest
 from anoclip_anomalib.zeroshot.scoring import upsample
-from anoclip_anomalib.zeroshot.tiling import Tiling
 
 NO_ADAPTERS = (
     "AaClip needs adapters: a file that `anoclip train aaclip` or `anoclip convert aaclip` wrote (adapters=FILE), or "
@@ -63,7 +61,7 @@ class ScoreRange(NamedTuple):
         return cls(maps.min(), maps.max(), scores.min(), scores.max())
 
 
-class AaClipModel(FloatBuffers):
+class AaClipModel(ClipModel):
     """AA-CLIP with learned adapters (arXiv 2503.06661): anchors from the adapted text tower, patches adapted to them.
 
     In mode ``"clean"`` a score depends on nothing but its image: maps are ``sigmoid`` of the mean difference of the cosines
@@ -104,10 +102,7 @@ class AaClipModel(FloatBuffers):
         ValueError: For an argument that is not usable, and for adapters of another backbone, activation or run.
     """
 
-    float_buffers = ("text_embeddings",)
     natural_threshold = 0.5
-    tiling: Tiling = "none"
-    text_embeddings: torch.Tensor
 
     def __init__(
         self,
@@ -146,22 +141,16 @@ class AaClipModel(FloatBuffers):
         loaded.check_backbone(backbone, activation)
         clip, size = loaded.clip_for(clip, pretrained, image_size)
         loaded.check_clip(clip)
-        # Neither is a submodule: text is always encoded on the CPU in float32.
-        self._clip, self._text_half = ClipReference(clip), (loaded.text.requires_grad_(requires_grad=False),)
-        self.backbone, self.pretrained = clip.backbone, clip.pretrained
-        self.provenance = {**clip.provenance, "adapters": loaded.origin, "adapters_digest": loaded.digest, "mode": self.mode}
+        self._text_half = (loaded.text.requires_grad_(requires_grad=False),)  # no submodule, like the CLIP itself
+        self.image_adapters = loaded.image.requires_grad_(requires_grad=False)
+        encoder = VisualEncoder(clip.visual_tower(precision), local_blocks=0)
+        self.take_clip(clip, encoder, size, encode_batch_size, text_cache_dir)
+        self.provenance |= {"adapters": loaded.origin, "adapters_digest": loaded.digest, "mode": self.mode}
         self.weights_digest = weights_digest(clip, loaded.tensors)
         self.description = description
         self.image_weight = float(trained.get("image_weight", IMAGE_WEIGHT)) if image_weight is None else image_weight
         self.blur_kernel, self.blur_sigma = blur_kernel, blur_sigma
-        self.encode_batch_size, self.text_cache_dir = encode_batch_size, text_cache_dir
-        self.image_adapters = loaded.image.requires_grad_(requires_grad=False)
-        self.visual_encoder = VisualEncoder(clip.visual_tower(precision), local_blocks=0)
-        self.image_size = size or self.visual_encoder.image_size
-        self.visual_encoder.check_image_size(*self.image_size)
         self.score_range: ScoreRange | None = None
-        self.class_name: str | None = None
-        self.register_buffer("text_embeddings", torch.empty(0))
         if class_name is not None:
             self.set_class(class_name)
 
@@ -206,8 +195,7 @@ class AaClipModel(FloatBuffers):
             ValueError: If they are no colour images, or their size does not fit the patch size.
         """
         check_images(images)
-        batches = (images,) if torch.compiler.is_compiling() else images.split(self.encode_batch_size)
-        parts = [self._encode(batch) for batch in batches]
+        parts = [self._encode(batch) for batch in self._batches(images)]
         levels = tuple(torch.cat(level) for level in zip(*(part.levels for part in parts), strict=True))
         return AaClipFeatures(levels, torch.cat([part.detection for part in parts]), parts[0].grids, parts[0].size)
 
@@ -267,10 +255,6 @@ class AaClipModel(FloatBuffers):
             if self.mode == "reference":
                 return mean, (features.detection @ anchors[1] + 1) / 2
             return mean.sigmoid(), (features.detection @ (anchors[1] - anchors[0])).sigmoid()
-
-    def forward(self, images: torch.Tensor) -> InferenceBatch:
-        """Read and score images, see :meth:`encode` and :meth:`score`."""
-        return self.score(self.encode(images))
 
 
 def _check(mode: str | None, image_weight: float | None, blur_kernel: int, blur_sigma: float, encode_batch_size: int) -> None:

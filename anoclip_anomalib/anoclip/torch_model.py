@@ -12,8 +12,8 @@ from anoclip_anomalib.clip.declared import check_declared_size
 from anoclip_anomalib.clip.local_attention import Weights
 from anoclip_anomalib.clip.weights import LoadedClip, Precision, load_clip
 from anoclip_anomalib.prompts import PromptBuilder, PromptSettings
-from anoclip_anomalib.zeroshot.buffers import TEXT, FloatBuffers
-from anoclip_anomalib.zeroshot.clip_reference import ClipReference
+from anoclip_anomalib.zeroshot.buffers import TEXT
+from anoclip_anomalib.zeroshot.clip_model import ClipModel
 from anoclip_anomalib.zeroshot.features import Features, as_size, check_images
 from anoclip_anomalib.zeroshot.method import MethodFacts, check_class
 from anoclip_anomalib.zeroshot.neighbourhoods import quarter_depths
@@ -34,7 +34,7 @@ class PatchAdapter(Protocol):
         ...
 
 
-class AnoClipModel(FloatBuffers):
+class AnoClipModel(ClipModel):
     """AnoCLIP without adaptation (arXiv 2308.15939): value attention, domain-aware prompts, cosine scores.
 
     Args:
@@ -75,7 +75,6 @@ class AnoClipModel(FloatBuffers):
     """
 
     float_buffers: tuple[str, ...] = TEXT
-    text_embeddings: torch.Tensor
     prompt_bank: torch.Tensor
 
     def __init__(
@@ -116,27 +115,17 @@ class AnoClipModel(FloatBuffers):
         if clip is None:
             check_declared_size(backbone, size)
             clip = load_clip(backbone, pretrained or DEFAULT_WEIGHTS)
-        # Not a submodule: neither moved nor saved with the model. Text is always encoded by the CLIP of the image tower.
-        self._clip = ClipReference(clip)
-        self.backbone, self.pretrained = clip.backbone, clip.pretrained
-        self.provenance = clip.provenance
-        self.visual_encoder = VisualEncoder(
-            clip.visual_tower(precision), local_attention=local_attention, local_blocks=local_blocks
-        )
-        self.image_size = size or self.visual_encoder.image_size
+        encoder = VisualEncoder(clip.visual_tower(precision), local_attention=local_attention, local_blocks=local_blocks)
+        self.take_clip(clip, encoder, size, encode_batch_size, text_cache_dir)
         _check_square(self.image_size, tiling)
-        self.visual_encoder.check_image_size(*self.image_size)
-        self.tiling: Tiling = tiling
+        self.tiling, self.smoothing = tiling, smoothing
         self.text_mean: TextMean = text_mean
-        self.smoothing, self.encode_batch_size, self.text_cache_dir = smoothing, encode_batch_size, text_cache_dir
         self.adapter: PatchAdapter | None = None
         blocks = self.visual_encoder.depth
         chosen = tuple(depths) if depths is not None else quarter_depths(blocks)
         if not chosen or not all(1 <= depth <= blocks for depth in chosen):
             raise ValueError(f"depths={list(chosen)} must be numbers of blocks from 1 to {blocks}, the encoder's depth")
         self.reference = NormalReference(chosen, neighbourhoods, coreset, text_weight, false_alarms)
-        self.class_name: str | None = None
-        self.register_buffer("text_embeddings", torch.empty(0))
         self.register_buffer("prompt_bank", torch.empty(0), persistent=False)
         if class_name is not None:
             self.set_class(class_name)
@@ -284,14 +273,6 @@ class AnoClipModel(FloatBuffers):
     def weights_digest(self) -> str:
         """SHA-256 of all weights: CLIP's, as nothing else is learned."""
         return self.provenance["weights_digest"]
-
-    @property
-    def _limit(self) -> int | None:
-        # An exported graph has a batch size of its own choice, which no branch here may fix.
-        return None if torch.compiler.is_compiling() else self.encode_batch_size
-
-    def _batches(self, tiles: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return (tiles,) if self._limit is None else tiles.split(self._limit)
 
     def _patch_scores(self, features: Features) -> torch.Tensor:
         """(B, T, L) by text."""

@@ -17,11 +17,9 @@ from anoclip_anomalib.promptlearning.prompt_learner import PromptLearner, embed_
 from anoclip_anomalib.promptlearning.prompts_file import check_fit, load_prompts
 from anoclip_anomalib.promptlearning.second_encoder import DINO, SecondEncoder, SimilarityMean
 from anoclip_anomalib.prompts.april_gan import ADACLIP_TEMPLATES, sentences
-from anoclip_anomalib.zeroshot.buffers import FloatBuffers
-from anoclip_anomalib.zeroshot.clip_reference import ClipReference
+from anoclip_anomalib.zeroshot.clip_model import ClipModel
 from anoclip_anomalib.zeroshot.features import check_images
 from anoclip_anomalib.zeroshot.method import MethodFacts, check_class, weights_digest
-from anoclip_anomalib.zeroshot.tiling import Tiling
 
 NO_ADAPTERS = (
     "PromptClip needs adapters: a file that `anoclip train prompts` or `anoclip convert` wrote (adapters=FILE), or "
@@ -47,7 +45,7 @@ class PromptFeatures(NamedTuple):
     size: tuple[int, int]
 
 
-class PromptClipModel(FloatBuffers):
+class PromptClipModel(ClipModel):
     """A method of :mod:`anoclip_anomalib.promptlearning.methods` with learned weights.
 
     Args:
@@ -81,10 +79,7 @@ class PromptClipModel(FloatBuffers):
         ValueError: For an argument that is not usable, and for adapters of another method, backbone or activation.
     """
 
-    float_buffers = ("text_embeddings",)
     natural_threshold = 0.5
-    tiling: Tiling = "none"
-    text_embeddings: torch.Tensor
     sentence_tokens: torch.Tensor
     sentence_ends: torch.Tensor
 
@@ -118,16 +113,11 @@ class PromptClipModel(FloatBuffers):
         learned.check_backbone(backbone, activation)
         clip, size = learned.clip_for(clip, pretrained, image_size)
         check_fit(learned, learner, clip)
-        self._clip = ClipReference(clip)  # not a submodule: static text is encoded on the CPU in float32
-        self.backbone, self.pretrained = clip.backbone, clip.pretrained
-        self.encode_batch_size, self.smoothing, self.seed = encode_batch_size, smoothing, seed
+        encoder = VisualEncoder(clip.visual_tower(precision), local_blocks=0)
+        self.take_clip(clip, encoder, size, encode_batch_size, text_cache_dir)
+        self.smoothing, self.seed, tensors = smoothing, seed, learned.tensors
         self.similarity_mean: SimilarityMean = similarity_mean
-        self.text_cache_dir = text_cache_dir
-        self.visual_encoder = VisualEncoder(clip.visual_tower(precision), local_blocks=0)
-        self.image_size = size or self.visual_encoder.image_size
-        self.visual_encoder.check_image_size(*self.image_size)
-        own = {"method": self.method.name, "adapters": learned.origin, "adapters_digest": learned.digest}
-        self.provenance, tensors = clip.provenance | own, learned.tensors
+        self.provenance |= {"method": self.method.name, "adapters": learned.origin, "adapters_digest": learned.digest}
         self.second_encoder: SecondEncoder | None = None
         if self.method.second_encoder:
             self.second_encoder = SecondEncoder(second_encoder, second_pretrained)
@@ -135,9 +125,8 @@ class PromptClipModel(FloatBuffers):
             state = self.second_encoder.model.state_dict()
             tensors = tensors | {f"second.{name}": tensor for name, tensor in state.items()}
         self.weights_digest = weights_digest(clip, tensors)
-        self.class_name: str | None = None
-        for name in ("text_embeddings", "sentence_tokens", "sentence_ends"):
-            self.register_buffer(name, torch.empty(0), persistent=name == "text_embeddings")
+        for name in ("sentence_tokens", "sentence_ends"):
+            self.register_buffer(name, torch.empty(0), persistent=False)
         self.heads: LinearHeads | None = None
         self.text_tower: TextTower | None = None
         if isinstance(learner, PromptLearner):
@@ -205,8 +194,7 @@ class PromptClipModel(FloatBuffers):
         """
         check_images(images)
         check_class(self)
-        single = torch.compiler.is_compiling() or self.facts.sees_other_test_images
-        batches = (images,) if single else images.split(self.encode_batch_size)
+        batches = (images,) if self.facts.sees_other_test_images else self._batches(images)
         parts = [self._encode(batch) for batch in batches]
         levels = tuple(torch.cat(level) for level in zip(*(part.levels for part in parts), strict=True))
         texts = [part.text for part in parts if part.text is not None]
@@ -251,10 +239,6 @@ class PromptClipModel(FloatBuffers):
                 pred_score=scoring.image_score(method, features.levels, features.class_token, text, seed=self.seed),
                 anomaly_map=scoring.smooth(maps, own if self.smoothing is None else self.smoothing),
             )
-
-    def forward(self, images: torch.Tensor) -> InferenceBatch:
-        """Read and score images, see :meth:`encode` and :meth:`score`."""
-        return self.score(self.encode(images))
 
 
 def _check(encode_batch_size: int, smoothing: float | None, similarity_mean: str) -> None:
