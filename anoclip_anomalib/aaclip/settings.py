@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from anoclip_anomalib.checks import refuse
 from anoclip_anomalib.prompts.aaclip import Descriptions
-from anoclip_anomalib.zeroshot.training_settings import TrainingSettings
+from anoclip_anomalib.zeroshot.training_settings import TrainingRecipe, TrainingSettings
 
 Mode = Literal["clean", "reference"]
 Loss = Literal["authors", "balanced"]
@@ -57,18 +57,13 @@ IMAGE_STAGE = StageSettings(epochs=20, batch_size=2, lr=5e-4, schedule="mileston
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """A training.
+class Recipe(TrainingRecipe):
+    """A training; without ``activation`` it is exact GELU in mode ``"reference"``.
 
     Attributes:
-        backbone: See :func:`anoclip_anomalib.clip.load_clip`.
-        pretrained: See there.
-        activation: See there; ``None``: exact GELU in mode ``"reference"``, else as trained.
-        image_size: Side of the square in pixels.
         mode: ``"clean"`` or ``"reference"``.
         text: The first stage.
         image: The second stage.
-        seed: Of initial weights, order and augmentation.
         text_mixing: Share of the text adapters' output.
         image_mixing: Share of the image adapters' output.
         text_adapters: Adapted blocks of the text tower; ``None`` for the first quarter (3 of 12).
@@ -80,18 +75,12 @@ class Recipe:
             loss ``"balanced"`` what :func:`~anoclip_anomalib.aaclip.train.trained_image_weight` says.
         class_token: Which class token: the ``"adapted"`` one or plain ``"clip"``'s.
         scales: Of the image size, at which images are read at test time; the maps are averaged (authors: 1).
-        taps: Blocks behind which patches are read; ``None`` for the ends of the four quarters.
         descriptions: What the prompts say for a class, instead of the authors' description or its name.
     """
 
-    backbone: str = "ViT-L-14-336"
-    pretrained: str | None = "openai"
-    activation: str | None = None
-    image_size: int = 518
     mode: Mode = "clean"
     text: StageSettings = TEXT_STAGE
     image: StageSettings = IMAGE_STAGE
-    seed: int = 111
     text_mixing: float = MIXING
     image_mixing: float = MIXING
     text_adapters: int | None = None
@@ -101,7 +90,6 @@ class Recipe:
     image_weight: float | None = None
     class_token: ClassToken = "adapted"
     scales: tuple[float, ...] = (1.0,)
-    taps: tuple[int, ...] | None = None
     descriptions: Descriptions = field(default_factory=dict)
 
     @property
@@ -115,8 +103,6 @@ class Recipe:
         self.image.check("image")
         faults = {
             f"mode={self.mode!r} is unknown; choose 'clean' or 'reference'": self.mode not in get_args(Mode),
-            f"image_size={self.image_size} must be at least 1": self.image_size < 1,
-            f"seed={self.seed} must not be negative": self.seed < 0,
             f"mixing must lie in [0, 1]; got {self.text_mixing} and {self.image_mixing}": not (
                 0 <= self.text_mixing <= 1 and 0 <= self.image_mixing <= 1
             ),
@@ -136,7 +122,5 @@ class Recipe:
             f"scales={self.scales} must be numbers from 0.5 to 2; in mode 'reference' 1 alone": not usable_scales(
                 self.scales, reference=self.reference
             ),
-            f"taps={self.taps} must be a rising list of blocks, counted from 1": self.taps is not None
-            and (not self.taps or list(self.taps) != sorted(set(self.taps)) or self.taps[0] < 1),
         }
-        refuse(faults)
+        refuse(faults | self.faults())

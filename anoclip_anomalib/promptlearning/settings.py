@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from anoclip_anomalib.checks import refuse
 from anoclip_anomalib.promptlearning.methods import MethodName, PromptMethod, find_method
-from anoclip_anomalib.zeroshot.training_settings import TrainingSettings
+from anoclip_anomalib.zeroshot.training_settings import TrainingRecipe, TrainingSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,18 +48,12 @@ TRAINING: dict[str, TrainingSettings] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromptRecipe:
-    """A training.
+class PromptRecipe(TrainingRecipe):
+    """A training; without ``activation`` it is exact GELU for AdaCLIP and APRIL-GAN, who alone have ``taps``.
 
     Attributes:
         method: See :data:`anoclip_anomalib.promptlearning.methods.METHODS`.
         training: Steps and their size.
-        backbone: See :func:`anoclip_anomalib.clip.load_clip`.
-        pretrained: See there.
-        activation: See there; ``None``: exact GELU for AdaCLIP and APRIL-GAN, as their authors have it, else as trained.
-        image_size: Side of the square in pixels.
-        seed: Of initial weights and order.
-        taps: Where AdaCLIP and APRIL-GAN read patches, counted from 1; ``None`` for the ends of the four quarters.
         second_encoder: timm's name of Crane+'s second encoder; ``None`` for the authors'.
         second_pretrained: Its weights as a file; ``None`` for timm's.
         knowledge: Regularise by knowledge prompts: ``True`` for those that come with the package, or a YAML file.
@@ -69,12 +63,6 @@ class PromptRecipe:
 
     method: MethodName
     training: TrainingSettings
-    backbone: str = "ViT-L-14-336"
-    pretrained: str | None = "openai"
-    activation: str | None = None
-    image_size: int = 518
-    seed: int = 111
-    taps: tuple[int, ...] | None = None
     second_encoder: str | None = None
     second_pretrained: str | None = None
     knowledge: bool | str = False
@@ -97,8 +85,6 @@ class PromptRecipe:
         self.training.check(method.name)
         has_taps = method.learned != "prompts"
         faults = {
-            f"image_size={self.image_size} must be at least 1": self.image_size < 1,
-            f"seed={self.seed} must not be negative": self.seed < 0,
             f"knowledge_weight={self.knowledge_weight} must be greater than 0": not self.knowledge_weight > 0,
             f"knowledge_margin={self.knowledge_margin} must lie in [-1, 1]": not -1 <= self.knowledge_margin <= 1,
             f"Knowledge prompts regularise learned prompts, which {method.title} does not have": bool(self.knowledge)
@@ -106,9 +92,7 @@ class PromptRecipe:
             f"{method.title} has no image loss that normal_aware could be added to": self.training.normal_aware > 0
             and not self.loss.image,
             f"{method.title} has no taps to choose": self.taps is not None and not has_taps,
-            f"taps={self.taps} must be a rising list of blocks, counted from 1": self.taps is not None
-            and (not self.taps or list(self.taps) != sorted(set(self.taps)) or self.taps[0] < 1),
             f"{method.title} has no second encoder": not method.second_encoder
             and (self.second_encoder, self.second_pretrained) != (None, None),
         }
-        refuse(faults)
+        refuse(faults | self.faults())

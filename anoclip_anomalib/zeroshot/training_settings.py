@@ -60,3 +60,34 @@ class TrainingSettings:
     def check(self, stage: str) -> None:
         """Raise a ``ValueError`` for the first value that is out of range."""
         refuse(self.faults(), f"{stage} stage: ")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRecipe:
+    """What every training is asked for besides its steps.
+
+    Attributes:
+        backbone: See :func:`anoclip_anomalib.clip.load_clip`.
+        pretrained: See there.
+        activation: See there; ``None`` for what the method's authors have, else as trained.
+        image_size: Side of the square in pixels.
+        seed: Of initial weights, order and augmentation.
+        taps: Blocks behind which patches are read, counted from 1; ``None`` for the ends of the four quarters.
+    """
+
+    backbone: str = "ViT-L-14-336"
+    pretrained: str | None = "openai"
+    activation: str | None = None
+    image_size: int = 518
+    seed: int = 111
+    taps: tuple[int, ...] | None = None
+
+    def faults(self) -> dict[str, bool]:
+        """What would be wrong -> whether it is."""
+        taps = self.taps
+        return {
+            f"image_size={self.image_size} must be at least 1": self.image_size < 1,
+            f"seed={self.seed} must not be negative": self.seed < 0,
+            f"taps={taps} must be a rising list of blocks, counted from 1": taps is not None
+            and (not taps or list(taps) != sorted(set(taps)) or taps[0] < 1),
+        }
