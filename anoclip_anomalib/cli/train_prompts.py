@@ -19,14 +19,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--method", choices=tuple(METHODS), default="anomalyclip", help="(default: %(default)s)")
     shared.add_source(parser)
     own = PromptRecipe(method="anomalyclip", training=TRAINING["anomalyclip"])
-    parser.add_argument("--backbone", default=own.backbone, help="(default: %(default)s)")
-    parser.add_argument(
-        "--pretrained", default=own.pretrained, help=f"(default: {own.pretrained}; of the demo backbone its own)"
-    )
     activation = "of CLIP's MLPs (default: gelu for adaclip and april-gan, as their authors have it, else as_trained)"
-    parser.add_argument("--activation", choices=("as_trained", "gelu", "quick_gelu"), help=activation)
-    parser.add_argument("--image-size", type=int, default=own.image_size, help="in pixels (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=own.seed, help="(default: %(default)s)")
+    shared.add_recipe(parser, own, activation)
     parser.add_argument("--taps", type=int, nargs="+", metavar="BLOCK", help="of adaclip and april-gan (default: the quarters)")
     parser.add_argument("--second-encoder", metavar="NAME", help="of crane-plus: timm's name (default: DINOv2 as the authors)")
     parser.add_argument("--second-pretrained", metavar="FILE", help="its weights (default: timm's)")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 from anoclip_anomalib.cli.parser import refused
 from anoclip_anomalib.data.sources import DataSpec, Source, read_source
 from anoclip_anomalib.running.signals import run_command
+from anoclip_anomalib.zeroshot.training_settings import TrainingRecipe
 
 if TYPE_CHECKING:
     from anoclip_anomalib.zeroshot.train import Data, Machine
@@ -38,6 +39,22 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", required=True, metavar="YAML", help="what to train on, see configs/sources/")
     parser.add_argument("--root", metavar="FOLDER", help="where the source's data lies, instead of the root in the YAML")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="the .safetensors to write")
+
+
+def add_recipe(parser: argparse.ArgumentParser, recipe: TrainingRecipe, activation: str) -> None:
+    """The fields that every recipe has.
+
+    Args:
+        parser: The command's.
+        recipe: With the defaults.
+        activation: What is said of it.
+    """
+    add, default = parser.add_argument, "(default: %(default)s)"
+    add("--backbone", default=recipe.backbone, help=default)
+    add("--pretrained", default=recipe.pretrained, help="(default: %(default)s; of the demo backbone its own)")
+    add("--activation", choices=("as_trained", "gelu", "quick_gelu"), help=activation)
+    add("--image-size", type=int, default=recipe.image_size, help=f"in pixels {default}")
+    add("--seed", type=int, default=recipe.seed, help=default)
 
 
 def add_machine(parser: argparse.ArgumentParser, cached: str, *, default: bool | None = False) -> None:
