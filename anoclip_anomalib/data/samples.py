@@ -1,6 +1,5 @@
 """The labelled images of anomalib's image datamodules, with their masks, for methods that learn from them."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -14,6 +13,7 @@ from PIL import Image
 
 from anoclip_anomalib.data.folders import check_masks
 from anoclip_anomalib.data.sources import DataSpec
+from anoclip_anomalib.versions import sha256_of
 
 _LOSSY = ("JPEG", "WEBP")
 
@@ -135,4 +135,4 @@ def _shuffled(samples: Sequence[Sample], seed: int) -> Iterator[tuple[list[Sampl
 
 def image_digest(path: str | Path) -> str:
     """The first 12 hexadecimal digits of an image file's SHA-256: the same image under another name is known by it."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12]
+    return sha256_of(Path(path))[:12]

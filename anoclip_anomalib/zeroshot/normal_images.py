@@ -11,6 +11,7 @@ from PIL import Image
 
 from anoclip_anomalib.data import FolderImages
 from anoclip_anomalib.evaluation.resolution import datasets_of
+from anoclip_anomalib.versions import sha256_of
 
 logger = logging.getLogger(__name__)
 
@@ -87,12 +88,8 @@ def shared_images(normal: Sequence[Path], tested: Sequence[Path]) -> list[Path]:
     sizes = {path.stat().st_size for path in normal}
     alike = [path for path in tested if path.is_file() and path.stat().st_size in sizes]
     met = {path.stat().st_size for path in alike}
-    known = {_digest(path) for path in normal if path.stat().st_size in met}
-    return [path for path in alike if _digest(path) in known]
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    known = {sha256_of(path) for path in normal if path.stat().st_size in met}
+    return [path for path in alike if sha256_of(path) in known]
 
 
 def check_leakage(normal: Sequence[Path], tested: Sequence[Path], *, refuse: bool) -> None:
