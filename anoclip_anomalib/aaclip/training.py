@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from anoclip_anomalib.aaclip.adapters import ImageAdapters, TextAdapters
+from anoclip_anomalib.aaclip.adapters import ImageAdapters, TextAdapters, default_taps
 from anoclip_anomalib.aaclip.scoring import TEMPERATURE, blur, segmentation_probability
 from anoclip_anomalib.aaclip.settings import StageSettings
 from anoclip_anomalib.aaclip.text import AnchorTrainer
@@ -129,7 +129,7 @@ class TextStage(Stage):
         attention = batch_axis_value_attention if reference else value_attention
         self.local = LocalPath(attention=attention, blocks=round(depth * LOCAL_SHARE), with_mlp=True)
         first = depth + 1 - self.local.blocks
-        blocks = [depth] if reference else [depth * quarter // 4 for quarter in (1, 2, 3, 4)]
+        blocks = (depth,) if reference else default_taps(depth)
         self.taps = [Tap(block=block, stream="local" if block >= first else "original") for block in blocks]
 
     def setup(self, stage: str) -> None:
