@@ -10,6 +10,8 @@ from functools import cached_property
 import numpy as np
 from scipy.integrate import trapezoid
 
+_PAPER_STEPS = 200  # thresholds of the zero-shot papers' AUPRO
+
 
 class UndefinedMetricError(ValueError):
     """A metric has no value on this data; the message says why."""
@@ -176,10 +178,10 @@ def aupro(curve: Curve, fpr_limit: float = 0.3) -> float:
     return float(trapezoid(y, x) / fpr_limit)
 
 
-def aupro_paper(counts: ScoreCounts, fpr_limit: float = 0.3, steps: int = 200) -> float:
+def aupro_paper(counts: ScoreCounts, fpr_limit: float = 0.3) -> float:
     """AUPRO as the zero-shot papers print it, 0..1.
 
-    ``steps`` thresholds evenly from the smallest to below the largest score of all maps; points with a false positive
+    200 thresholds evenly from the smallest to below the largest score of all maps; points with a false positive
     rate below ``fpr_limit`` are kept; their false positive rates are stretched to 0..1; then the trapezoid rule. Because
     of the coarse thresholds and the stretched axis this is not comparable with :func:`aupro`.
 
@@ -191,15 +193,15 @@ def aupro_paper(counts: ScoreCounts, fpr_limit: float = 0.3, steps: int = 200) -
         raise UndefinedMetricError("no anomalous regions")
     if counts.maximum <= counts.minimum:
         raise UndefinedMetricError("all scores are equal")
-    step = (counts.maximum - counts.minimum) / steps
-    thresholds = counts.minimum + step * np.arange(steps)
+    step = (counts.maximum - counts.minimum) / _PAPER_STEPS
+    thresholds = counts.minimum + step * np.arange(_PAPER_STEPS)
     # Elements above a threshold: cumulated counts from the first score that is larger.
     first = np.searchsorted(counts.score, thresholds, side="right")
     fpr = np.append(np.cumsum(counts.normal[::-1])[::-1], 0.0)[first] / curve.negatives
     overlap = np.append(np.cumsum(counts.overlap[::-1])[::-1], 0.0)[first] / counts.regions
     kept = fpr < fpr_limit
     if kept.sum() < 2 or fpr[kept].max() == fpr[kept].min():
-        raise UndefinedMetricError(f"fewer than two of the {steps} thresholds have different rates below {fpr_limit}")
+        raise UndefinedMetricError(f"fewer than two of the {_PAPER_STEPS} thresholds have different rates below {fpr_limit}")
     x, y = fpr[kept][::-1], overlap[kept][::-1]
     x = (x - x.min()) / (x.max() - x.min())
     return float(trapezoid(y, x))

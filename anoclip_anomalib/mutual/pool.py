@@ -92,7 +92,7 @@ class FeaturePool:
         if self._file is not None:
             self._file.cleanup()
 
-    def subsets(self, count: int, seed: int = 0) -> list[torch.Tensor]:
+    def subsets(self, count: int) -> list[torch.Tensor]:
         """Divide the images at random into equal parts that score each other apart; labels play no part.
 
         Raises:
@@ -102,7 +102,7 @@ class FeaturePool:
             raise ValueError(f"subsets={count} of {self.filled} images: each needs at least {SMALLEST}")
         if count == 1:
             return [torch.arange(self.filled)]
-        order = torch.randperm(self.filled, generator=torch.Generator().manual_seed(seed))
+        order = torch.randperm(self.filled, generator=torch.Generator().manual_seed(0))
         return [part.sort().values for part in order.tensor_split(count)]
 
     def patch_scores(

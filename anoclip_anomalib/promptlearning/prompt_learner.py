@@ -1,6 +1,5 @@
 """Prompts whose tokens are learned: context before fixed words, and tokens that replace others deeper in the tower."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -23,19 +22,18 @@ def half_rounded(tokens: torch.Tensor) -> torch.Tensor:
     return tokens.half().to(tokens.dtype)
 
 
-def overwrite(x: torch.Tensor, tokens: torch.Tensor, start: int = 1) -> torch.Tensor:
-    """Put tokens into sequences in the place of others.
+def overwrite(x: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Put tokens into sequences in the place of those behind the start of text.
 
     Args:
         x: (B, L, D).
         tokens: (B, n, D), or (n, D) for all sequences.
-        start: Place of the first; 1 is behind the start of text.
 
     Returns:
         (B, L, D).
     """
     tokens = tokens.to(x.dtype).expand(len(x), -1, -1)
-    return torch.cat([x[:, :start], tokens, x[:, start + tokens.shape[1] :]], dim=1)
+    return torch.cat([x[:, :1], tokens, x[:, 1 + tokens.shape[1] :]], dim=1)
 
 
 class PromptLearner(FloatWeights):
@@ -106,9 +104,9 @@ def new_prompt_learner(clip: LoadedClip) -> PromptLearner:
     return PromptLearner(tower.ln_final.weight.shape[0], deep_sets=min(DEEP_BLOCKS, depth) - 1)
 
 
-def prompt_sentences(tokens: int, words: Sequence[str] = WORDS) -> list[str]:
+def prompt_sentences(tokens: int) -> list[str]:
     """The two sentences with placeholders for the learned tokens."""
-    return [" ".join([PLACEHOLDER] * tokens + [ending]) for ending in words]
+    return [" ".join([PLACEHOLDER] * tokens + [ending]) for ending in WORDS]
 
 
 def embed_prompts(clip: LoadedClip, learner: PromptLearner, *, cache_dir: str | Path | None = None) -> torch.Tensor:

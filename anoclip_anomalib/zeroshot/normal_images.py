@@ -14,6 +14,7 @@ from anoclip_anomalib.evaluation.resolution import datasets_of
 from anoclip_anomalib.versions import sha256_of
 
 logger = logging.getLogger(__name__)
+_LOOKED_AT = 20  # images whose sizes are compared
 
 
 def images_of_folder(folder: str | Path, argument: str = "normal_images") -> list[Path]:
@@ -113,15 +114,14 @@ def check_leakage(normal: Sequence[Path], tested: Sequence[Path], *, refuse: boo
     logger.warning("%s. Their scores say nothing", msg)
 
 
-def warn_of_sizes(normal: Sequence[Path], tested: Sequence[Path], looked_at: int = 20) -> None:
+def warn_of_sizes(normal: Sequence[Path], tested: Sequence[Path]) -> None:
     """Say so if no normal image is as large as any of the first tested ones.
 
     Args:
         normal: The normal images.
         tested: The images of this run.
-        looked_at: How many of each.
     """
-    ours, theirs = ({size for path in paths[:looked_at] for size in _size(path)} for paths in (normal, tested))
+    ours, theirs = ({size for path in paths[:_LOOKED_AT] for size in _size(path)} for paths in (normal, tested))
     if ours and theirs and not ours & theirs:
         named = [", ".join(f"{width} x {height}" for width, height in sorted(sizes)[:3]) for sizes in (ours, theirs)]
         logger.warning(
