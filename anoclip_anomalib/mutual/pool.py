@@ -59,8 +59,7 @@ class FeaturePool:
         # To one variance for an image, as the neighbourhoods do anyway: half precision would not hold some towers' values.
         normed = F.layer_norm(levels.float(), levels.shape[-2:])
         self._levels[:, self.filled : stop] = normed.to(self._levels)
-        tokens = F.normalize(features.class_tokens[0].float(), dim=-1).mean(dim=1)
-        self.class_tokens.append(tokens.cpu().clone())
+        self.class_tokens.append(features.image_tokens.cpu().clone())
         self.filled = stop
 
     @property

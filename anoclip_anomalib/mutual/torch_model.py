@@ -130,7 +130,7 @@ class MutualModel(AnoClipModel):
         patches = torch.cat(found).mean(dim=0).unflatten(1, features.levels.shape[2:4])
         text = self.text_scores(features) if self.with_text else None
         patches, scores = self.fused(patches, text, features, self.pool_scales)
-        pooled = rescored(scores, self._tokens(features), self.similar, (self.pool_images, self.pool_tokens))
+        pooled = rescored(scores, features.image_tokens, self.similar, (self.pool_images, self.pool_tokens))
         return self.as_batch(patches, pooled.float(), features)
 
     @staticmethod
@@ -150,10 +150,6 @@ class MutualModel(AnoClipModel):
         first = torch.stack([plain_scale(text[0]), plain_scale(patches)])
         highest = peaks(standard_evidence((text[0], patches), first), features.grid, features.layout.tile)
         return torch.stack([*first, plain_scale(text[1]), plain_scale(highest)])
-
-    @staticmethod
-    def _tokens(features: Features) -> torch.Tensor:
-        return torch.nn.functional.normalize(features.class_tokens[0].float(), dim=-1).mean(dim=1)
 
     # A saved pool
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 
 from anoclip_anomalib.zeroshot.tiling import TileLayout
 
@@ -25,6 +26,11 @@ class Features(NamedTuple):
     grid: tuple[int, int]
     layout: TileLayout
     levels: torch.Tensor | None = None
+
+    @property
+    def image_tokens(self) -> torch.Tensor:
+        """(B, D): for each image the mean of its tiles' unit class tokens, without other views."""
+        return F.normalize(self.class_tokens[0].float(), dim=-1).mean(dim=1)
 
 
 def check_images(images: torch.Tensor) -> None:

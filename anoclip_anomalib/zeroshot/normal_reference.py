@@ -299,7 +299,7 @@ class NormalReference(FloatBuffers):
     @staticmethod
     def _class_tokens(features: Features) -> torch.Tensor:
         """(B, D) unit vectors: of the image itself, the mean over its tiles."""
-        return F.normalize(F.normalize(features.class_tokens[0].float(), dim=-1).mean(dim=1), dim=-1)
+        return F.normalize(features.image_tokens, dim=-1)
 
 
 def set_thresholds(post_processor: nn.Module | None, reference: NormalReference) -> None:
