@@ -4,7 +4,7 @@ Importing the package is cheap: the public names are loaded when they are first 
 models (``get_model("AnoClip")``, short names on the command line, ``anomalib benchmark``) as soon as it is loaded itself.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from anoclip_anomalib import registry
 
@@ -28,10 +28,7 @@ __version__ = "0.1.0"
 __all__ = [*registry.PUBLIC, "__version__"]  # noqa: PLE0604
 
 
-def __getattr__(name: str) -> Any:
-    if name in registry.PUBLIC:
-        return registry.load(name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = registry.lazy(__name__, {name: entry.module for name, entry in registry.PUBLIC.items()})
 
 
 def __dir__() -> list[str]:

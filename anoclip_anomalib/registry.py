@@ -7,6 +7,7 @@ here, without slowing down ``import anoclip_anomalib`` by the seconds that anoma
 
 import copy
 import sys
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
@@ -55,6 +56,22 @@ def load(name: str) -> Any:
         KeyError: If there is no such name.
     """
     return getattr(import_module(f"{PACKAGE}.{PUBLIC[name].module}"), name)
+
+
+def lazy(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+    """The ``__getattr__`` of a package whose names are loaded when they are first used.
+
+    Args:
+        package: Its name.
+        homes: Name -> module in it.
+    """
+
+    def load_name(name: str) -> Any:
+        if name in homes:
+            return getattr(import_module(f"{package}.{homes[name]}"), name)
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+    return load_name
 
 
 def register_with_anomalib() -> None:

@@ -3,8 +3,9 @@
 What is named here is loaded when it is first used: a source's YAML can be checked without the seconds that torch takes.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from anoclip_anomalib.registry import lazy
 
 if TYPE_CHECKING:
     from anoclip_anomalib.data.folders import FolderImages, check_masks, warn_of_depth
@@ -13,10 +14,4 @@ if TYPE_CHECKING:
 
 __all__ = ["FolderImages", "GeneratedParts", "check_masks", "read_image", "warn_of_depth"]
 
-_HOMES = {"GeneratedParts": "generated", "read_image": "images"}
-
-
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'folders')}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy(__name__, dict.fromkeys(__all__, "folders") | {"GeneratedParts": "generated", "read_image": "images"})

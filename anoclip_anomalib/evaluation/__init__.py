@@ -3,8 +3,7 @@
 Knows anomalib's data classes and none of our models. Names are loaded when they are first used.
 """
 
-import importlib
-from typing import Any
+from anoclip_anomalib.registry import lazy
 
 _NAMES = {
     "evaluator": "StreamingEvaluator",
@@ -15,9 +14,4 @@ _NAMES = {
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
 __all__ = sorted(_MODULES)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+__getattr__ = lazy(__name__, _MODULES)
