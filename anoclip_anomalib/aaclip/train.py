@@ -13,7 +13,6 @@ from anoclip_anomalib.aaclip.scoring import TEMPERATURE
 from anoclip_anomalib.aaclip.settings import Recipe, StageName, StageSettings
 from anoclip_anomalib.aaclip.text import embed_anchors
 from anoclip_anomalib.aaclip.training import ImageStage, Stage, TextStage
-from anoclip_anomalib.clip import LoadedClip, load_clip
 from anoclip_anomalib.data.augment import Augmentation
 from anoclip_anomalib.data.auxiliary import AuxiliaryDataModule
 from anoclip_anomalib.prompts.aaclip import described
@@ -65,9 +64,7 @@ def train(
 
 class _Run(TrainingRun):
     def __init__(self, recipe: Recipe, data: Data, out: Path, machine: Machine | None) -> None:
-        activation = recipe.activation or ("gelu" if recipe.reference else "as_trained")
-        clip: LoadedClip = load_clip(recipe.backbone, recipe.pretrained, activation=activation)  # type: ignore[arg-type]
-        super().__init__(data, out, clip=clip, image_size=recipe.image_size, seed=recipe.seed, machine=machine)
+        super().__init__(recipe, data, out, activation="gelu" if recipe.reference else "as_trained", machine=machine)
         self.recipe = recipe
         self.descriptions: dict[str, list[str]] = {}
 

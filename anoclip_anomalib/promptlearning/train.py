@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from anoclip_anomalib.clip import LoadedClip, TextEncoder, load_clip
+from anoclip_anomalib.clip import LoadedClip, TextEncoder
 from anoclip_anomalib.promptlearning.hybrid_prompts import HybridLearner
 from anoclip_anomalib.promptlearning.linear_heads import LinearHeads
 from anoclip_anomalib.promptlearning.methods import HYBRID_BLOCKS
@@ -50,13 +50,12 @@ def train(recipe: PromptRecipe, data: Data, out: str | Path, *, machine: Machine
     if not method.text_is_static and (machine.cache_features or machine.devices not in (1, "1")):
         what = "cached features: its image tower has prompts" if machine.cache_features else "several devices"
         raise ValueError(f"{method.title} cannot be trained with {what}")
-    activation = recipe.activation or ("gelu" if method.activation == "gelu" else "as_trained")
-    clip = load_clip(recipe.backbone, recipe.pretrained, activation=activation)  # type: ignore[arg-type]
-    learner = seeded(recipe.seed, lambda: new_learner(recipe, clip))
-    run = TrainingRun(data, out, clip=clip, image_size=recipe.image_size, seed=recipe.seed, machine=machine)
+    activation = "gelu" if method.activation == "gelu" else "as_trained"
+    run = TrainingRun(recipe, data, out, activation=activation, machine=machine)
+    learner = seeded(recipe.seed, lambda: new_learner(recipe, run.clip))
     with run.claimed():
         module = run.datamodule(recipe.training.batch_size, None)
-        stage, setting = _stage(recipe, clip, learner, module.categories)
+        stage, setting = _stage(recipe, run.clip, learner, module.categories)
         cached = machine.cache_features
         callbacks = run.cache_features(module, f"features_{method.name}", **setting) if cached else []
         setting |= {"cached_features": cached}

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from torch import nn
 
 from anoclip_anomalib.claims import Claims
-from anoclip_anomalib.clip import LoadedClip
+from anoclip_anomalib.clip import load_clip
 from anoclip_anomalib.clip.patch_embedding import check_image_size
 from anoclip_anomalib.clip.weights import seeded as seeded
 from anoclip_anomalib.data.augment import Augmentation
@@ -24,6 +24,7 @@ from anoclip_anomalib.zeroshot.cached_features import CachedFeatures, ComputeFea
 from anoclip_anomalib.zeroshot.learned_weights import TrainingFacts
 from anoclip_anomalib.zeroshot.stage_folder import checkpoints, epoch_of, kept_checkpoint, open_folder, read_checkpoint
 from anoclip_anomalib.zeroshot.training import Training
+from anoclip_anomalib.zeroshot.training_settings import TrainingRecipe
 
 logger = logging.getLogger(__name__)
 
@@ -74,14 +75,14 @@ class TrainingRun:
     """The stages of a training, each in a folder of its own beside the file that comes out.
 
     Args:
+        recipe: Which CLIP, the size of the images, and the seed of order and augmentation.
         data: What to train on.
         out: The ``.safetensors`` to write.
-        clip: The frozen CLIP.
-        image_size: Side of the square in pixels.
-        seed: Of order and augmentation.
+        activation: Of CLIP's MLPs, where the recipe does not say it.
         machine: Where to run.
 
     Attributes:
+        clip: The frozen CLIP.
         folder: ``<out>.checkpoints``.
         kept: Stage -> how it was trained and which epoch was kept.
 
@@ -90,11 +91,14 @@ class TrainingRun:
     """
 
     def __init__(
-        self, data: Data, out: str | Path, *, clip: LoadedClip, image_size: int, seed: int, machine: Machine | None = None
+        self, recipe: TrainingRecipe, data: Data, out: str | Path, *, activation: str, machine: Machine | None = None
     ) -> None:
-        check_image_size(clip.model.visual, image_size, image_size)  # before a folder is made that another size would not fit
-        self.data, self.out, self.machine, self.clip = data, Path(out), machine or Machine(), clip
-        self.image_size, self.seed = image_size, seed
+        activation = recipe.activation or activation
+        self.clip = load_clip(recipe.backbone, recipe.pretrained, activation=activation)  # type: ignore[arg-type]
+        # Before a folder is made that another size would not fit.
+        check_image_size(self.clip.model.visual, recipe.image_size, recipe.image_size)
+        self.data, self.out, self.machine = data, Path(out), machine or Machine()
+        self.image_size, self.seed = recipe.image_size, recipe.seed
         self.folder = Path(f"{out}.checkpoints")
         self.kept: dict[str, dict[str, Any]] = {}
 
