@@ -22,7 +22,7 @@ from anoclip_anomalib.zeroshot.balanced_loss import (
 )
 from anoclip_anomalib.zeroshot.losses import segmentation_loss
 from anoclip_anomalib.zeroshot.scoring import upsample
-from anoclip_anomalib.zeroshot.training import Batch, Levels, Training, own_tower
+from anoclip_anomalib.zeroshot.training import Batch, Levels, Training
 
 DISENTANGLING = 0.1
 """Weight of the squared mean cosine of the two anchors in the first stage."""
@@ -124,18 +124,13 @@ class TextStage(Stage):
     ) -> None:
         super().__init__(clip, part, settings, checkpointing=checkpointing)
         self.reference = reference
-        self.anchors = AnchorTrainer(clip, descriptions, checkpointing=checkpointing)
+        self.text = AnchorTrainer(clip, descriptions, checkpointing=checkpointing)
         depth = len(clip.model.visual.transformer.resblocks)
         attention = batch_axis_value_attention if reference else value_attention
         self.local = LocalPath(attention=attention, blocks=round(depth * LOCAL_SHARE), with_mlp=True)
         first = depth + 1 - self.local.blocks
         blocks = (depth,) if reference else default_taps(depth)
         self.taps = [Tap(block=block, stream="local" if block >= first else "original") for block in blocks]
-
-    def setup(self, stage: str) -> None:
-        """Give the text tower a copy of its own where it has to move to another device."""
-        del stage
-        own_tower(self.anchors, self.trainer)
 
     @torch.no_grad()
     def features(self, images: torch.Tensor) -> Levels:
@@ -153,7 +148,7 @@ class TextStage(Stage):
         """Segmentation, disentangling and, unless ``reference``, the image loss."""
         size = (batch["mask"].shape[-2], batch["mask"].shape[-1])
         levels, class_token, grid = self.features_of(batch)
-        anchors = self.anchors(part, batch["class_index"])
+        anchors = self.text(part, batch["class_index"])
         with torch.autocast(anchors.device.type, enabled=False):
             anchors = anchors.float()
             apart = (anchors[:, 0] * anchors[:, 1]).sum(dim=-1).mean() ** 2

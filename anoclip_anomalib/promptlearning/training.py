@@ -18,7 +18,7 @@ from anoclip_anomalib.promptlearning.settings import LossChoice, PromptRecipe
 from anoclip_anomalib.prompts.april_gan import ADACLIP_TEMPLATES, sentences
 from anoclip_anomalib.zeroshot.losses import dice_loss, focal_loss
 from anoclip_anomalib.zeroshot.scoring import differences, upsample
-from anoclip_anomalib.zeroshot.training import Batch, Levels, Training, own_tower
+from anoclip_anomalib.zeroshot.training import Batch, Levels, Training
 
 
 def segmentation_loss(
@@ -95,11 +95,6 @@ class PromptTraining(Training):
         self.method, self.recipe, self.second = recipe.choice, recipe, second
         self.text = PromptTrainer(clip, part, image_token=self.method.image_token)
         self.register_buffer("knowledge", knowledge, persistent=False)
-
-    def setup(self, stage: str) -> None:
-        """Give the text tower a copy of its own where it has to move to another device."""
-        del stage
-        own_tower(self.text, self.trainer)
 
     @torch.no_grad()
     def features(self, images: torch.Tensor) -> Levels:

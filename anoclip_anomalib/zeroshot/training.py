@@ -5,7 +5,7 @@ from math import cos, pi
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -33,10 +33,12 @@ class Training(LightningModule):
 
     Attributes:
         part: What is trained.
+        text: Encodes text during the training, with the attribute ``tower``, if that is done.
         result: The same, or its moving average over the steps where ``settings.average`` asks for it.
     """
 
     strict_loading = False
+    text: Any = None
 
     def __init__(self, clip: LoadedClip, part: nn.Module, settings: TrainingSettings, *, checkpointing: bool = False) -> None:
         super().__init__()
@@ -52,6 +54,12 @@ class Training(LightningModule):
     def result(self) -> nn.Module:
         """What a checkpoint's user gets."""
         return self.part if self.averaged is None else self.averaged.module
+
+    def setup(self, stage: str) -> None:
+        """Give the text tower, which others share, a copy of its own where it has to move to another device."""
+        device = self.trainer.strategy.root_device
+        if self.text is not None and device.type != "cpu":
+            self.text.tower = copy.deepcopy(self.text.tower).to(device)
 
     def losses(self, batch: Batch, part: nn.Module) -> dict[str, torch.Tensor]:
         """Terms of the loss by name; their sum is what is minimised."""
@@ -152,15 +160,3 @@ def rate(settings: TrainingSettings, step: int, total: int) -> float:
         fallen = max(0.0, (min(step / max(total, 1), 1.0) - settings.hold) / (1 - settings.hold))
         return share * (LOWEST_RATE + (1 - LOWEST_RATE) * (1 + cos(pi * fallen)) / 2)
     return share
-
-
-def own_tower(text: Any, trainer: Trainer) -> None:
-    """Give a text tower, which others share, a copy of its own where it has to move to another device.
-
-    Args:
-        text: Encodes text during the training, with the attribute ``tower``.
-        trainer: Of the training.
-    """
-    device = trainer.strategy.root_device
-    if device.type != "cpu":
-        text.tower = copy.deepcopy(text.tower).to(device)

@@ -267,7 +267,7 @@ def test_new_halves_fit_their_stages(tiny_clip, batch):
     for reference in (False, True):
         clip = tiny_clip()
         text = TextStage(clip, new_text_adapters(clip, reference=reference), CLASSES, TEXT_STAGE, reference=reference)
-        anchors = text.anchors(text.part, torch.tensor([0, 1])).detach()
+        anchors = text.text(text.part, torch.tensor([0, 1])).detach()
         image = ImageStage(clip, new_image_adapters(clip, reference=reference), anchors, IMAGE_STAGE)
         assert all(torch.isfinite(term) for term in image.losses(batch, image.part).values())
 

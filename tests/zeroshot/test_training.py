@@ -8,7 +8,7 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 from anoclip_anomalib.clip.state_dict import WeightFileError
-from anoclip_anomalib.zeroshot.training import Training, own_tower
+from anoclip_anomalib.zeroshot.training import Training
 from anoclip_anomalib.zeroshot.training_settings import TrainingSettings
 
 
@@ -16,7 +16,8 @@ from anoclip_anomalib.zeroshot.training_settings import TrainingSettings
 def test_a_shared_text_tower_stays_where_it_is(device, copied):
     tower = nn.Linear(2, 2)
     text = SimpleNamespace(tower=tower)
-    own_tower(text, SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(device))))
+    trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(device)))
+    Training.setup(SimpleNamespace(text=text, trainer=trainer), "fit")
     assert (text.tower is not tower) == copied
     assert text.tower.weight.device.type == device
     assert tower.weight.device.type == "cpu"
