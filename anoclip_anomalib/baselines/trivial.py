@@ -7,10 +7,8 @@ gives pixel AUROCs above 80.
 from typing import ClassVar
 
 import torch
-from anomalib import LearningType
 from anomalib.data import Batch, InferenceBatch
 from anomalib.models.components import AnomalibModule
-from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import nn
@@ -18,10 +16,11 @@ from torchvision.transforms.v2 import Resize
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from anoclip_anomalib.registry import register_model
+from anoclip_anomalib.zeroshot.lightning import Untrained
 from anoclip_anomalib.zeroshot.method import MethodFacts
+from anoclip_anomalib.zeroshot.views import grey
 
 IMAGE_SIZE = (256, 256)
-_LUMINANCE = (0.299, 0.587, 0.114)
 
 
 def centre_closeness(size: tuple[int, int]) -> torch.Tensor:
@@ -47,8 +46,8 @@ def local_contrast(images: torch.Tensor, sigma: float) -> torch.Tensor:
     Returns:
         (B, 1, H, W) in [0, 1].
     """
-    grey = (images * images.new_tensor(_LUMINANCE).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
-    return _smoothed((grey - _smoothed(grey, sigma)).abs(), sigma / 2)
+    brightness = grey(images)[:, :1]
+    return _smoothed((brightness - _smoothed(brightness, sigma)).abs(), sigma / 2)
 
 
 def _smoothed(maps: torch.Tensor, sigma: float) -> torch.Tensor:
@@ -89,38 +88,22 @@ class LocalContrastModel(nn.Module):
         return InferenceBatch(pred_score=maps.amax(dim=(1, 2, 3)), anomaly_map=maps)
 
 
-class _Trivial:
-    """What both share of anomalib's wiring. Not derived from AnomalibModule, which lists its direct subclasses only."""
+class _Trivial(Untrained):
+    """What both share of anomalib's wiring."""
 
     method_facts = MethodFacts(category_data="nothing")
     weights_digest: ClassVar[str] = "no weights"
     natural_threshold: ClassVar[None] = None
     model: nn.Module
 
-    trainer_arguments: ClassVar[dict] = {}
-    learning_type: ClassVar[LearningType] = LearningType.ZERO_SHOT  # there is nothing to learn
-
     def validation_step(self, batch: Batch, *args: object, **kwargs: object) -> STEP_OUTPUT:
         """Score a validation batch."""
         return batch.update(**self.model(batch.image)._asdict())
-
-    @staticmethod
-    def configure_optimizers() -> None:
-        """Nothing is trained."""
-        return
-
-    def val_dataloader(self) -> list:
-        """No validation data of its own: anomalib's folder prediction validates without a datamodule."""
-        return []
 
     @classmethod
     def configure_pre_processor(cls, image_size: tuple[int, int] | None = None) -> PreProcessor:
         """Resizing to (height, width), 256 x 256 by default; values stay in [0, 1]."""
         return PreProcessor(transform=Resize(image_size or IMAGE_SIZE, antialias=True))
-
-    def configure_post_processor(self) -> PostProcessor:
-        """Anomalib's post-processor."""
-        return PostProcessor()
 
 
 @register_model

@@ -42,7 +42,34 @@ def taken_by(target: Callable, given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: given[name] for name in signature(target).parameters if name in given}
 
 
-class ZeroShotClip(_Base):
+class Untrained(_Base):
+    """Mixin: what a Lightning model of which nothing is trained tells anomalib."""
+
+    @property
+    def trainer_arguments(self) -> dict[str, Any]:
+        """No special arguments."""
+        return {}
+
+    @property
+    def learning_type(self) -> LearningType:
+        """Zero-shot."""
+        return LearningType.ZERO_SHOT
+
+    def val_dataloader(self) -> list:
+        """No validation data of its own: anomalib's benchmark and folder prediction validate without a datamodule."""
+        return []
+
+    @staticmethod
+    def configure_optimizers() -> None:
+        """Nothing is trained."""
+        return
+
+    def configure_post_processor(self) -> PostProcessor:
+        """Anomalib's post-processor."""
+        return PostProcessor()
+
+
+class ZeroShotClip(Untrained):
     """Mixin: ``class Method(ZeroShotClip, AnomalibModule)``, this one first.
 
     It sets the class up by its name, measures raw scores, keeps the frozen encoder out of checkpoints, writes
@@ -113,16 +140,6 @@ class ZeroShotClip(_Base):
     def image_threshold(self) -> Threshold | None:
         """The image threshold that the method has from normal images; zero-shot methods have none."""
         return None
-
-    @property
-    def trainer_arguments(self) -> dict[str, Any]:
-        """No special arguments."""
-        return {}
-
-    @property
-    def learning_type(self) -> LearningType:
-        """Zero-shot."""
-        return LearningType.ZERO_SHOT
 
     # The class
 
@@ -223,15 +240,6 @@ class ZeroShotClip(_Base):
 
     on_predict_start = on_test_start
 
-    def val_dataloader(self) -> list:
-        """No validation data of its own: anomalib's benchmark and folder prediction validate without a datamodule."""
-        return []
-
-    @staticmethod
-    def configure_optimizers() -> None:
-        """Nothing is trained."""
-        return
-
     def teardown(self, stage: str) -> None:
         """Take this model's components out of the Trainer again.
 
@@ -256,10 +264,6 @@ class ZeroShotClip(_Base):
         size = [height] if tiling == "square" else [height, width]
         resize = Resize(size, interpolation=cls.interpolation, antialias=True)
         return PreProcessor(transform=Compose([resize, Normalize(mean=CLIP_MEAN, std=CLIP_STD)]))
-
-    def configure_post_processor(self) -> PostProcessor:
-        """Anomalib's post-processor."""
-        return PostProcessor()
 
     @classmethod
     def configure_visualizer(cls) -> ContrastVisualizer:
