@@ -18,7 +18,7 @@ from anoclip_anomalib.clip import LoadedClip, VisualEncoder
 from anoclip_anomalib.prompts.aaclip import Descriptions, described, is_described
 from anoclip_anomalib.zeroshot.clip_model import ClipModel
 from anoclip_anomalib.zeroshot.features import check_images
-from anoclip_anomalib.zeroshot.method import NO_CLASS, MethodFacts, weights_digest
+from anoclip_anomalib.zeroshot.method import MethodFacts, check_class, weights_digest
 from anoclip_anomalib.zeroshot.scoring import upsample
 
 NO_ADAPTERS = (
@@ -240,8 +240,7 @@ class AaClipModel(ClipModel):
         Raises:
             RuntimeError: If no class was set.
         """
-        if self.text_embeddings.numel() == 0:
-            raise RuntimeError(NO_CLASS)
+        check_class(self)
         with torch.autocast(features.detection.device.type, enabled=False):
             anchors = self.text_embeddings.float()
             taps, maps = len(self.image_adapters.taps), []
