@@ -119,7 +119,7 @@ def write_suite(args: argparse.Namespace) -> Path:
     return args.out / "suite.yaml"
 
 
-def _compare(path: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
+def _compare(path: Path, args: argparse.Namespace) -> list[Any]:
     """Draw what is missing and run the suite; the rows of failed jobs."""
     from anoclip_anomalib.comparison.run.folder import ResultsFolder
     from anoclip_anomalib.comparison.run.progress import ComparisonProgress

@@ -1,7 +1,7 @@
 """Write a report from a results folder."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,12 @@ from anoclip_anomalib.comparison.report import charts, intervals, pictures, tabl
 from anoclip_anomalib.comparison.report.quoted import Quoted, load_quoted
 from anoclip_anomalib.comparison.report.tables import MEAN, METRIC_TITLES, Table, distinct, finished
 from anoclip_anomalib.comparison.run.folder import ResultsError, ResultsFolder
+from anoclip_anomalib.comparison.run.row_schema import DoneRow, Row, RowProvenance
 from anoclip_anomalib.comparison.suite.catalogue import constant_categories, find_class
 from anoclip_anomalib.files import atomic_write
 
 FEW = 20  # normal images; a threshold from fewer is worth a warning
-DIFFERENT: dict[str, Callable[[dict], Any]] = {
+DIFFERENT: dict[str, Callable[[RowProvenance], Any]] = {
     "commits": lambda provenance: provenance["commit"],
     "machines, speed is not comparable": lambda provenance: provenance["hardware"].get("processor"),
 }
@@ -77,7 +78,7 @@ def build_report(
     return list(written)
 
 
-def _quotes(rows: list[dict], table: Table, path: str | Path | None) -> list[Quoted]:
+def _quotes(rows: Sequence[Row], table: Table, path: str | Path | None) -> list[Quoted]:
     """Published figures of a data set; none for parts of it, and none for other data in its layout."""
     for row in finished(rows, data=table.data):
         found = find_class("data", row["provenance"]["config"]["data"]["spec"]["class_path"])
@@ -86,7 +87,7 @@ def _quotes(rows: list[dict], table: Table, path: str | Path | None) -> list[Quo
     return []
 
 
-def _notes(suite: dict, rows: list[dict], faults: list[str]) -> list[str]:
+def _notes(suite: dict, rows: Sequence[Row], faults: list[str]) -> list[str]:
     done = finished(rows)
     seeds, original = ", ".join(map(str, suite["seeds"])), suite["protocol"]["resolution"] == "original"
     notes = [
@@ -109,7 +110,7 @@ def _notes(suite: dict, rows: list[dict], faults: list[str]) -> list[str]:
     return notes + [f"Left out: {fault}" for fault in faults]
 
 
-def _model_facts(rows: list[dict], model: str) -> dict[str, Any]:
+def _model_facts(rows: Sequence[Row], model: str) -> dict[str, Any]:
     """A model's line in the provenance table, from its rows; differing entries are listed side by side."""
     own = finished(rows, model=model)
     shown = {title: distinct(own, read) or "no result" for title, read in SHOWN_FACTS.items()}
@@ -122,7 +123,7 @@ def _model_facts(rows: list[dict], model: str) -> dict[str, Any]:
     }
 
 
-def _stated(fact: str, row: dict) -> str:
+def _stated(fact: str, row: DoneRow) -> str:
     value = row["provenance"]["method"][fact]
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
@@ -133,19 +134,19 @@ def _called(spec: dict) -> str:
     return f"{spec['class_path'].rpartition('.')[2]}({arguments})"
 
 
-def _digests(rows: list[dict]) -> str:
+def _digests(rows: Sequence[DoneRow]) -> str:
     digests = list(dict.fromkeys(row["provenance"]["weights_digest"][:12] for row in rows))
     if len(digests) > 3:
         return f"{', '.join(digests[:2])}, … ({len(digests)} trained models; all in the rows)"
     return ", ".join(digests) or "no result"
 
 
-def _hardware(row: dict) -> str:
+def _hardware(row: DoneRow) -> str:
     hardware, speed = row["provenance"]["hardware"], row["speed"]
     return f"{hardware.get('gpu') or hardware.get('processor')}, {speed['device']}, {speed['threads']} threads"
 
 
-SHOWN_FACTS: dict[str, Callable[[dict], Any]] = {  # title -> what stands there for a row
+SHOWN_FACTS: dict[str, Callable[[DoneRow], Any]] = {  # title -> what stands there for a row
     "class": lambda row: row["provenance"]["config"]["model"]["spec"]["class_path"],
     "callbacks": lambda row: ", ".join(map(_called, row["provenance"]["config"]["model"]["callbacks"])) or "none",
     "learning type": lambda row: row["provenance"]["learning_type"],
@@ -163,7 +164,7 @@ SHOWN_FACTS: dict[str, Callable[[dict], Any]] = {  # title -> what stands there 
 }
 
 
-def _charts(table: Table, rows: list[dict]) -> dict[str, Any]:
+def _charts(table: Table, rows: Sequence[Row]) -> dict[str, Any]:
     """Drawings of a data set: curves of the mean and of each category with its histograms (first seed), speed and accuracy."""
     first = tables.first_seed_rows(rows, table.data)
     mean: dict[str, dict[str, Any]] = {model: {} for model in table.models}

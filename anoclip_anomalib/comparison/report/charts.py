@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from anoclip_anomalib.comparison.report.text import render
 from anoclip_anomalib.comparison.run.row import CURVES
+from anoclip_anomalib.comparison.run.row_schema import RowHistogram
 
 COLOURS = ("#3b82f6", "#ef7d0a", "#16a34a", "#d946ef", "#e11d48", "#0ea5a4", "#a16207", "#7c5cff", "#64748b", "#b45309")
 LEFT, RIGHT, TOP, BOTTOM = 45, 350, 10, 215  # of the plot in a box of 372 x 260
@@ -45,7 +46,7 @@ def curve_charts(models: list[str], entries: dict[str, dict[str, Any]]) -> list[
     return charts
 
 
-def histogram_chart(model: str, histogram: dict[str, Any], index: int) -> Markup | None:
+def histogram_chart(model: str, histogram: RowHistogram, index: int) -> Markup | None:
     """Shares of normal (grey) and anomalous images (coloured) by image score; ``None`` without scores."""
     if not histogram["normal"]:
         return None

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -12,6 +12,7 @@ from anoclip_anomalib.comparison.report.pictures import Strips, data_uri, outlin
 from anoclip_anomalib.comparison.report.tables import MEAN, distinct, finished, first_seed_rows
 from anoclip_anomalib.comparison.report.text import render
 from anoclip_anomalib.comparison.run.folder import ResultsError, ResultsFolder
+from anoclip_anomalib.comparison.run.row_schema import DoneRow
 from anoclip_anomalib.files import atomic_write
 
 FACTS = ("weights (SHA-256)", "image size", "versions")  # how the figures came about, as far as rows tell
@@ -123,13 +124,13 @@ def gallery_of(
     return Gallery(title, notice, shown, table, known | dict(facts), suite["protocol"]["resolution"])
 
 
-def _metric_row(category: str, model: str, rows: Sequence[dict[str, Any]], metrics: Mapping[str, str]) -> MetricRow:
+def _metric_row(category: str, model: str, rows: Sequence[DoneRow], metrics: Mapping[str, str]) -> MetricRow:
     """Figures of a model, their mean over several rows; NaN where one of them is undefined."""
     found = {title: np.array([row["metrics"][name] for row in rows], dtype=np.float64) for title, name in metrics.items()}
     return MetricRow(category, model, {title: float(np.mean(values)) for title, values in found.items()})
 
 
-def _items(strips: Strips, rows: dict[str, dict[str, Any]], each: int) -> list[GalleryItem]:
+def _items(strips: Strips, rows: dict[str, DoneRow], each: int) -> list[GalleryItem]:
     """Images that all models kept, normal ones first."""
     kept = {model: {path: score for path, _, score, _ in row["samples"]} for model, row in rows.items()}
     kinds: dict[str, list[str]] = {}

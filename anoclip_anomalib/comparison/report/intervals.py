@@ -1,5 +1,6 @@
 """How sure the figures are: intervals over images, differences to the best model, and figures for each kind of defect."""
 
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
@@ -7,6 +8,7 @@ import numpy as np
 from scipy.stats import wilcoxon
 
 from anoclip_anomalib.comparison.report.tables import Table, finished
+from anoclip_anomalib.comparison.run.row_schema import Row
 from anoclip_anomalib.evaluation import confidence
 
 RESAMPLES = 2000
@@ -55,7 +57,7 @@ class _Category(NamedTuple):
     defects: list[str]
 
 
-def estimates(rows: list[dict[str, Any]], table: Table) -> dict[str, dict[str, Estimate]]:
+def estimates(rows: Sequence[Row], table: Table) -> dict[str, dict[str, Estimate]]:
     """Intervals and tests on the images of a data set.
 
     Of several categories each is resampled by itself and the mean taken, as in the table. Only models that have every
@@ -93,7 +95,7 @@ def estimates(rows: list[dict[str, Any]], table: Table) -> dict[str, dict[str, E
     return found
 
 
-def per_defect(rows: list[dict[str, Any]], table: Table) -> list[Defect]:
+def per_defect(rows: Sequence[Row], table: Table) -> list[Defect]:
     """Each kind of defect against all normal images of its category.
 
     Args:
@@ -129,7 +131,7 @@ def _compared(models: list[str], values: np.ndarray, samples: np.ndarray, test: 
     return found
 
 
-def _compared_images(rows: list[dict[str, Any]], table: Table) -> tuple[list[str], list[_Category]]:
+def _compared_images(rows: Sequence[Row], table: Table) -> tuple[list[str], list[_Category]]:
     """Models that have images of every category that any model has, and the categories where all their runs saw the same."""
     runs: dict[str, dict[str, list]] = {category: {} for category in table.categories}
     for row in finished(rows, data=table.data):

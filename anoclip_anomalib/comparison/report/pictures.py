@@ -4,7 +4,7 @@ import base64
 import io
 import itertools
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ from PIL import Image
 
 from anoclip_anomalib.comparison.report.tables import first_seed_rows
 from anoclip_anomalib.comparison.run.folder import picture_stem
+from anoclip_anomalib.comparison.run.row_schema import DoneRow, Row
 
 
 class Choice(NamedTuple):
@@ -27,7 +28,7 @@ class Choice(NamedTuple):
     quality: dict[str, float]
 
 
-def choose(rows: list[dict[str, Any]], models: list[str], data: str, each: int = 4) -> list[Choice]:
+def choose(rows: Sequence[Row], models: list[str], data: str, each: int = 4) -> list[Choice]:
     """Choose images that every model has: the ``each`` best, worst and most disputed ones.
 
     Quality is how right a model is on an image (see row.image_quality): best and worst by the mean over models, disputed by
@@ -61,7 +62,7 @@ def _spread_over_categories(order: list[tuple[str, str]], count: int) -> list[tu
     return sorted(order, key=lambda key: next(turns[key[0]]))[:count]
 
 
-def grid(folder: Path, rows: list[dict[str, Any]], models: list[str], data: str, each: int = 4) -> list[dict[str, Any]]:
+def grid(folder: Path, rows: Sequence[Row], models: list[str], data: str, each: int = 4) -> list[dict[str, Any]]:
     """Rows of the grid with pictures as data URIs: photograph, mask, and each model's map laid over the photograph."""
     first, strips, shown = first_seed_rows(rows, data), Strips(folder), []
     for choice in choose(rows, models, data, each):
@@ -89,7 +90,7 @@ class Strips:
         self.folder = folder / "pictures"
         self._read = cache(self._strip)
 
-    def image_and_mask(self, row: dict[str, Any], path: str) -> tuple[np.ndarray | None, np.ndarray | None]:
+    def image_and_mask(self, row: DoneRow, path: str) -> tuple[np.ndarray | None, np.ndarray | None]:
         """A photograph (H, W, 3) uint8 and its mask (H, W) bool."""
         stem = picture_stem(row["job"]["data"], row["job"]["category"])
         own = f"{row['id']}-masks.png"
@@ -98,11 +99,11 @@ class Strips:
         image = np.stack([image] * 3, axis=2) if image is not None and image.ndim == 2 else image
         return image, None if mask is None else mask > 127
 
-    def heatmap(self, row: dict[str, Any], path: str) -> np.ndarray | None:
+    def heatmap(self, row: DoneRow, path: str) -> np.ndarray | None:
         """The map of a row's model (H, W) uint8."""
         return self._square(row, path, f"{row['id']}.png")
 
-    def _square(self, row: dict[str, Any], path: str, name: str) -> np.ndarray | None:
+    def _square(self, row: DoneRow, path: str, name: str) -> np.ndarray | None:
         strip, paths = self._read(name), [path for path, *_ in row["samples"]]
         if strip is None or path not in paths:
             return None

@@ -1,15 +1,15 @@
 """Rows of jobs -> cells, means and ranks."""
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from anoclip_anomalib.comparison.run.row_schema import DoneRow, Row, RowCurve
 from anoclip_anomalib.evaluation.registry import METRICS
 
 METRIC_TITLES = {name: metric.title for name, metric in METRICS.items()}
-Curve = dict[str, list[float]]  # its points, "x" and "y"
 
 
 class Cell(NamedTuple):
@@ -55,12 +55,12 @@ class Table(NamedTuple):
 MEAN = "mean"
 
 
-def finished(rows: list[dict[str, Any]], **names: str) -> list[dict[str, Any]]:
+def finished(rows: Sequence[Row], **names: str) -> list[DoneRow]:
     """Rows of jobs that are done and have these names, such as ``model="AnoCLIP"``."""
     return [row for row in rows if row["status"] == "done" and names.items() <= row["job"].items()]
 
 
-def build_table(data: str, models: list[str], categories: list[str], rows: list[dict[str, Any]], seeds: int) -> Table:
+def build_table(data: str, models: list[str], categories: list[str], rows: Sequence[Row], seeds: int) -> Table:
     """Collect the cells of one data set.
 
     Args:
@@ -73,7 +73,7 @@ def build_table(data: str, models: list[str], categories: list[str], rows: list[
     Returns:
         Table with ranks. A mean that lacks categories or seeds says so and is not ranked.
     """
-    done: defaultdict[tuple[str, str], list[dict]] = defaultdict(list)
+    done: defaultdict[tuple[str, str], list[DoneRow]] = defaultdict(list)
     for row in finished(rows, data=data):
         done[row["job"]["model"], row["job"]["category"]].append(row)
     metrics = [name for name in METRIC_TITLES if any(name in row["metrics"] for group in done.values() for row in group)]
@@ -89,8 +89,8 @@ def build_table(data: str, models: list[str], categories: list[str], rows: list[
     return Table(data, models, categories, metrics, cells, total)
 
 
-def _cell(rows: list[dict], name: str, seeds: int) -> Cell:
-    values = [row["metrics"][name] for row in rows if row["metrics"].get(name) is not None]
+def _cell(rows: list[DoneRow], name: str, seeds: int) -> Cell:
+    values = [value for row in rows if (value := row["metrics"].get(name)) is not None]
     if not values:
         reasons = {row["undefined"].get(name, "") for row in rows} - {""}
         return Cell(note="; ".join(sorted(reasons)) or ("undefined" if rows else "no result"))
@@ -98,7 +98,7 @@ def _cell(rows: list[dict], name: str, seeds: int) -> Cell:
     return Cell(float(np.mean(values)), _std(values), note=note)
 
 
-def _mean(cells: list[Cell], rows: list[dict], name: str) -> Cell:
+def _mean(cells: list[Cell], rows: list[DoneRow], name: str) -> Cell:
     values = [cell.value for cell in cells if cell.value is not None]
     if not values:
         return Cell(note="undefined or missing in every category" if cells else "no result")
@@ -131,16 +131,16 @@ def _rank(lines: list[dict[str, Cell]], name: str) -> None:
             line[name] = cell._replace(rank=rank, difference=None if first is None else cell.value - first)
 
 
-def first_seed_rows(rows: list[dict[str, Any]], data: str) -> dict[tuple[str, str], dict[str, Any]]:
+def first_seed_rows(rows: Sequence[Row], data: str) -> dict[tuple[str, str], DoneRow]:
     """Finished rows of a data set by model and category, the one with the smallest seed of each."""
-    first: dict[tuple[str, str], dict] = {}
+    first: dict[tuple[str, str], DoneRow] = {}
     for row in finished(rows, data=data):
         key = (row["job"]["model"], row["job"]["category"])
         first[key] = min(first.get(key, row), row, key=lambda one: one["job"]["seed"])
     return first
 
 
-def distinct(rows: list[dict[str, Any]], read: Callable[[dict[str, Any]], Any]) -> str:
+def distinct(rows: list[DoneRow], read: Callable[[DoneRow], Any]) -> str:
     """What is read of rows, each text once."""
     return "; ".join(dict.fromkeys(str(read(row)) for row in rows))
 
@@ -158,23 +158,23 @@ SPEED: dict[str, tuple[str, str, Any]] = {  # figure of a model -> part of its r
 }
 
 
-def speed_of(rows: list[dict[str, Any]], model: str, **names: str) -> dict[str, float | None]:
+def speed_of(rows: Sequence[Row], model: str, **names: str) -> dict[str, float | None]:
     """Median over a model's jobs (of these names) of its speed and memory figures (peaks: the largest); see SPEED."""
     own, found = finished(rows, model=model, **names), {}
     for figure, (part, name, reduce) in SPEED.items():
-        values = [row[part][name] for row in own if row[part].get(name) is not None]  # older rows lack some
+        values = [row[part][name] for row in own if row[part].get(name) is not None]  # type: ignore[literal-required]  # older rows lack some
         found[figure] = float(reduce(values)) if values else None
     return found
 
 
-def mean_curve(curves: list[Curve], limit: float, start: float | None = 0.0, points: int = 100) -> Curve:
+def mean_curve(curves: Sequence[RowCurve], limit: float, start: float | None = 0.0, points: int = 100) -> RowCurve:
     """Average curves vertically on a common axis 0..limit, from ``start`` at 0 (``None``: from where the curves start)."""
     x = np.linspace(0, limit, points)
     y = np.mean([_at(curve, x, start) for curve in curves], axis=0)
     return {"x": [round(float(v), 5) for v in x], "y": [round(float(v), 5) for v in y]}
 
 
-def _at(curve: Curve, x: np.ndarray, start: float | None) -> np.ndarray:
+def _at(curve: RowCurve, x: np.ndarray, start: float | None) -> np.ndarray:
     """Values of a curve that may step vertically: at a repeated x its last point counts, but for the start."""
     xs, ys = np.asarray(curve["x"]), np.asarray(curve["y"])
     last: np.ndarray = np.append(np.diff(xs) > 0, True)

@@ -4,14 +4,16 @@ import csv
 import html
 import io
 import re
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from anoclip_anomalib.comparison.report.intervals import MEASURES, RESAMPLES
 from anoclip_anomalib.comparison.report.tables import MEAN, METRIC_TITLES
+from anoclip_anomalib.comparison.run.row_schema import Row
 from anoclip_anomalib.files import csv_safe
 
 METHOD = (
@@ -84,14 +86,15 @@ COLUMNS = {  # column -> place in a row; with the job's own it is a superset of 
 }
 
 
-def csv_text(rows: list[dict[str, Any]]) -> str:
+def csv_text(rows: Sequence[Row]) -> str:
     """All jobs, one line each, see COLUMNS; and what is known of their origin."""
     lines = []
     for row in rows:
         found = flatten(row)
-        line = row["job"] | {column: found.get(place) for column, place in COLUMNS.items()}
+        line = {**row["job"], **{column: found.get(place) for column, place in COLUMNS.items()}}
+        origin = cast(Mapping[str, Any], row.get("provenance", {}))
         parts = ("method", "preprocessing", "hardware", "versions", "config")
-        lines.append(line | flatten({part: row.get("provenance", {}).get(part, {}) for part in parts}))
+        lines.append(line | flatten({part: origin.get(part, {}) for part in parts}))
     columns = list(dict.fromkeys(key for line in lines for key in line))
     stream = io.StringIO()
     table = [columns, *([line.get(key) for key in columns] for line in lines)]
@@ -99,7 +102,7 @@ def csv_text(rows: list[dict[str, Any]]) -> str:
     return stream.getvalue()
 
 
-def flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} -> {"a.b": 1}."""
     result: dict[str, Any] = {}
     for key, item in value.items():

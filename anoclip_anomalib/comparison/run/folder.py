@@ -10,7 +10,7 @@ from typing import Any
 
 from anoclip_anomalib.claims import Claims
 from anoclip_anomalib.comparison.run.row import Pictures
-from anoclip_anomalib.comparison.run.row_schema import FORMAT, row_fault
+from anoclip_anomalib.comparison.run.row_schema import FORMAT, DoneRow, Row, row_fault
 from anoclip_anomalib.comparison.suite.suite import Job, Suite, jobs_of
 from anoclip_anomalib.evaluation.predictions import decision, write_predictions
 from anoclip_anomalib.evaluation.thresholds import Threshold
@@ -94,7 +94,7 @@ class ResultsFolder:
         """Where a job's row is."""
         return self.path / "rows" / f"{job_id}.json"
 
-    def read_row(self, job_id: str) -> dict[str, Any] | None:
+    def read_row(self, job_id: str) -> Row | None:
         """A job's row; ``None`` if there is none.
 
         Raises:
@@ -111,7 +111,7 @@ class ResultsFolder:
             raise ResultsError(f"Row {path} is damaged: {error}") from error
         return row
 
-    def write(self, job: Job, row: dict[str, Any], pictures: Pictures | None) -> None:
+    def write(self, job: Job, row: Row, pictures: Pictures | None) -> None:
         """Write a job's pictures and predictions, and last its row: a row that is there is complete.
 
         Raises:
@@ -125,11 +125,11 @@ class ResultsFolder:
                 if not path.exists() or path.read_bytes() != content:
                     with atomic_write(path) as temporary:
                         temporary.write_bytes(content)
-        if "images" in row:
+        if row["status"] == "done" and "images" in row:
             write_predictions(self.path / "predictions" / f"{job.id}.csv", _prediction_rows(row))
         self._write_json(self.row_path(job.id), row)
 
-    def rows(self) -> tuple[list[dict[str, Any]], list[str]]:
+    def rows(self) -> tuple[list[Row], list[str]]:
         """Rows of the suite's jobs in the suite's order, and what was wrong with the damaged ones."""
         rows, faults = [], []
         for job_id in self.suite()["jobs"]:
@@ -154,7 +154,7 @@ def picture_stem(data: str, category: str) -> str:
     return "".join(char if char.isalnum() else "_" for char in f"{data}_{category}")[:60] + f"-{digest}"
 
 
-def _prediction_rows(row: dict[str, Any]) -> list[dict[str, Any]]:
+def _prediction_rows(row: DoneRow) -> list[dict[str, Any]]:
     found = row["thresholds"]["image"]
     threshold = Threshold(math.nan if found["value"] is None else found["value"], found["rule"])
     return [{"path": path, "score": repr(score), **decision(score, threshold)} for path, score, *_ in row["images"]]

@@ -1,10 +1,10 @@
 """What a comparison shows: a job's figures when it is done, and how long the rest takes."""
 
 import time
-from typing import Any
 
 from rich.console import Console
 
+from anoclip_anomalib.comparison.run.row_schema import Row
 from anoclip_anomalib.comparison.suite.suite import Job
 from anoclip_anomalib.running.progress import Progress, minutes
 
@@ -40,7 +40,7 @@ class ComparisonProgress:
         """Show the job that runs."""
         self.display.overall(job.label, self._finished, self.total)
 
-    def done(self, job: Job, row: dict[str, Any]) -> None:
+    def done(self, job: Job, row: Row) -> None:
         """Print a job's main figures, or its error."""
         self._finished += 1
         self.display.overall(job.label, self._finished, self.total)

@@ -4,7 +4,7 @@ import io
 import math
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import cv2
 import numpy as np
@@ -12,7 +12,7 @@ from PIL import Image
 
 from anoclip_anomalib.checks import own_words
 from anoclip_anomalib.comparison.run.measure import THUMBNAIL, Measured, relative_path
-from anoclip_anomalib.comparison.run.row_schema import FORMAT
+from anoclip_anomalib.comparison.run.row_schema import FORMAT, DoneRow, FailedRow
 from anoclip_anomalib.comparison.suite.suite import Job
 from anoclip_anomalib.data.images import shrink
 from anoclip_anomalib.evaluation import curves
@@ -54,14 +54,14 @@ def _head(job: Job, status: str) -> dict[str, Any]:
     return {"format": FORMAT, "id": job.id, "job": names, "status": status}
 
 
-def failed_row(job: Job, error: BaseException, trace: str = "") -> dict[str, Any]:
+def failed_row(job: Job, error: BaseException, trace: str = "") -> FailedRow:
     """The row of a job that failed."""
     told = {"type": type(error).__name__, "message": own_words(error)[:2000], "traceback": trace[-10000:]}
-    return _head(job, "failed") | {"error": told}
+    return cast(FailedRow, _head(job, "failed") | {"error": told})
 
 
-def finished_row(job: Job, result: Measured, natural: float | None, root: Any) -> dict[str, Any]:
-    """The measured part of a job's row. Undefined metrics are null and explained under "undefined".
+def finished_row(job: Job, result: Measured, natural: float | None, root: Any) -> DoneRow:
+    """The measured part of a job's row; undefined metrics are null and explained under "undefined". The job adds the rest.
 
     Args:
         job: What ran.
@@ -81,7 +81,7 @@ def finished_row(job: Job, result: Measured, natural: float | None, root: Any) -
         return (None, reason) if reason else _tried(metric.compute, found, thresholds[metric.level].value)
 
     figures = {name: figure(metric) for name, metric in METRICS.items()}
-    return _head(job, "done") | {
+    measured = {
         "metrics": {name: value for name, (value, _) in figures.items()},
         "undefined": {name: reason for name, (_, reason) in figures.items() if reason},
         "thresholds": {level: {"value": _finite(one.value), "rule": one.rule} for level, one in thresholds.items()},
@@ -100,6 +100,7 @@ def finished_row(job: Job, result: Measured, natural: float | None, root: Any) -
         "histogram": _histogram(scores[known], labels[known]),
         "images": [[relative_path(one.path, root), one.score, one.label, _finite(one.map_auroc)] for one in result.images],
     }
+    return cast(DoneRow, _head(job, "done") | measured)
 
 
 def _tried(compute: Callable[..., Any], *arguments: Any) -> tuple[Any, str | None]:
@@ -133,7 +134,7 @@ def _histogram(scores: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     return {"edges": [low, float(edges[-1])], "normal": normal, "anomalous": anomalous}
 
 
-def pictures_of(job: Job, result: Measured, root: Any, row: dict[str, Any]) -> Pictures | None:
+def pictures_of(job: Job, result: Measured, root: Any, row: DoneRow) -> Pictures | None:
     """Draw the strips and add to the row which squares they hold.
 
     They are "samples" [path, label, score, quality]; "map_scale" are the scores that a heatmap's 0 and 255 stand for.
@@ -156,7 +157,7 @@ def pictures_of(job: Job, result: Measured, root: Any, row: dict[str, Any]) -> P
         mask = cv2.resize(mask, size, interpolation=cv2.INTER_LINEAR)
         squares.append([_square(one) for one in (np.round(255 * level).astype(np.uint8), photograph, mask)])
         quality = image_quality(scores, labels, index, image.map_auroc)
-        row["samples"].append([relative_path(image.path, root), image.label, image.score, _finite(quality)])
+        row["samples"].append((relative_path(image.path, root), image.label, image.score, _finite(quality)))
     strips = (np.concatenate(strip, axis=1) for strip in zip(*squares, strict=True))
     return Pictures(*(_encode(strip, kind) for strip, kind in zip(strips, ("PNG", "JPEG", "PNG"), strict=True)))
 

@@ -4,7 +4,7 @@ Rows are plain JSON mappings. What older rows may lack is marked NotRequired; wh
 """
 
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import NotRequired, TypedDict
@@ -135,6 +135,8 @@ class DoneRow(_Row):
     memory: NotRequired[RowMemory]
     parameters: NotRequired[dict[str, int]]
 
+
+Row: TypeAlias = DoneRow | FailedRow
 
 _adapter = cache(TypeAdapter)
 

@@ -7,7 +7,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from anomalib.engine import Engine
@@ -16,6 +16,7 @@ from lightning.pytorch import seed_everything
 from anoclip_anomalib.comparison.run.measure import Measure
 from anoclip_anomalib.comparison.run.provenance import provenance_of
 from anoclip_anomalib.comparison.run.row import Pictures, failed_row, finished_row, pictures_of
+from anoclip_anomalib.comparison.run.row_schema import DoneRow, Row
 from anoclip_anomalib.comparison.suite import catalogue
 from anoclip_anomalib.comparison.suite.suite import ClassSpec, Job
 from anoclip_anomalib.evaluation.thresholds import natural_threshold
@@ -27,7 +28,7 @@ from anoclip_anomalib.running.timing import OtherLoad, PeakMemory, Stopwatch, la
 logger = logging.getLogger(__name__)
 
 
-def run_job(job: Job, threads: int | None = None, progress: Steps | None = None) -> tuple[dict[str, Any], Pictures | None]:
+def run_job(job: Job, threads: int | None = None, progress: Steps | None = None) -> tuple[Row, Pictures | None]:
     """Run a job to the end, come what may.
 
     Args:
@@ -55,7 +56,7 @@ def run_job(job: Job, threads: int | None = None, progress: Steps | None = None)
     return row, pictures
 
 
-def _run(job: Job, progress: Steps | None) -> tuple[dict[str, Any], Pictures | None]:
+def _run(job: Job, progress: Steps | None) -> tuple[Row, Pictures | None]:
     seed_everything(job.seed, workers=True, verbose=False)
     datamodule = build_data(job)
     model, note = build_model(job)
@@ -84,7 +85,7 @@ def _run(job: Job, progress: Steps | None) -> tuple[dict[str, Any], Pictures | N
     root = getattr(datamodule, "root", None)
     row = finished_row(job, measure.result, natural_threshold(model), root)
     peaks = {name: getattr(memory, name) for name in ("cpu_peak_mib", "cpu_extra_mib", "gpu_peak_mib")}
-    row |= {"speed": speed, "memory": peaks, "parameters": parameters, "provenance": provenance}
+    row |= cast(DoneRow, {"speed": speed, "memory": peaks, "parameters": parameters, "provenance": provenance})
     return row, pictures_of(job, measure.result, root, row)
 
 

@@ -9,10 +9,11 @@ from typing import Any, Protocol
 
 from anoclip_anomalib.comparison.run.folder import ResultsError, ResultsFolder
 from anoclip_anomalib.comparison.run.progress import ComparisonProgress
+from anoclip_anomalib.comparison.run.row_schema import Row
 from anoclip_anomalib.comparison.run.run_job import run_job
 from anoclip_anomalib.comparison.suite.suite import Job
 
-Result = tuple[dict[str, Any], Any]
+Result = tuple[Row, Any]
 
 
 class Executor(Protocol):
