@@ -46,7 +46,8 @@ def write_provenance(submission: str | Path, facts: dict[str, Any], archive: Pat
 def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically; NaN, which JSON does not know, as null."""
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(plain(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        text = json.dumps(plain(content), indent=2, ensure_ascii=False, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:
@@ -56,8 +57,8 @@ def read_json(path: Path) -> Any:
         ValueError: If the file is damaged.
     """
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # no UTF-8, or no JSON
         raise ValueError(f"{path} is no valid JSON ({error}); delete it and run the command again") from error
 
 

@@ -59,6 +59,16 @@ def test_damaged_json_is_named(tmp_path):
     assert read_json(tmp_path / "x.json") == as_json({"ü": (1.5,)})
 
 
+def test_json_is_utf8_whatever_the_locale(tmp_path, monkeypatch):
+    monkeypatch.setattr("io.text_encoding", lambda encoding, *_: encoding or "ascii")
+    write_json(tmp_path / "a.json", {"model": "Prüfung \u2013 Nüsse"})
+    assert "Prüfung – Nüsse" in (tmp_path / "a.json").read_bytes().decode("utf-8")
+    assert read_json(tmp_path / "a.json") == {"model": "Prüfung – Nüsse"}
+    (tmp_path / "b.json").write_bytes(b'{"model": "Pr\xfcfung"}')
+    with pytest.raises(ValueError, match=r"b\.json is no valid JSON"):
+        read_json(tmp_path / "b.json")
+
+
 def test_work_goes_on_with_the_same_settings_only(tmp_path):
     work, target = tmp_path / "work", tmp_path / "target"
     open_work_folder(work, {"a": (1, 2), "b": None}, target)
