@@ -15,7 +15,6 @@ from anoclip_anomalib.aaclip.settings import Recipe
 from anoclip_anomalib.aaclip.torch_model import IMAGE_WEIGHT
 from anoclip_anomalib.aaclip.training import DISENTANGLING, LOCAL_SHARE
 from anoclip_anomalib.anoclip.adapter import AdaptationSettings
-from anoclip_anomalib.anoclip.torch_model import DEFAULT_WEIGHTS
 from anoclip_anomalib.clip import load_clip
 from anoclip_anomalib.clip.constants import CLIP_MEAN, CLIP_STD
 from anoclip_anomalib.data.augment import Augmentation
@@ -26,6 +25,7 @@ from anoclip_anomalib.evaluation.thresholds import ThresholdRule
 from anoclip_anomalib.prompts.aaclip import ABNORMAL_STATES, DESCRIPTIONS, NORMAL_STATES, TEMPLATES, sentences
 from anoclip_anomalib.zeroshot import views as views_module
 from anoclip_anomalib.zeroshot.losses import dice_loss, focal_loss
+from anoclip_anomalib.zeroshot.text_model import DEFAULT_WEIGHTS
 from anoclip_anomalib.zeroshot.tiling import plan_tiles
 from anoclip_anomalib.zeroshot.training import rate
 from anoclip_anomalib.zeroshot.views import translate, views

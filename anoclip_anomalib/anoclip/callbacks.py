@@ -9,8 +9,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from anoclip_anomalib.anoclip.adapter import AdaptationSettings, TokenAdapter
-from anoclip_anomalib.anoclip.torch_model import AnoClipModel
 from anoclip_anomalib.zeroshot.method import check_class
+from anoclip_anomalib.zeroshot.text_model import TextModel
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class TestTimeAdaptation(Callback):
         """Put a fresh adapter into a model's seam; for use without Lightning.
 
         Args:
-            model: An :class:`AnoClipModel` that knows its class.
+            model: An :class:`anoclip_anomalib.AnoClipModel` that knows its class.
 
         Raises:
             TypeError: If the model has no seam, as models of another kind and exported models.
@@ -137,7 +137,7 @@ class TestTimeAdaptation(Callback):
 
 def check_seam(model: object) -> None:
     """Raise a ``TypeError`` unless the model is one whose patch tokens can be adapted."""
-    if not isinstance(model, AnoClipModel):
+    if not isinstance(model, TextModel) or not model.reads_text:
         raise TypeError(
             f"TestTimeAdaptation needs an AnoClip model, whose patch tokens it adapts; got {type(model).__name__}. Models of "
             "another kind have no place for the adapter, and exported ones (torch, ONNX, OpenVINO) cannot be optimised"

@@ -10,7 +10,7 @@ from anomalib.visualization import Visualizer
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import nn
 
-from anoclip_anomalib.anoclip.torch_model import AnoClipModel, Precision
+from anoclip_anomalib.clip.weights import Precision
 from anoclip_anomalib.mutual.pool import SMALLEST
 from anoclip_anomalib.mutual.run import Scored, score_pool
 from anoclip_anomalib.mutual.torch_model import MutualModel
@@ -91,7 +91,7 @@ class MutualClip(ZeroShotClip, AnomalibModule):
             if not value > 0:
                 raise ValueError(f"{name}={value} must be greater than 0")
         given = locals() | {"class_name": class_name if with_text else None}
-        model = MutualModel(**taken_by(AnoClipModel, given) | taken_by(MutualModel, given))
+        model = MutualModel(**taken_by(MutualModel, given))
         pre_processor = self.pre_processor_for(model, pre_processor)
         super().__init__(**taken_by(AnomalibModule, locals()))
         self.connect(model, class_name=class_name, raw_evaluator=raw_evaluator)

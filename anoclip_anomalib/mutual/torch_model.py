@@ -10,7 +10,6 @@ from anomalib.data import InferenceBatch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from anoclip_anomalib.anoclip.torch_model import AnoClipModel
 from anoclip_anomalib.files import atomic_write
 from anoclip_anomalib.mutual.patches import Patches, groups_of_sizes
 from anoclip_anomalib.mutual.pool import FeaturePool, peaks
@@ -19,6 +18,7 @@ from anoclip_anomalib.zeroshot.features import Features
 from anoclip_anomalib.zeroshot.method import MethodFacts
 from anoclip_anomalib.zeroshot.neighbourhoods import check_neighbourhoods
 from anoclip_anomalib.zeroshot.normal_reference import plain_scale, standard_evidence
+from anoclip_anomalib.zeroshot.text_model import TextModel
 
 _POOL = ("pool", "pool_images", "pool_tokens", "pool_scales")  # buffers, and tensors of a saved pool
 _NO_POOL = (
@@ -27,7 +27,7 @@ _NO_POOL = (
 )
 
 
-class MutualModel(AnoClipModel):
+class MutualModel(TextModel):
     """Images that score each other (MuSc, arXiv 2401.16753), on AnoCLIP's encoder pass.
 
     Args:
@@ -36,7 +36,7 @@ class MutualModel(AnoClipModel):
         lowest: Share of the other images whose distances are averaged, the nearest ones.
         similar: Image scores are averaged over so many images with similar class tokens, and over these numbers.
         with_text: Fuse with AnoCLIP's text scores, on the scale of the pool.
-        **arguments: See :class:`anoclip_anomalib.anoclip.torch_model.AnoClipModel`.
+        **arguments: See :class:`anoclip_anomalib.zeroshot.text_model.TextModel`.
 
     Attributes:
         pool: (V, N, T, L, W) features of a saved pool; empty without one.
@@ -48,7 +48,7 @@ class MutualModel(AnoClipModel):
         ValueError: For an argument that is not usable.
     """
 
-    float_buffers: tuple[str, ...] = (*AnoClipModel.float_buffers, *_POOL)
+    float_buffers: tuple[str, ...] = (*TextModel.float_buffers, *_POOL)
     empty_is_absent = True
     pool: torch.Tensor
     pool_images: torch.Tensor
@@ -75,6 +75,11 @@ class MutualModel(AnoClipModel):
             self.register_buffer(name, torch.empty(0))
 
     @property
+    def reads_text(self) -> bool:
+        """Whether text has a say in the scores."""
+        return self.with_text
+
+    @property
     def has_pool(self) -> bool:
         """Whether single images can be scored."""
         return self.pool.numel() > 0
@@ -96,7 +101,7 @@ class MutualModel(AnoClipModel):
         """Score images against the saved pool.
 
         Args:
-            images: (B, 3, H, W), see :class:`anoclip_anomalib.anoclip.torch_model.AnoClipModel`.
+            images: (B, 3, H, W), see :class:`anoclip_anomalib.zeroshot.text_model.TextModel`.
 
         Returns:
             ``pred_score`` (B,), about [0, 1], and ``anomaly_map`` (B, 1, H, W), distances in [0, 2], or standard deviations
@@ -107,9 +112,9 @@ class MutualModel(AnoClipModel):
         """
         return self.score(self.encode(images))
 
-    def encode(self, images: torch.Tensor, *, levels: bool | None = None) -> Features:
-        """See AnoCLIP; levels are always read."""
-        return super().encode(images, levels=True if levels is None else levels)
+    def encode(self, images: torch.Tensor, *, levels: bool = True) -> Features:
+        """See :class:`TextModel`; levels are read unless it is said."""
+        return super().encode(images, levels=levels)
 
     def score(self, features: Features) -> InferenceBatch:
         """Score features against the saved pool, see :meth:`forward`."""
@@ -201,7 +206,7 @@ class MutualModel(AnoClipModel):
             "architecture": self._clip.clip.architecture,
             "image_size": str(self.image_size),
             "tiling": self.tiling,
-            "depths": str(self.reference.depths),
+            "depths": str(self.depths),
             "neighbourhoods": str(self.neighbourhoods),
             "lowest": str(self.lowest),
             "class": str(self.class_name) if self.with_text else "none",

@@ -38,8 +38,16 @@ _PROVENANCE = "anoclip"  # key in checkpoints; of this package, whatever the met
 
 
 def taken_by(target: Callable, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the given arguments that a function or class takes, for a constructor that hands most of its own on."""
-    return {name: given[name] for name in signature(target).parameters if name in given}
+    """Those of the given arguments that a function or class takes, for a constructor that hands most of its own on.
+
+    Of a class that hands others on to its base (``**arguments``), those of the base too.
+    """
+    taken = signature(target).parameters
+    named = [name for name, one in taken.items() if one.kind is not one.VAR_KEYWORD]
+    found = {name: given[name] for name in named if name in given}
+    if isinstance(target, type) and target.__base__ and len(named) < len(taken):
+        return taken_by(target.__base__, given) | found
+    return found
 
 
 class Untrained(_Base):

@@ -9,7 +9,7 @@ import torch
 from anomalib import LearningType
 from anomalib.data import Folder
 
-from anoclip_anomalib import MutualClip
+from anoclip_anomalib import MutualClip, TestTimeAdaptation
 from anoclip_anomalib.cli.main import main
 from anoclip_anomalib.data import FolderImages
 from anoclip_anomalib.evaluation import PredictionsCsv
@@ -17,6 +17,7 @@ from anoclip_anomalib.mutual.pool import FeaturePool, peaks
 from anoclip_anomalib.mutual.run import tell_what_is_seen
 from anoclip_anomalib.zeroshot.features import Features
 from anoclip_anomalib.zeroshot.neighbourhoods import feature_sets
+from anoclip_anomalib.zeroshot.normal_reference import NormalReference
 from anoclip_anomalib.zeroshot.tiling import TileLayout
 from tests.anoclip.test_lightning_model import engine, mvtec, root  # noqa: F401
 from tests.mutual.test_scoring import plain
@@ -286,3 +287,20 @@ def test_a_single_image_is_compared_with_every_image_of_the_pool(mutual):
     found = model.score(own)
     highest = peaks(expected.float()[None, None], own.grid, own.layout.tile)
     torch.testing.assert_close(found.pred_score, highest, atol=1e-4, rtol=0)
+
+
+def test_adaptation_needs_text_that_is_read(mutual):
+    with pytest.raises(TypeError, match="needs an AnoClip model"):
+        TestTimeAdaptation().attach(mutual().model)
+    model = mutual(with_text=True, class_name="bottle").model
+    TestTimeAdaptation().attach(model)
+    assert model.adapter is not None
+
+
+def test_a_model_that_an_earlier_version_exported_knows_its_depths(mutual, anoclip):
+    for model in (mutual(depths=[1, 2]).model, anoclip(depths=[1, 2]).model):
+        state = {name: value for name, value in model.__dict__.items() if name != "depths"}
+        state["_modules"] = {**state["_modules"], "reference": NormalReference((1, 2))}
+        again = type(model).__new__(type(model))
+        again.__setstate__(state)
+        assert again.depths == (1, 2)

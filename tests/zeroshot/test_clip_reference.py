@@ -50,7 +50,7 @@ def test_a_replaced_file_cannot_pair_new_text_with_an_old_tower(replaceable):
 def test_a_given_clip_is_used_and_nothing_is_loaded(tiny_clip, monkeypatch, anoclip_model):
     clip = tiny_clip()
     expected = anoclip_model()
-    monkeypatch.setattr("anoclip_anomalib.anoclip.torch_model.load_clip", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr("anoclip_anomalib.zeroshot.text_model.load_clip", lambda *_, **__: pytest.fail("loaded"))
     model = AnoClipModel(clip=clip, class_name="bottle")
     assert (model.backbone, model.image_size) == ("tiny", (64, 64))
     assert torch.equal(model.text_embeddings, expected.text_embeddings)
@@ -88,6 +88,6 @@ def test_the_bundled_weights_are_recorded_as_what_they_are(given):
 
 @pytest.mark.parametrize("backbone", ["ViT-B-16-plus-240", "ViT-L-14", "demo"])
 def test_a_bad_image_size_is_named_before_weights_are_loaded(backbone, monkeypatch):
-    monkeypatch.setattr("anoclip_anomalib.anoclip.torch_model.load_clip", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr("anoclip_anomalib.zeroshot.text_model.load_clip", lambda *_, **__: pytest.fail("loaded"))
     with pytest.raises(ValueError, match="99 x 99 is not a multiple of the patch size"):
         AnoClipModel(backbone=backbone, image_size=99)

@@ -13,9 +13,9 @@ from anomalib.data import PredictDataset
 from PIL import Image
 
 from anoclip_anomalib import AnoClip
-from anoclip_anomalib.anoclip import torch_model
 from anoclip_anomalib.data import FolderImages
 from anoclip_anomalib.evaluation import PredictionsCsv
+from anoclip_anomalib.zeroshot import text_model
 from anoclip_anomalib.zeroshot.few_shot import FewShot
 from anoclip_anomalib.zeroshot.normal_images import images_of_datamodule, warn_of_sizes
 from tests.anoclip.test_lightning_model import engine, mvtec, root  # noqa: F401
@@ -134,8 +134,8 @@ def test_the_onnx_export_compares_with_the_normal_images(anoclip, engine, root, 
 
 def test_normal_images_do_not_need_the_text_tower(anoclip, engine, good, root, monkeypatch):  # noqa: F811
     calls = []
-    original = torch_model.embed_class
-    monkeypatch.setattr(torch_model, "embed_class", lambda *args, **kwargs: calls.append(args) or original(*args, **kwargs))
+    original = text_model.embed_class
+    monkeypatch.setattr(text_model, "embed_class", lambda *args, **kwargs: calls.append(args) or original(*args, **kwargs))
     counts = []
     for name, arguments in {"text alone": {}, "with images": {"normal_images": str(good)}}.items():
         calls.clear()

@@ -8,7 +8,7 @@ from anomalib.data import Folder, InferenceBatch, PredictDataset
 from anomalib.models.components import AnomalibModule
 from torch import nn
 
-from anoclip_anomalib import AnoClip
+from anoclip_anomalib import AnoClip, AnoClipModel
 from anoclip_anomalib.clip import VisualEncoder, load_clip
 from anoclip_anomalib.zeroshot.features import Features
 from anoclip_anomalib.zeroshot.lightning import COMPONENTS, ZeroShotClip, taken_by
@@ -164,6 +164,8 @@ def test_the_frozen_encoder_is_not_trained(anoclip):
 
 def test_a_constructors_arguments_reach_its_model() -> None:
     assert taken_by(lambda a, b=0: None, {"a": 1, "c": 3}) == {"a": 1}
+    given = {"coreset": 0.5, "views": 22, "depths": [1], "arguments": 1, "c": 3}
+    assert taken_by(AnoClipModel, given) == {"coreset": 0.5, "views": 22, "depths": [1]}
     given = {"smoothing": 5, "views": 22, "text_mean": "after_norm", "encode_batch_size": 7, "image_size": (64, 128)}
     model = AnoClip(backbone="demo", **given).model
     reached = (model.smoothing, 1 + len(model.view_functions), model.text_mean, model.encode_batch_size, model.image_size)
