@@ -8,7 +8,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "anoclip_anomalib"
 # From the top of the list to its bottom; rooms of one line know nothing of each other. What is not built yet is no fault.
 FLOORS = (
-    {"files", "checks", "claims", "versions", "registry"},
+    {"files", "checks", "claims", "versions", "registry", "progress"},
     {"prompts"},
     {"clip"},
     {"evaluation"},

@@ -182,7 +182,7 @@ def _run(given: dict[str, Any], folder: Any, content: dict[str, Any], photos: An
     except (ValueError, OSError, RuntimeError, ImportError, TypeError) as error:
         return _refused(error)
     from anoclip_anomalib.inspection.run import FolderRun
-    from anoclip_anomalib.running.progress import Progress
+    from anoclip_anomalib.progress import Progress
 
     try:
         folder = folder or RunFolder.create(given.get("out", ROOT))

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from anoclip_anomalib.cli import submit as shared
-from anoclip_anomalib.running.progress import Progress
+from anoclip_anomalib.progress import Progress
 from anoclip_anomalib.submission.provenance import check_name
 
 

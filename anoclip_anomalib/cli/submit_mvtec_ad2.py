@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from anoclip_anomalib.cli import submit as shared
-from anoclip_anomalib.running.progress import Progress
+from anoclip_anomalib.progress import Progress
 from anoclip_anomalib.submission.mvtec_ad2.layout import IMAGES_PER_SPLIT
 from anoclip_anomalib.submission.provenance import check_name
 

@@ -157,7 +157,7 @@ def run_training(args: argparse.Namespace, call: Callable[["Machine"], Path]) ->
         given = {field.name: getattr(args, field.name) for field in fields(Machine) if field.name != "progress"}
         given["devices"] = int(args.devices) if args.devices.isdigit() else args.devices
         try:
-            out = call(Machine(**given, progress=sys.stdout.isatty()))
+            out = call(Machine(**given, progress=sys.stderr.isatty()))
         except (FloatingPointError, ValueError, OSError, RuntimeError) as error:
             print(f"anoclip train: {error}", file=sys.stderr)
             return 1 if isinstance(error, FloatingPointError) else 2

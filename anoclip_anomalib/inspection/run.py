@@ -23,7 +23,7 @@ from anoclip_anomalib.inspection.photos import Photo, Photos, spread
 from anoclip_anomalib.inspection.places import readable
 from anoclip_anomalib.inspection.results import Results, Row, fault_row, read_rows, row_of
 from anoclip_anomalib.inspection.run_folder import PAGE, PICTURES, RunFolder, RunFolderError, changed
-from anoclip_anomalib.running.progress import Progress
+from anoclip_anomalib.progress import Progress
 
 logger = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from tqdm import tqdm
 
 from anoclip_anomalib.mutual.patches import Patches, groups_of_sizes
 from anoclip_anomalib.mutual.scoring import LOWEST, pool_scores
+from anoclip_anomalib.progress import Progress
 from anoclip_anomalib.zeroshot.features import Features
 from anoclip_anomalib.zeroshot.scoring import upsample
 
@@ -119,13 +119,14 @@ class FeaturePool:
         groups = groups_of_sizes(neighbourhoods, levels.shape[-1], device)
         total = torch.zeros(self.filled, levels.shape[2] * levels.shape[3], dtype=torch.float64)
         runs = self.filled * len(levels) * len(groups)
-        with tqdm(total=runs, desc="Images score each other", disable=not progress) as bar:
+        with Progress(quiet=not progress) as display:
+            display.start("Images score each other", runs)
             for level, sizes, part in product(levels, groups, parts):
 
                 def read(start: int, stop: int, level=level, sizes=sizes, part=part) -> Patches:  # noqa: ANN001
                     return Patches.of(level[part[start:stop]].to(device), self.grid, sizes)
 
-                found = pool_scores(read, len(part), lowest=lowest, budget=self.budget, step=bar.update)
+                found = pool_scores(read, len(part), lowest=lowest, budget=self.budget, step=display.advance)
                 total[part] += found.sum(dim=0).cpu()
         return (total / (len(levels) * len(neighbourhoods))).float().unflatten(1, levels.shape[2:4])
 

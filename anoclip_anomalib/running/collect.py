@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from anoclip_anomalib.evaluation.raw_batch import raw_maps, raw_scores
 from anoclip_anomalib.evaluation.raw_predictions import RawPredictions
 from anoclip_anomalib.evaluation.resolution import datasets_of, path_list
-from anoclip_anomalib.running.progress import Steps
+from anoclip_anomalib.progress import Steps
 
 Keep = Callable[[str, float, Any], None]
 

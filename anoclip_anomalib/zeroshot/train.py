@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
 from anoclip_anomalib.claims import Claims
@@ -20,6 +20,7 @@ from anoclip_anomalib.data.augment import Augmentation
 from anoclip_anomalib.data.auxiliary import AuxiliaryDataModule, Drawn
 from anoclip_anomalib.data.samples import Sample, image_digest
 from anoclip_anomalib.data.sources import Source
+from anoclip_anomalib.progress import Progress
 from anoclip_anomalib.zeroshot.cached_features import CachedFeatures, ComputeFeatures
 from anoclip_anomalib.zeroshot.learned_weights import TrainingFacts
 from anoclip_anomalib.zeroshot.stage_folder import checkpoints, epoch_of, kept_checkpoint, open_folder, read_checkpoint
@@ -208,7 +209,6 @@ class TrainingRun:
             save_on_train_epoch_end=True,
             enable_version_counter=False,
         )
-        bar = [TQDMProgressBar()] if machine.progress else []
         return Trainer(
             accelerator=machine.accelerator,
             devices=machine.devices,
@@ -216,9 +216,9 @@ class TrainingRun:
             precision=machine.precision,
             accumulate_grad_batches=machine.accumulate,
             max_epochs=epochs,
-            callbacks=[*callbacks, *bar, _EpochLine(name), keep],
+            callbacks=[*callbacks, _Display(name, quiet=not machine.progress), keep],
             logger=False,
-            enable_progress_bar=machine.progress,
+            enable_progress_bar=False,
             enable_model_summary=False,
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
@@ -267,14 +267,27 @@ def writes_results() -> bool:
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
-class _EpochLine(Callback):
-    """One line for each epoch: what a bar shows is gone when it moves on, and a pipe has none."""
+class _Display(Callback):
+    """How far an epoch is, and a line for each: what a bar shows is gone when it moves on."""
 
-    def __init__(self, stage: str) -> None:
-        self.stage = stage
+    def __init__(self, stage: str, *, quiet: bool) -> None:
+        self.stage, self.display = stage, Progress(quiet=quiet)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            text = f"{self.stage} stage, epoch {trainer.current_epoch + 1} of {trainer.max_epochs}"
+            self.display.start(text, int(trainer.num_training_batches))
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        if trainer.is_global_zero:
+            self.display.advance()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.display.close()
         assert isinstance(pl_module, Training)
         if trainer.is_global_zero:
             losses = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in pl_module.epoch_losses().items())
             logger.info("%s stage, epoch %d of %s: %s", self.stage, trainer.current_epoch + 1, trainer.max_epochs, losses)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.display.close()

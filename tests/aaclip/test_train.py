@@ -1,10 +1,13 @@
 """Whole trainings of the tiny CLIP: the same twice, interrupted, damaged, refused."""
 
+import io
 import logging
+import re
 from dataclasses import replace
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 
 from anoclip_anomalib.aaclip import train as train_module
@@ -17,6 +20,7 @@ from anoclip_anomalib.claims import Claims
 from anoclip_anomalib.data.auxiliary import AuxiliaryDataset
 from anoclip_anomalib.data.samples import Sample
 from anoclip_anomalib.data.sources import DataSpec, Source
+from anoclip_anomalib.progress import Progress
 from anoclip_anomalib.zeroshot.train import Data, Machine
 from tests.aaclip.conftest import Squares
 from tests.mvtec_files import write_mvtec
@@ -322,3 +326,15 @@ def test_two_trainings_in_one_folder_are_refused(recipe, tmp_path):
 def test_settings_that_cannot_be_used(recipe, tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         train(recipe(**changes), data(), tmp_path / "a.safetensors", stages=("image",), text_from="clip", machine=MACHINE)
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_how_far_a_stage_is_is_shown(recipe, tmp_path, monkeypatch, shown):
+    stream = io.StringIO()
+    terminal = Console(file=stream, force_terminal=True, width=100)
+    monkeypatch.setattr("anoclip_anomalib.zeroshot.train.Progress", lambda quiet: Progress(terminal, quiet=quiet))
+    train(recipe(), data(), tmp_path / "a.safetensors", machine=Machine(accelerator="cpu", progress=shown))
+    found = re.findall(r"(text|image) stage, epoch (\d) of (\d)", stream.getvalue())
+    assert set(found) == (
+        {("text", "1", "2"), ("text", "2", "2"), *(("image", str(n), "3") for n in (1, 2, 3))} if shown else set()
+    )

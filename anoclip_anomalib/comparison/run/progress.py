@@ -6,7 +6,7 @@ from rich.console import Console
 
 from anoclip_anomalib.comparison.run.row_schema import Row
 from anoclip_anomalib.comparison.suite.suite import Job
-from anoclip_anomalib.running.progress import Progress, minutes
+from anoclip_anomalib.progress import Progress, minutes
 
 
 class ComparisonProgress:

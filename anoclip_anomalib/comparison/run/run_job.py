@@ -20,9 +20,9 @@ from anoclip_anomalib.comparison.run.row_schema import DoneRow, Row
 from anoclip_anomalib.comparison.suite import catalogue
 from anoclip_anomalib.comparison.suite.suite import ClassSpec, Job
 from anoclip_anomalib.evaluation.thresholds import natural_threshold
+from anoclip_anomalib.progress import Steps
 from anoclip_anomalib.running.collect import ShowImages
 from anoclip_anomalib.running.engine import build_engine, learns, strip, undisturbed
-from anoclip_anomalib.running.progress import Steps
 from anoclip_anomalib.running.timing import OtherLoad, PeakMemory, Stopwatch, latency, throughput
 
 logger = logging.getLogger(__name__)

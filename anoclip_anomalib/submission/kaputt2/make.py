@@ -12,9 +12,9 @@ from anomalib.data.transforms.utils import extract_transforms_by_type
 from torchvision.transforms.v2 import Resize
 
 from anoclip_anomalib.files import atomic_write
+from anoclip_anomalib.progress import Progress
 from anoclip_anomalib.running.collect import Collect
 from anoclip_anomalib.running.engine import predict_raw
-from anoclip_anomalib.running.progress import Progress
 from anoclip_anomalib.submission.faults import Report
 from anoclip_anomalib.submission.images import UnlabelledImages
 from anoclip_anomalib.submission.kaputt2.validate import validate_zip

@@ -12,7 +12,7 @@ from anoclip_anomalib.evaluation.accumulator import PixelAccumulator
 from anoclip_anomalib.evaluation.curves import aupro, auroc, count_scores, f1_at, f1_max
 from anoclip_anomalib.evaluation.resolution import read_mask
 from anoclip_anomalib.evaluation.thresholds import ThresholdRule
-from anoclip_anomalib.running.progress import Steps
+from anoclip_anomalib.progress import Steps
 from anoclip_anomalib.submission.mvtec_ad2.layout import images_of
 from anoclip_anomalib.submission.mvtec_ad2.object import fit_threshold
 from anoclip_anomalib.submission.mvtec_ad2.predict import PredictSettings, RawMapStore, predict_object

@@ -8,7 +8,7 @@ from pathlib import Path
 from anoclip_anomalib.claims import Claims
 from anoclip_anomalib.evaluation.resolution import image_size
 from anoclip_anomalib.files import plain
-from anoclip_anomalib.running.progress import Steps
+from anoclip_anomalib.progress import Steps
 from anoclip_anomalib.submission.entries import pack_folder
 from anoclip_anomalib.submission.faults import Report
 from anoclip_anomalib.submission.mvtec_ad2.layout import IMAGES_PER_SPLIT, check_images

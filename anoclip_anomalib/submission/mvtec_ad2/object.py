@@ -15,7 +15,7 @@ from PIL import Image
 from anoclip_anomalib.evaluation.reference import ScoreReference
 from anoclip_anomalib.evaluation.thresholds import Threshold, ThresholdRule
 from anoclip_anomalib.files import atomic_write, plain, remove_drafts
-from anoclip_anomalib.running.progress import Steps
+from anoclip_anomalib.progress import Steps
 from anoclip_anomalib.submission.mvtec_ad2 import rank_float16 as ranks
 from anoclip_anomalib.submission.mvtec_ad2.layout import IMAGES_PER_SPLIT, MAPS, MASKS, SPLIT_SUFFIXES, file_path, images_of
 from anoclip_anomalib.submission.mvtec_ad2.predict import PredictSettings, RawMap, RawMapStore, predict_object

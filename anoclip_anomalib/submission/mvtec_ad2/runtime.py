@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from anomalib.models import AnomalibModule
 
 from anoclip_anomalib.files import atomic_write
-from anoclip_anomalib.running.progress import Steps
+from anoclip_anomalib.progress import Steps
 from anoclip_anomalib.running.timing import PeakMemory, synchronise
 from anoclip_anomalib.submission.model_config import ModelConfig
 

@@ -4,8 +4,8 @@ import re
 import pytest
 from rich.console import Console
 
-from anoclip_anomalib.running import progress as module
-from anoclip_anomalib.running.progress import Progress, minutes, rate
+from anoclip_anomalib import progress as module
+from anoclip_anomalib.progress import Progress, minutes, rate
 
 
 @pytest.fixture
