@@ -1,6 +1,7 @@
 """How arguments are refused, and what is told of an error."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 
 
 def refuse(faults: Mapping[str, bool], before: str = "") -> None:
@@ -16,6 +17,19 @@ def refuse(faults: Mapping[str, bool], before: str = "") -> None:
     for message, wrong in faults.items():
         if wrong:
             raise ValueError(f"{before}{message}")
+
+
+def closest(name: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The nearest of several names, whatever their case; ``None`` if none is near."""
+    folded = {one.casefold(): one for one in names}
+    found = get_close_matches(name.casefold(), folded, n=1, cutoff=cutoff)
+    return folded[found[0]] if found else None
+
+
+def did_you_mean(name: str, names: Iterable[str], otherwise: str = "") -> str:
+    """The end of an error about a name that there is not: the nearest one, or what else is to be said."""
+    near = closest(name, names)
+    return f"; did you mean {near}?" if near else otherwise and f"; {otherwise}"
 
 
 _AROUND = ("Given value", "Subtypes:", "Errors:", "Does not validate against any of the Union", "Expected a <class 'NoneType'>")

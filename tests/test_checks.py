@@ -3,7 +3,7 @@
 import pytest
 from jsonargparse import ArgumentError, ArgumentParser
 
-from anoclip_anomalib.checks import own_words, refuse
+from anoclip_anomalib.checks import closest, did_you_mean, own_words, refuse
 
 
 class Refusing:
@@ -42,3 +42,22 @@ def test_the_first_fault_is_told():
     refuse({"a": False})
     with pytest.raises(ValueError, match="^x: b$"):
         refuse({"a": False, "b": True, "c": True}, "x: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "names", "near"),
+    [
+        ("anoclip", ["AnoClip", "AaClip"], "AnoClip"),
+        ("x", ["AnoClip"], None),
+        ("bottel", ("bottle", "cable"), "bottle"),
+        ("a", [], None),
+    ],
+)
+def test_the_nearest_name(name, names, near):
+    assert closest(name, names) == near
+
+
+def test_a_hint_is_the_nearest_name_or_what_else_helps():
+    assert did_you_mean("bottel", ["bottle"], "known: bottle") == "; did you mean bottle?"
+    assert did_you_mean("x", ["bottle"], "known: bottle") == "; known: bottle"
+    assert did_you_mean("x", ["bottle"]) == ""

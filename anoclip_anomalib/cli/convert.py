@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from anoclip_anomalib.aaclip.settings import Recipe
-from anoclip_anomalib.cli.early_checks import did_you_mean
+from anoclip_anomalib.checks import did_you_mean
 from anoclip_anomalib.cli.parser import Parser, refused
 from anoclip_anomalib.promptlearning.methods import CONTEXT_TOKENS, DEEP_BLOCKS, DEEP_TOKENS
 from anoclip_anomalib.promptlearning.methods import METHODS as PROMPT_METHODS

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from anoclip_anomalib.checks import closest, did_you_mean
 from anoclip_anomalib.cli.known_names import Kind, Known, arguments_of, backbones, known, listed
 
 WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
@@ -107,19 +108,6 @@ def own_options(command: str) -> tuple[str, ...]:
     """The first parts of the options that one of anomalib's commands takes."""
     own = [one for one in arguments_of(*_METHODS[command], command) if one not in _NOT_OPTIONS and "dataloaders" not in one]
     return (*_SHARED, *own, *(("ov_kwargs",) if command == "export" else () if command == "predict" else _OF_TRAINING))
-
-
-def closest(name: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The nearest of several names, whatever their case; ``None`` if none is near."""
-    folded = {one.casefold(): one for one in names}
-    found = get_close_matches(name.casefold(), folded, n=1, cutoff=cutoff)
-    return folded[found[0]] if found else None
-
-
-def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """The end of an error about a name that there is not: the nearest one, or nothing."""
-    near = closest(name, names)
-    return f"; did you mean {near}?" if near else ""
 
 
 def no_such_path(path: str | Path, *, folder: bool = False) -> str:

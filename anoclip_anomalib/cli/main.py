@@ -9,6 +9,7 @@ from importlib import import_module
 from types import ModuleType
 
 from anoclip_anomalib import __version__, registry
+from anoclip_anomalib.checks import did_you_mean
 from anoclip_anomalib.running.signals import run_command
 
 OWN_COMMANDS = ("inspect", "demo", "prompts", "pool", "compare", "report", "submit", "convert")
@@ -80,7 +81,7 @@ def _run(argv: list[str]) -> int:
     # `train` is anomalib's command too, whose words all begin with a dash.
     ours = command in OWN_COMMANDS or (command == "train" and words and not words[0].startswith("-"))
     if not ours and command not in ANOMALIB_COMMANDS:
-        hint = early_checks.did_you_mean(command, [*OWN_COMMANDS, *ANOMALIB_COMMANDS])
+        hint = did_you_mean(command, [*OWN_COMMANDS, *ANOMALIB_COMMANDS])
         return refused(f"anoclip: error: there is no command {command}{hint}\n\n{_help()}")
     try:
         if ours:

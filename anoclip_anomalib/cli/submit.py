@@ -6,8 +6,7 @@ import sys
 from importlib import import_module
 from typing import Any
 
-from anoclip_anomalib.checks import own_words
-from anoclip_anomalib.cli.early_checks import did_you_mean
+from anoclip_anomalib.checks import did_you_mean, own_words
 from anoclip_anomalib.cli.parser import Parser, refused
 from anoclip_anomalib.running.quiet import quiet
 from anoclip_anomalib.running.signals import run_command

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import get_args
 
 from anoclip_anomalib.aaclip.settings import IMAGE_STAGE, TEXT_STAGE, ClassToken, Projections, Recipe, StageName, StageSettings
+from anoclip_anomalib.checks import did_you_mean
 from anoclip_anomalib.cli import train_prompts
 from anoclip_anomalib.cli import train_shared as shared
-from anoclip_anomalib.cli.early_checks import did_you_mean
 from anoclip_anomalib.cli.parser import Parser, refused
 from anoclip_anomalib.data.sources import Source
 from anoclip_anomalib.files import read_yaml

@@ -1,11 +1,10 @@
 """What learned weights are trained on: a YAML that names labelled data sets. Read and checked without importing torch."""
 
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from anoclip_anomalib.checks import refuse
+from anoclip_anomalib.checks import did_you_mean, refuse
 from anoclip_anomalib.files import read_yaml
 
 
@@ -125,9 +124,8 @@ def _check_keys(path: Path, content: dict, kind: type) -> None:
     known = [field.name for field in fields(kind)]
     for key in content:
         if key not in known:
-            near = get_close_matches(str(key), known, n=1)
-            hint = f", did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"{path}: unknown key {key!r}{hint}; known: {', '.join(known)}")
+            hint = did_you_mean(str(key), known, f"known: {', '.join(known)}")
+            raise ValueError(f"{path}: unknown key {key!r}{hint}")
 
 
 def _check_values(path: Path, source: Source) -> None:

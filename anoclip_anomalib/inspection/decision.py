@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
+
+from anoclip_anomalib.checks import did_you_mean
 
 NATURAL_RULE = "natural threshold of the model: where it is undecided without any data; nothing promises few false alarms"
 NO_VERDICTS = "No verdicts: nothing tells how high good ones score."
@@ -83,8 +84,7 @@ def check_threshold(threshold: Any) -> "str | float":
     except (TypeError, ValueError):
         value = float("nan")
     if not np.isfinite(value) or isinstance(threshold, bool):
-        close = get_close_matches(str(threshold), ["auto", "natural"], n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        hint = did_you_mean(str(threshold), ["auto", "natural"])
         raise ValueError(f"threshold={threshold!r} must be 'auto', 'natural' or a number{hint}")
     return value
 

@@ -3,12 +3,12 @@
 import copy
 import os
 from collections.abc import Callable
-from difflib import get_close_matches
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from anoclip_anomalib import registry
+from anoclip_anomalib.checks import did_you_mean
 
 DEMO = "demo"
 DEMO_SIZES = {"AnoClip": 192}
@@ -23,10 +23,8 @@ def check_model(name: str) -> str:
     """
     if name in registry.MODELS:
         return name
-    by_lower = {known.lower(): known for known in registry.MODELS}
-    close = get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.5)
-    hint = f"did you mean {by_lower[close[0]]!r}?" if close else f"there are {', '.join(registry.MODELS)}"
-    raise ValueError(f"Unknown model {name!r}; {hint}")
+    hint = did_you_mean(str(name), registry.MODELS, f"there are {', '.join(registry.MODELS)}")
+    raise ValueError(f"Unknown model {name!r}{hint}")
 
 
 def usual_model(adapters: str | None, *others: Any) -> str:
@@ -86,9 +84,8 @@ def build_model(
     given = {key: value for key, value in given.items() if value is not None}
     for key in given:
         if key not in known:
-            close = get_close_matches(key, known, n=1)
             shown = {"pretrained": "weights"}.get(key, key)
-            raise ValueError(f"{name} has no setting {shown!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
+            raise ValueError(f"{name} has no setting {shown!r}{did_you_mean(key, known)}")
     off = {part: False for part in ("post_processor", "evaluator", "visualizer", "raw_evaluator") if part in known}
     module = model_class(**given, **off).eval()
     if module.method_facts.sees_other_test_images:

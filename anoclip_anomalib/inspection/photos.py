@@ -4,11 +4,11 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from anoclip_anomalib.checks import closest
 from anoclip_anomalib.evaluation.output_names import OutputNames
 from anoclip_anomalib.files import COMPANION, IMAGE_SUFFIXES, OTHER_IMAGES, is_photograph, printable
 from anoclip_anomalib.inspection.places import absolute, entries, exists, is_folder
@@ -190,6 +190,6 @@ def _missing(path: str, place: str) -> str:
     while folder != os.path.dirname(folder) and not is_folder(folder):
         folder, name = os.path.split(folder)
     beside = [entry.rstrip("/") for entry in islice(entries(folder), 10_000) if isinstance(entry, str)]
-    near = get_close_matches(name, beside, n=1)
-    hint = f"did you mean {os.path.join(folder, near[0])}?" if near else f"{folder} has no {name}"
+    near = closest(name, beside)
+    hint = f"did you mean {os.path.join(folder, near)}?" if near else f"{folder} has no {name}"
     return printable(f"No such photograph or folder: {path}; {hint}")

@@ -1,8 +1,9 @@
 """The methods as choices in one table. Read without importing torch."""
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, Literal
+
+from anoclip_anomalib.checks import did_you_mean
 
 MethodName = Literal["anomalyclip", "crane", "crane-plus", "adaclip", "april-gan"]
 Learned = Literal["prompts", "hybrid", "projections"]
@@ -99,7 +100,5 @@ def find_method(name: str) -> PromptMethod:
         ValueError: If there is none of this name, with the closest.
     """
     if name not in METHODS:
-        close = get_close_matches(str(name).lower(), METHODS, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"There is no method {name!r} among {', '.join(METHODS)}{hint}")
+        raise ValueError(f"There is no method {name!r} among {', '.join(METHODS)}{did_you_mean(str(name), METHODS)}")
     return METHODS[name]

@@ -3,9 +3,9 @@
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import TypedDict
 
+from anoclip_anomalib.checks import did_you_mean
 from anoclip_anomalib.prompts import vocabulary
 from anoclip_anomalib.prompts.knowledge import read_knowledge
 
@@ -130,9 +130,8 @@ class PromptBuilder:
         known = list(PromptSettings.__annotations__)
         for key in settings:
             if key not in known:
-                close = get_close_matches(key, known, n=1)
-                hint = f"did you mean {close[0]!r}?" if close else f"known settings: {', '.join(known)}"
-                raise ValueError(f"Unknown prompt setting {key!r}; {hint}")
+                hint = did_you_mean(key, known, f"known settings: {', '.join(known)}")
+                raise ValueError(f"Unknown prompt setting {key!r}{hint}")
         return cls(**settings)
 
     def sentences(self, class_name: str) -> PromptSet:
@@ -182,9 +181,8 @@ class PromptBuilder:
         found = []
         for setting, names in given.items():
             if names and not {class_name, "*"} & set(names):
-                close = get_close_matches(class_name, names, n=1)
-                hint = f"; did you mean {close[0]!r} for it?" if close else ""
                 listed = ", ".join(repr(name) for name in sorted(names))
+                hint = did_you_mean(class_name, names)
                 found.append(f"Prompt setting {setting} has nothing for {class_name!r}, only for {listed}{hint}")
         return found
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from anoclip_anomalib.cli import early_checks
-from anoclip_anomalib.cli.early_checks import InputError, check_command, check_own, closest, no_such_path
+from anoclip_anomalib.cli.early_checks import InputError, check_command, check_own, no_such_path
 from tests.mvtec_files import write_mvtec
 
 HERE = Path(__file__).parents[2]
@@ -200,19 +200,6 @@ def test_a_model_card_is_of_a_comparisons_model():
     check_own(["submit", "model-card", "results", "--model", "AnoCLIP, 22 views"])
     with pytest.raises(InputError, match="Zzz"):
         check_own(["inspect", "--model", "Zzz"])
-
-
-@pytest.mark.parametrize(
-    ("name", "names", "near"),
-    [
-        ("anoclip", ["AnoClip", "AaClip"], "AnoClip"),
-        ("x", ["AnoClip"], None),
-        ("bottel", ("bottle", "cable"), "bottle"),
-        ("a", [], None),
-    ],
-)
-def test_the_nearest_name(name, names, near):
-    assert closest(name, names) == near
 
 
 def test_the_nearest_path_is_looked_for_where_the_path_ends(tmp_path):

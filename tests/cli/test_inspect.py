@@ -118,7 +118,7 @@ def test_quiet_says_nothing(place, capsys):
     ("words", "said"),
     [
         (["fotos"], "did you mean .*photos"),
-        (["photos", "--model", "Anoclip"], "did you mean '?AnoClip"),
+        (["photos", "--model", "Anoclip"], "did you mean AnoClip"),
         (["photos", "--backbone", "demoo"], "closest names: demo"),
         (["photos", "--good", "empty"], "no photographs"),
         (["photos", "--address", "auto"], "belong to --runner ray"),

@@ -40,7 +40,7 @@ def test_a_config_without_prompts_uses_the_authors(tmp_path, capsys):
 def test_a_setting_for_no_such_class_is_named(tmp_path, capsys, caplog):
     (tmp_path / "own.yaml").write_text("extra_abnormal_states: {solar: ['cracked {}']}\n")
     assert main(["solar cell", "--config", str(tmp_path / "own.yaml")]) == 0
-    assert "extra_abnormal_states has nothing for 'solar cell', only for 'solar'; did you mean 'solar' for it?" in caplog.text
+    assert "extra_abnormal_states has nothing for 'solar cell', only for 'solar'; did you mean solar?" in caplog.text
     assert "cracked" not in capsys.readouterr().out
 
 
@@ -62,7 +62,7 @@ def test_with_a_backbone_each_states_cosines_are_printed(weight_file, capsys):
         ([""], "class name is empty"),
         (["cookie", "--set", "texture"], "has no '='"),
         (["cookie", "--set", "templates=[a photo]"], "without '{}'"),
-        (["cookie", "--set", "template=['a {}']"], "did you mean 'templates'"),
+        (["cookie", "--set", "template=['a {}']"], "did you mean templates"),
         (["cookie", "--set", "texture=[unclosed"], "is not valid YAML"),
         (["cookie", "--set", "templates=[a {}]"], "sentences with {} need quotes"),
         (["cookie", "--config", "/nothing.yaml"], "/nothing.yaml"),

@@ -56,7 +56,7 @@ seed: 5
         ("a: [", "no YAML"),
         ("!!python/object:os.system {}", "no YAML"),
         ("name: x", "names no data"),
-        ("data: [{class_path: Visa}]\nshot: 2", "unknown key 'shot', did you mean 'shots'"),
+        ("data: [{class_path: Visa}]\nshot: 2", "unknown key 'shot'; did you mean shots?"),
         ("data: {class_path: Visa}", "`data` must be a list"),
         ("data: [Visa]", "mapping with `class_path`"),
         ("data: [{class_path: Visa, categories: candle}]", "`categories` a list"),
@@ -69,7 +69,7 @@ seed: 5
         ("generated: {images: 1}", "an even number"),
         ("generated: {images: 5}", "an even number"),
         ("generated: {images: 4, plain: 2}", "from 0 to 1"),
-        ("generated: {images: 4, photo: true}", "did you mean 'photos'"),
+        ("generated: {images: 4, photo: true}", "did you mean photos"),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path, text, message):

@@ -30,7 +30,7 @@ def test_the_table_is_the_authors():
 def test_an_unknown_method_is_named_with_the_closest():
     with pytest.raises(ValueError, match=re.escape("no method 'Crane+' among anomalyclip, crane, crane-plus")):
         find_method("Crane+")
-    with pytest.raises(ValueError, match="did you mean 'adaclip'"):
+    with pytest.raises(ValueError, match="did you mean adaclip"):
         find_method("adaklip")
 
 

@@ -182,7 +182,7 @@ def test_an_empty_class_name_is_refused(name):
         ("industrial_domains", [""], "not a non-empty string"),
         ("normal_states", [3], "not a non-empty string: 3"),
         ("normal_states", 3, "normal_states must be a list"),
-        ("abnormal_state", ["bad {}"], "Unknown prompt setting 'abnormal_state'; did you mean 'abnormal_states'"),
+        ("abnormal_state", ["bad {}"], "Unknown prompt setting 'abnormal_state'; did you mean abnormal_states"),
         ("xyz", 1, "Unknown prompt setting 'xyz'; known settings: normal_states, "),
     ],
 )
@@ -211,7 +211,7 @@ def test_a_setting_that_matches_no_class_is_named(setting, caplog):
     builder = PromptBuilder.from_settings({setting: {"solar": value, "zebra": value}})
     (said,) = builder.unmatched("solar cell")
     assert said.startswith(
-        f"Prompt setting {setting} has nothing for 'solar cell', only for 'solar', 'zebra'; did you mean 'solar' for it"
+        f"Prompt setting {setting} has nothing for 'solar cell', only for 'solar', 'zebra'; did you mean solar"
     )
     assert "did you mean" not in builder.unmatched("bottle")[0]
     builder.sentences("solar cell")

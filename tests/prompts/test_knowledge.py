@@ -41,7 +41,7 @@ def test_an_own_file_is_read_and_a_class_that_it_lacks_is_told(tmp_path, caplog)
     assert {"hinge with a burr", "rusty hinge"} <= set(abnormal)
     path.write_text("hinge: ['{} with a burr']\n")
     PromptBuilder(knowledge=str(path)).sentences("hinges")
-    assert "knowledge has nothing for 'hinges', only for 'hinge'; did you mean 'hinge' for it" in caplog.text
+    assert "knowledge has nothing for 'hinges', only for 'hinge'; did you mean hinge" in caplog.text
 
 
 @pytest.mark.parametrize(
