@@ -18,8 +18,7 @@ import tifffile
 from anoclip_anomalib.cli.submit import main
 from anoclip_anomalib.submission.mvtec_ad2.layout import MAPS, MASKS
 from anoclip_anomalib.submission.mvtec_ad2.validate import validate
-
-from .ad2_files import write_dataset, write_submission
+from tests.submission.ad2_files import write_dataset, write_submission
 
 REPOSITORY = Path(__file__).parents[2]
 COUNTS = {"sheet_metal": 142}

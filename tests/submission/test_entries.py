@@ -5,7 +5,7 @@ import pytest
 
 from anoclip_anomalib.submission.entries import pack_folder
 
-from ..ad2_files import write_submission
+from .ad2_files import write_submission
 
 
 def test_same_content_gives_the_same_bytes(tmp_path):
