@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -82,7 +82,7 @@ class LoadedClip:
         """The text transformer: the model itself in open_clip's older layout."""
         return getattr(self.model, "text", self.model)
 
-    @property
+    @cached_property
     def architecture(self) -> str:
         """What decides results besides the weights: kinds of activation and numbers of heads. Two of one digest may differ."""
         modules = [*self.model.modules()]
