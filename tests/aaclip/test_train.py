@@ -338,3 +338,4 @@ def test_how_far_a_stage_is_is_shown(recipe, tmp_path, monkeypatch, shown):
     assert set(found) == (
         {("text", "1", "2"), ("text", "2", "2"), *(("image", str(n), "3") for n in (1, 2, 3))} if shown else set()
     )
+    assert bool(re.search(r"m([1-9]\d*)/\1\b", stream.getvalue())) == shown

@@ -128,3 +128,4 @@ def test_no_value_is_refused_that_the_real_parser_takes(kind):
             continue
         assert option.takes(text), text
     assert str in (kind,) or not option.takes("sqare")
+    assert not choices or not option.takes(str(choices[-1])[:-1])

@@ -8,6 +8,8 @@ import pytest
 import torch
 from anomalib import LearningType
 from anomalib.data import Folder
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from anoclip_anomalib import MutualClip, TestTimeAdaptation
 from anoclip_anomalib.cli.main import main
@@ -287,6 +289,36 @@ def test_a_single_image_is_compared_with_every_image_of_the_pool(mutual):
     found = model.score(own)
     highest = peaks(expected.float()[None, None], own.grid, own.layout.tile)
     torch.testing.assert_close(found.pred_score, highest, atol=1e-4, rtol=0)
+
+
+def test_a_pool_knows_the_activation_of_its_encoder(mutual, root, tmp_path, weight_file):  # noqa: F811
+    """Two activations of the same weights have one digest, see LoadedClip.architecture."""
+    out = tmp_path / "pool.safetensors"
+    assert (
+        main(
+            [
+                "pool",
+                "build",
+                str(root / "bottle/test"),
+                "--out",
+                str(out),
+                "--backbone",
+                "tiny",
+                "--pretrained",
+                weight_file("tiny"),
+            ]
+        )
+        == 0
+    )
+    with safe_open(out, "pt") as file:
+        facts, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    assert facts["architecture"] == mutual().model._clip.clip.architecture == "GELU, 4 heads"
+    save_file(tensors, tmp_path / "quick.safetensors", metadata=facts | {"architecture": "QuickGELU, 4 heads"})
+    with pytest.raises(ValueError, match="was made with another architecture"):
+        mutual(pool=str(tmp_path / "quick.safetensors"))
+    del facts["architecture"]
+    save_file(tensors, tmp_path / "earlier.safetensors", metadata=facts)
+    assert mutual(pool=str(tmp_path / "earlier.safetensors")).model.has_pool
 
 
 def test_adaptation_needs_text_that_is_read(mutual):
