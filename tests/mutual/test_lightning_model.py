@@ -319,6 +319,10 @@ def test_a_pool_knows_the_activation_of_its_encoder(mutual, root, tmp_path, weig
     del facts["architecture"]
     save_file(tensors, tmp_path / "earlier.safetensors", metadata=facts)
     assert mutual(pool=str(tmp_path / "earlier.safetensors")).model.has_pool
+    del facts["encoder"]  # which every version tells
+    save_file(tensors, tmp_path / "nobody.safetensors", metadata=facts)
+    with pytest.raises(ValueError, match="another encoder"):
+        mutual(pool=str(tmp_path / "nobody.safetensors"))
 
 
 def test_adaptation_needs_text_that_is_read(mutual):
