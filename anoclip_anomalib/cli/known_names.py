@@ -51,7 +51,8 @@ class Option:
 
 def _is_number(value: Any) -> bool:
     with suppress(ValueError, TypeError):
-        return float(value) is not None and not isinstance(value, bool)
+        float(value)
+        return not isinstance(value, bool)
     return False
 
 

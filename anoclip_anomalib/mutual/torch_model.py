@@ -97,11 +97,15 @@ class MutualModel(TextModel):
         """``None``: image scores lie between the lowest and the highest of the pool, whatever share of it is defective."""
         return None
 
-    def forward(self, images: torch.Tensor) -> InferenceBatch:
+    def encode(self, images: torch.Tensor, *, levels: bool = True) -> Features:
+        """See :class:`TextModel`; levels are read unless it is said."""
+        return super().encode(images, levels=levels)
+
+    def score(self, features: Features) -> InferenceBatch:
         """Score images against the saved pool.
 
         Args:
-            images: (B, 3, H, W), see :class:`anoclip_anomalib.zeroshot.text_model.TextModel`.
+            features: From :meth:`encode`.
 
         Returns:
             ``pred_score`` (B,), about [0, 1], and ``anomaly_map`` (B, 1, H, W), distances in [0, 2], or standard deviations
@@ -109,15 +113,8 @@ class MutualModel(TextModel):
 
         Raises:
             RuntimeError: If there is no pool, or with text no class.
+            ValueError: If the images have other numbers of patches than the pool's.
         """
-        return self.score(self.encode(images))
-
-    def encode(self, images: torch.Tensor, *, levels: bool = True) -> Features:
-        """See :class:`TextModel`; levels are read unless it is said."""
-        return super().encode(images, levels=levels)
-
-    def score(self, features: Features) -> InferenceBatch:
-        """Score features against the saved pool, see :meth:`forward`."""
         if not self.has_pool:
             raise RuntimeError(_NO_POOL)
         assert features.levels is not None

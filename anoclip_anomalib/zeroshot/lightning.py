@@ -305,7 +305,7 @@ class ZeroShotClip(Untrained):
             if checkpoint["state_dict"].keys() & {f"model.{name}" for name in image_memories(self.model)}:
                 raise ValueError(
                     f"The checkpoint remembers images as other CLIP weights saw them {digests}: nothing can be compared with "
-                    "them. Name the weights that it was made with, or give the normal images or the pool again"
+                    "them. Name the weights that it was made with, or make the model anew with the normal images or the pool"
                 )
             logger.warning("The checkpoint was made with other CLIP weights %s: scores will differ", digests)
         class_name, asked = saved.get("class_name"), self._asked_class()

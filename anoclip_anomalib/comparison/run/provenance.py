@@ -28,9 +28,8 @@ def method_facts(job: Job, model: Any = None, callbacks: Sequence[Any] = ()) -> 
     """
     known = yaml.safe_load(files(__package__).joinpath("provenance.yaml").read_text(encoding="utf-8"))["models"]
     names = (type(model).__name__, job.model.spec.class_path.rpartition(".")[2])
-    listed: dict[str, Any] = next((known[name] for name in names if name in known), {})
-    if getattr(model, "method_facts", None) is not None:
-        listed = {}
+    silent = getattr(model, "method_facts", None) is None
+    listed: dict[str, Any] = next((known[name] for name in names if silent and name in known), {})
     return dict.fromkeys(FACTS, NOT_STATED) | listed | stated_facts(model, callbacks) | job.model.provenance
 
 
