@@ -48,6 +48,7 @@ def test_the_first_fault_is_told():
     ("name", "names", "near"),
     [
         ("anoclip", ["AnoClip", "AaClip"], "AnoClip"),
+        ("ANOCLIP", ["AnoClip", "AaClip"], "AnoClip"),
         ("x", ["AnoClip"], None),
         ("bottel", ("bottle", "cable"), "bottle"),
         ("a", [], None),

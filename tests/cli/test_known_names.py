@@ -129,3 +129,4 @@ def test_no_value_is_refused_that_the_real_parser_takes(kind):
         assert option.takes(text), text
     assert str in (kind,) or not option.takes("sqare")
     assert not choices or not option.takes(str(choices[-1])[:-1])
+    assert option.takes("true") == (kind in (bool, str))
